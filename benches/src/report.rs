@@ -1,0 +1,342 @@
+//! Numbers of all rounds to tables: medians, ratios between targets, and the goals of the design beside them.
+//!
+//! A ratio is taken within each round, where both targets met the same weather; the median is that of the ratios.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use crate::rows::Value;
+use crate::tally::quantiles;
+use crate::target::Kind;
+
+/// The values of one round by row and name, each of every target that has it.
+type Round = BTreeMap<(&'static str, &'static str), BTreeMap<Kind, f64>>;
+
+/// All that was measured.
+#[derive(Default)]
+pub struct Results {
+    rounds: Vec<Round>,
+    failures: Vec<String>,
+}
+
+/// A line of the first table.
+struct Line {
+    title: &'static str,
+    row: &'static str,
+    value: &'static str,
+    /// The ratio to this target is shown; without one, the value itself.
+    against: Option<Kind>,
+    goal: Option<Goal>,
+}
+
+#[derive(Clone, Copy)]
+enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// As in the table of the design, and some more.
+const LINES: &[Line] = &[
+    Line {
+        title: "one client, p50, against direct",
+        row: "one-client",
+        value: "p50_us",
+        against: Some(Kind::Direct),
+        goal: Some(Goal::AtMost(1.3)),
+    },
+    Line {
+        title: "... against HAProxy",
+        row: "one-client",
+        value: "p50_us",
+        against: Some(Kind::HaProxy),
+        goal: None,
+    },
+    Line {
+        title: "64 clients, 64 partitions: queries/s against HAProxy",
+        row: "clients",
+        value: "rate",
+        against: Some(Kind::HaProxy),
+        goal: Some(Goal::AtLeast(1.5)),
+    },
+    Line {
+        title: "... CPU per query against HAProxy",
+        row: "clients",
+        value: "cpu_us",
+        against: Some(Kind::HaProxy),
+        goal: Some(Goal::AtMost(0.8)),
+    },
+    Line {
+        title: "... the same over 64 tables: queries/s against HAProxy",
+        row: "spread",
+        value: "rate",
+        against: Some(Kind::HaProxy),
+        goal: None,
+    },
+    Line {
+        title: "pipelined 4 x 16: queries/s against HAProxy",
+        row: "pipelined",
+        value: "rate",
+        against: Some(Kind::HaProxy),
+        goal: Some(Goal::AtLeast(1.0)),
+    },
+    Line {
+        title: "open loop, p99 against direct",
+        row: "open-loop",
+        value: "p99_us",
+        against: Some(Kind::Direct),
+        goal: Some(Goal::AtMost(2.4)),
+    },
+    Line {
+        title: "herd, all clients ask at once: time against direct",
+        row: "herd",
+        value: "ms",
+        against: Some(Kind::Direct),
+        goal: Some(Goal::AtMost(1.5)),
+    },
+    Line {
+        title: "... upstream calls",
+        row: "herd",
+        value: "upstream",
+        against: None,
+        goal: Some(Goal::AtMost(99.0)),
+    },
+    Line {
+        title: "connect, ask once, close: connections/s against HAProxy",
+        row: "churn",
+        value: "rate",
+        against: Some(Kind::HaProxy),
+        goal: None,
+    },
+    Line {
+        title: "memory per idle connection, bytes",
+        row: "idle",
+        value: "bytes",
+        against: None,
+        goal: Some(Goal::AtMost(512.0)),
+    },
+    Line {
+        title: "... after one query over each",
+        row: "idle",
+        value: "bytes_asked",
+        against: None,
+        goal: Some(Goal::AtMost(512.0)),
+    },
+    Line {
+        title: "znode changed to first answer from the new cluster, p50, ms",
+        row: "switch",
+        value: "p50_ms",
+        against: None,
+        goal: Some(Goal::AtMost(0.7)),
+    },
+    Line {
+        title: "... p99, ms",
+        row: "switch",
+        value: "p99_ms",
+        against: None,
+        goal: Some(Goal::AtMost(5.0)),
+    },
+    Line {
+        title: "500 cold tables, tables/s",
+        row: "cold",
+        value: "tables_per_s",
+        against: None,
+        goal: Some(Goal::AtLeast(6000.0)),
+    },
+    Line {
+        title: "unknown tables: ZooKeeper reads per query",
+        row: "unknown",
+        value: "zk_reads",
+        against: None,
+        goal: Some(Goal::AtMost(0.0)),
+    },
+    Line {
+        title: "system calls per query, 64 clients",
+        row: "syscalls",
+        value: "per_query",
+        against: None,
+        goal: None,
+    },
+];
+
+impl Goal {
+    /// As shown: a number that rounds to the goal has reached it.
+    fn is_reached(self, value: f64) -> bool {
+        match self {
+            Goal::AtMost(goal) => value <= goal + 0.005,
+            Goal::AtLeast(goal) => value >= goal - 0.005,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Goal::AtMost(goal) => format!("≤ {}", number(goal)),
+            Goal::AtLeast(goal) => format!("≥ {}", number(goal)),
+        }
+    }
+}
+
+impl Results {
+    /// From here on, results are those of the next round.
+    pub fn next_round(&mut self) {
+        self.rounds.push(BTreeMap::new());
+    }
+
+    /// Takes what one measurement gave.
+    pub fn add(&mut self, row: &'static str, kind: Kind, values: &[Value]) {
+        if let Some(round) = self.rounds.last_mut() {
+            for (name, value) in values {
+                round.entry((row, name)).or_default().insert(kind, *value);
+            }
+        }
+    }
+
+    /// Takes why one measurement gave nothing.
+    pub fn fail(&mut self, row: &str, kind: Kind, why: &str) {
+        let round = self.rounds.len();
+        self.failures.push(format!("{row}, {kind}, round {round}: {why}"));
+    }
+
+    /// The value of the first round that has one.
+    pub fn first(&self, row: &'static str, value: &'static str, kind: Kind) -> Option<f64> {
+        self.values(row, value, kind, None).first().copied()
+    }
+
+    /// The values of all rounds, or their ratios to those of another target.
+    fn values(
+        &self,
+        row: &'static str,
+        value: &'static str,
+        kind: Kind,
+        against: Option<Kind>,
+    ) -> Vec<f64> {
+        self.rounds
+            .iter()
+            .filter_map(|round| {
+                let of = round.get(&(row, value))?;
+                let own = of.get(&kind)?;
+                match against {
+                    Some(other) => Some(own / of.get(&other)?),
+                    None => Some(*own),
+                }
+            })
+            .filter(|value| value.is_finite())
+            .collect()
+    }
+
+    /// The tables, for those targets.
+    pub fn markdown(&self, kinds: &[Kind]) -> String {
+        let mut text = String::new();
+        let names: Vec<String> = kinds.iter().map(Kind::to_string).collect();
+        let _ = writeln!(text, "| | {} | goal | reached |", names.join(" | "));
+        let _ = writeln!(text, "|---|{}---|---|", "---:|".repeat(kinds.len()));
+        for line in LINES {
+            let cell = |kind: &Kind| {
+                let found = middle(self.values(line.row, line.value, *kind, line.against));
+                found.map(number).unwrap_or_default()
+            };
+            let cells: Vec<String> = kinds.iter().map(cell).collect();
+            if cells.iter().all(String::is_empty) {
+                continue;
+            }
+            let own = middle(self.values(line.row, line.value, Kind::MetaProxy, line.against));
+            let (goal, reached) = match (line.goal, own) {
+                (None, _) => (String::new(), ""),
+                (Some(goal), None) => (goal.text(), ""),
+                (Some(goal), Some(own)) if goal.is_reached(own) => (goal.text(), "yes"),
+                (Some(goal), Some(_)) => (goal.text(), "no"),
+            };
+            let _ =
+                writeln!(text, "| {} | {} | {goal} | {reached} |", line.title, cells.join(" | "));
+        }
+        let _ =
+            writeln!(text, "\nAll that was measured, median (least to greatest of all rounds):\n");
+        let _ = writeln!(text, "| row | value | {} |", names.join(" | "));
+        let _ = writeln!(text, "|---|---|{}", "---:|".repeat(kinds.len()));
+        let measured: BTreeSet<_> = self.rounds.iter().flat_map(BTreeMap::keys).copied().collect();
+        for (row, value) in measured {
+            let cell = |kind: &Kind| spread(self.values(row, value, *kind, None));
+            let cells: Vec<String> = kinds.iter().map(cell).collect();
+            let _ = writeln!(text, "| {row} | {value} | {} |", cells.join(" | "));
+        }
+        for failure in &self.failures {
+            let _ = writeln!(text, "\nFailed: {failure}");
+        }
+        text
+    }
+}
+
+fn middle(mut values: Vec<f64>) -> Option<f64> {
+    let [median] = quantiles(&mut values, [0.5]);
+    Some(median).filter(|median| median.is_finite())
+}
+
+fn spread(mut values: Vec<f64>) -> String {
+    let [least, median, greatest] = quantiles(&mut values, [0.0, 0.5, 1.0]);
+    match values.len() {
+        0 => String::new(),
+        1 => number(median),
+        _ => format!("{} ({} to {})", number(median), number(least), number(greatest)),
+    }
+}
+
+/// Three digits that count, thousands apart.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if size < 0.005 {
+        "0".to_owned()
+    } else if size < 100.0 {
+        let text = if size < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") };
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        let digits = format!("{size:.0}");
+        let mut text = String::new();
+        for (at, digit) in digits.chars().enumerate() {
+            if at > 0 && (digits.len() - at) % 3 == 0 {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        if value < 0.0 { format!("-{text}") } else { text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, want) in [
+            (0.001, "0"),
+            (1.0, "1"),
+            (1.304, "1.3"),
+            (0.16, "0.16"),
+            (41.26, "41.3"),
+            (99.0, "99"),
+            (512.4, "512"),
+            (9_900.0, "9,900"),
+            (1_234_567.8, "1,234,568"),
+            (-1_000.0, "-1,000"),
+        ] {
+            assert_eq!(number(value), want, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_its_round() {
+        let mut results = Results::default();
+        // The machine was twice as slow in the second round: the ratio is the same.
+        for slow in [1.0, 2.0, 1.0] {
+            results.next_round();
+            results.add("one-client", Kind::Direct, &[("p50_us", 30.0 * slow)]);
+            results.add("one-client", Kind::MetaProxy, &[("p50_us", 45.0 * slow)]);
+        }
+        results.fail("herd", Kind::MetaProxy, "out of descriptors");
+        let text = results.markdown(&[Kind::Direct, Kind::MetaProxy]);
+        let line = "| one client, p50, against direct | 1 | 1.5 | ≤ 1.3 | no |";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("| one-client | p50_us | 30 (30 to 60) | 45 (45 to 90) |"));
+        assert!(text.contains("Failed: herd, meta-proxy, round 3: out of descriptors"), "{text}");
+        assert!(!text.contains("herd, all clients"), "{text}");
+    }
+}

@@ -1,0 +1,80 @@
+//! Times of queries, kept one by one: a phase has some hundred thousand, and sorting them is cheaper than doubting a
+//! histogram's edges. Pure.
+
+use std::time::{Duration, Instant};
+
+/// What was answered in one phase.
+pub struct Tally {
+    start: Instant,
+    last: Instant,
+    nanos: Vec<u64>,
+    errors: u64,
+}
+
+impl Tally {
+    /// Empty, with room for some.
+    pub fn starting(start: Instant, room: usize) -> Self {
+        Tally { start, last: start, nanos: Vec::with_capacity(room), errors: 0 }
+    }
+
+    /// One answer: the time it took, and whether it was no error.
+    pub fn add(&mut self, since: Instant, at: Instant, ok: bool) {
+        self.nanos.push(at.saturating_duration_since(since).as_nanos() as u64);
+        self.last = self.last.max(at);
+        self.errors += u64::from(!ok);
+    }
+
+    /// How many were answered.
+    pub fn count(&self) -> u64 {
+        self.nanos.len() as u64
+    }
+
+    /// How many of them with an error.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    /// From the start to the last answer.
+    pub fn elapsed(&self) -> Duration {
+        self.last - self.start
+    }
+
+    /// Answers in a second.
+    pub fn rate(&self) -> f64 {
+        self.count() as f64 / self.elapsed().as_secs_f64()
+    }
+
+    /// The time within which so many of 1 were answered, in microseconds.
+    pub fn quantiles_us<const N: usize>(self, wanted: [f64; N]) -> [f64; N] {
+        let mut us: Vec<f64> = self.nanos.iter().map(|nanos| *nanos as f64 / 1e3).collect();
+        quantiles(&mut us, wanted)
+    }
+}
+
+/// The values which so many of 1 do not exceed; NaN if there are none.
+pub fn quantiles<const N: usize>(values: &mut [f64], wanted: [f64; N]) -> [f64; N] {
+    values.sort_unstable_by(f64::total_cmp);
+    wanted.map(|q| match values.len() {
+        0 => f64::NAN,
+        len => values[((len as f64 * q).ceil() as usize).clamp(1, len) - 1],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_rates_and_quantiles() {
+        let start = Instant::now();
+        let mut tally = Tally::starting(start, 0);
+        for ms in (1..=100).rev() {
+            tally.add(start, start + Duration::from_millis(ms), ms != 7);
+        }
+        assert_eq!((tally.count(), tally.errors()), (100, 1));
+        assert_eq!(tally.elapsed(), Duration::from_millis(100));
+        assert!((tally.rate() - 1000.0).abs() < 1e-6);
+        assert_eq!(tally.quantiles_us([0.5, 0.99, 1.0]), [50_000.0, 99_000.0, 100_000.0]);
+        assert!(Tally::starting(start, 0).quantiles_us([0.5])[0].is_nan());
+    }
+}

@@ -1,0 +1,89 @@
+//! One question of one client, which must get exactly one answer.
+//!
+//! The value *is* the duty: answering consumes it, and one that is dropped closes its connection, so a
+//! query can end badly but never in silence.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::client::connection::{CloseReason, Connection};
+use crate::client::outbox::{Body, Reply};
+use crate::upstream::flight::Key;
+use crate::wire::error_code::OwnError;
+use crate::wire::reply;
+
+/// A QueryConfig on its way to its answer.
+pub struct Ask {
+    /// `None` once answered.
+    connection: Option<Arc<Connection>>,
+    seq: i32,
+    /// The table asked about.
+    pub table: Box<str>,
+    /// The argument struct as the client wrote it.
+    pub args: Key,
+    /// When it must be answered.
+    pub deadline: Instant,
+}
+
+impl Ask {
+    /// `connection` must have granted it with `begin_query`.
+    pub fn new(
+        connection: Arc<Connection>,
+        seq: i32,
+        table: Box<str>,
+        args: &[u8],
+        deadline: Instant,
+    ) -> Self {
+        Ask { connection: Some(connection), seq, table, args: Arc::from(args), deadline }
+    }
+
+    /// Answers with the proxy's own error.
+    pub fn refuse(mut self, error: OwnError) {
+        let connection = self.connection.take().expect("an Ask is answered once");
+        connection.send([Reply::Own(reply::own_error(self.seq, error))]);
+        connection.end_queries(1);
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn is_gone(&self) -> bool {
+        self.connection.as_ref().is_none_or(|c| c.is_closed())
+    }
+
+    fn pass(mut self, body: &Arc<Body>) -> (Arc<Connection>, Reply) {
+        let head = reply::query_head(self.seq, body.result().len());
+        let connection = self.connection.take().expect("an Ask is answered once");
+        (connection, Reply::Passed { head, body: body.clone() })
+    }
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.close(CloseReason::QueryLost);
+            connection.end_queries(1);
+        }
+    }
+}
+
+/// Gives all of them the same answer, the queries of one client that stand together with one write.
+pub fn answer_all(asks: impl IntoIterator<Item = Ask>, body: &Arc<Body>) {
+    let mut together: Vec<Reply> = Vec::new();
+    let mut asker: Option<Arc<Connection>> = None;
+    for (connection, reply) in asks.into_iter().map(|ask| ask.pass(body)) {
+        if let Some(before) = asker.replace(connection.clone())
+            && !Arc::ptr_eq(&before, &connection)
+        {
+            send_together(&before, &mut together);
+        }
+        together.push(reply);
+    }
+    if let Some(last) = asker {
+        send_together(&last, &mut together);
+    }
+}
+
+fn send_together(connection: &Arc<Connection>, replies: &mut Vec<Reply>) {
+    let answered = replies.len() as u32;
+    connection.send(replies.drain(..));
+    connection.end_queries(answered);
+}

@@ -1,0 +1,120 @@
+//! `meta-proxy query TABLE --via HOST:PORT`: asks a proxy or a MetaServer as a client does, and prints
+//! the answer.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::resolve::Resolver;
+use crate::route::record::is_host_port;
+use crate::upstream::link::Link;
+use crate::wire::answer::Answer;
+use crate::wire::config_view::{self, Address, ConfigView};
+use crate::wire::error_code::{ERR_FORWARD_TO_OTHERS, ERR_OK};
+use crate::wire::message;
+
+/// What the arguments said.
+pub struct Options {
+    /// The table.
+    pub table: String,
+    /// Whom to ask, `host:port`.
+    pub via: String,
+    /// Print JSON.
+    pub json: bool,
+    /// When to give up.
+    pub timeout: Duration,
+}
+
+/// 0 if the answer is ERR_OK.
+pub fn run(options: &Options) -> ExitCode {
+    match ask(options) {
+        Ok(view) => {
+            super::print(&match options.json {
+                true => format!("{:#}\n", as_json(&options.table, &view)),
+                false => as_text(&options.table, &view),
+            });
+            if view.err == ERR_OK { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            super::complain(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(options: &Options) -> Result<ConfigView, String> {
+    let end = Instant::now() + options.timeout;
+    let mut patience = || Instant::now() < end;
+    let resolver = Resolver::start().map_err(|e| e.to_string())?;
+    let addrs = resolver.resolve(&options.via, &mut patience);
+    let mut why = match is_host_port(&options.via) {
+        true => format!("{}: the host has no address, or none was found in time", options.via),
+        false => format!("{}: want host:port", options.via),
+    };
+    for addr in addrs {
+        let answer = Link::connect(addr, &mut patience)
+            .and_then(|mut link| {
+                link.send(&message::query_args(&options.table))?;
+                link.receive(Duration::ZERO, &mut patience)
+            })
+            .map_err(|e| format!("{addr}: {e}"));
+        match answer {
+            Ok((Answer::Leader { result_at }, frame)) => {
+                return config_view::read(&frame[result_at..]).map_err(|e| e.to_string());
+            }
+            Ok((Answer::Follower { leader }, _)) => return Ok(follower(leader)),
+            Err(e) => why = e,
+        }
+    }
+    Err(why)
+}
+
+fn follower(leader: Option<Address>) -> ConfigView {
+    let err = match leader {
+        Some(leader) => format!("{ERR_FORWARD_TO_OTHERS} ({leader})"),
+        None => ERR_FORWARD_TO_OTHERS.to_owned(),
+    };
+    ConfigView { err, ..ConfigView::default() }
+}
+
+fn as_text(table: &str, view: &ConfigView) -> String {
+    let (app_id, count) = (view.app_id, view.partition_count);
+    let mut text = format!("{table}: {}, app id {app_id}, {count} partitions\n", view.err);
+    for partition in &view.partitions {
+        let primary = partition.primary.as_ref().map_or("none".to_owned(), Address::to_string);
+        let secondaries: Vec<String> =
+            partition.secondaries.iter().map(Address::to_string).collect();
+        text += &format!(
+            "  {:>4}  ballot {:<6} primary {primary:<21} secondaries {}\n",
+            partition.index,
+            partition.ballot,
+            if secondaries.is_empty() { "none".to_owned() } else { secondaries.join(" ") }
+        );
+    }
+    text
+}
+
+fn as_json(table: &str, view: &ConfigView) -> serde_json::Value {
+    let partitions: Vec<_> = view
+        .partitions
+        .iter()
+        .map(|partition| {
+            let secondaries: Vec<String> =
+                partition.secondaries.iter().map(Address::to_string).collect();
+            json!({
+                "index": partition.index,
+                "ballot": partition.ballot,
+                "primary": partition.primary.as_ref().map(Address::to_string),
+                "secondaries": secondaries,
+            })
+        })
+        .collect();
+    json!({
+        "table": table,
+        "err": view.err,
+        "app_id": view.app_id,
+        "partition_count": view.partition_count,
+        "partitions": partitions,
+    })
+}

@@ -1,0 +1,15 @@
+//! Everything between a client's socket and a question that can be routed.
+//!
+//! ```text
+//! accept ──readable──▶ readiness ──job──▶ worker: connection.drain ─▶ frames ─▶ query.rs
+//!   ▲ ▲                                      │
+//!   │ └── closed, half a frame, unread ──────┤ notes, seldom
+//!   └── writable: flush ── outbox ◀──────────┘ replies, written by the worker
+//! ```
+
+pub mod accept;
+pub mod connection;
+pub mod linger;
+pub mod outbox;
+pub mod readiness;
+pub mod workers;

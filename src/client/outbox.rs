@@ -1,0 +1,188 @@
+//! What a client has not taken yet. Replies leave in order, many with one vectored write; an answer that
+//! many clients share is held once. Pure over `Write`.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::sync::Arc;
+
+use crate::wire::reply::QueryHead;
+
+/// Slices for one vectored write: enough to empty a pipelining client's replies at once, far below
+/// the kernel's 1,024.
+const MAX_SLICES: usize = 64;
+
+/// A MetaServer's answer, shared by all who asked.
+#[derive(Debug)]
+pub struct Body {
+    frame: Vec<u8>,
+    result_at: usize,
+}
+
+impl Body {
+    /// Of a whole answer frame whose result struct starts at `result_at`.
+    pub fn new(frame: Vec<u8>, result_at: usize) -> Self {
+        Body { frame, result_at }
+    }
+
+    /// The result struct as the MetaServer wrote it.
+    pub fn result(&self) -> &[u8] {
+        &self.frame[self.result_at..]
+    }
+}
+
+/// One answer frame.
+#[derive(Debug)]
+pub enum Reply {
+    /// The proxy's own words.
+    Own(Vec<u8>),
+    /// A MetaServer's, behind the asker's envelope.
+    Passed {
+        /// The envelope.
+        head: QueryHead,
+        /// The answer.
+        body: Arc<Body>,
+    },
+}
+
+impl Reply {
+    fn parts(&self) -> [&[u8]; 2] {
+        match self {
+            Reply::Own(bytes) => [bytes, &[]],
+            Reply::Passed { head, body } => [head, body.result()],
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+}
+
+/// Replies on their way to one client.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    replies: VecDeque<Reply>,
+    /// Bytes of the first reply that are written.
+    written: usize,
+    unread: usize,
+}
+
+impl Outbox {
+    /// Adds a reply behind the others.
+    pub fn push(&mut self, reply: Reply) {
+        self.unread += reply.len();
+        self.replies.push_back(reply);
+    }
+
+    /// Bytes not written yet.
+    pub fn unread(&self) -> usize {
+        self.unread
+    }
+
+    /// Writes until all is written or `out` takes no more for now. An empty outbox holds no memory.
+    pub fn write_to(&mut self, out: &mut impl Write) -> io::Result<()> {
+        while !self.replies.is_empty() {
+            match self.write_once(out) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(n) => self.advance(n),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.replies = VecDeque::new();
+        Ok(())
+    }
+
+    fn write_once(&self, out: &mut impl Write) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let mut used = 0;
+        let mut skip = self.written;
+        let parts = self.replies.iter().flat_map(Reply::parts);
+        for part in parts.filter(|part| !part.is_empty()) {
+            if used == MAX_SLICES {
+                break;
+            }
+            let start = skip.min(part.len());
+            skip -= start;
+            if start < part.len() {
+                slices[used] = IoSlice::new(&part[start..]);
+                used += 1;
+            }
+        }
+        out.write_vectored(&slices[..used])
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.unread -= n;
+        self.written += n;
+        while let Some(first) = self.replies.front() {
+            let len = first.len();
+            if self.written < len {
+                break;
+            }
+            self.written -= len;
+            self.replies.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::reply::query_head;
+
+    /// Takes `step` bytes, then blocks once, and so on.
+    struct Reluctant {
+        taken: Vec<u8>,
+        step: usize,
+        blocks: bool,
+    }
+
+    impl Write for Reluctant {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.blocks = !self.blocks;
+            if self.blocks {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let n = bytes.len().min(self.step);
+            self.taken.extend(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_byte_leaves_once_and_in_order() {
+        for step in [1, 7, 68, 69, 1000] {
+            let body = Arc::new(Body::new(b"envelope|result".to_vec(), 9));
+            let mut outbox = Outbox::default();
+            let mut want = Vec::new();
+            for seq in 0..100 {
+                let head = query_head(seq, body.result().len());
+                want.extend(head);
+                want.extend(b"result");
+                outbox.push(Reply::Passed { head, body: body.clone() });
+                want.extend(b"own");
+                outbox.push(Reply::Own(b"own".to_vec()));
+            }
+            assert_eq!(outbox.unread(), want.len());
+            let mut out = Reluctant { taken: Vec::new(), step, blocks: false };
+            while outbox.unread() > 0 {
+                outbox.write_to(&mut out).unwrap();
+            }
+            assert_eq!(out.taken, want, "step {step}");
+            assert_eq!(outbox.replies.capacity(), 0, "an idle client holds no buffer");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_and_says_so_is_an_error() {
+        let mut outbox = Outbox::default();
+        outbox.push(Reply::Own(b"x".to_vec()));
+        let mut full: &mut [u8] = &mut [];
+        assert_eq!(outbox.write_to(&mut full).unwrap_err().kind(), ErrorKind::WriteZero);
+    }
+}

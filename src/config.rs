@@ -1,0 +1,621 @@
+//! The settings: a YAML file to checked values, or to all its faults at once. Pure but for reading the file.
+//!
+//! ```text
+//! text ─▶ tree with lines ─▶ Keys: each key taken once, checked, a fault noted and the default used
+//!                                └─▶ keys nobody took: warnings       ─▶ Settings, or every fault
+//! ```
+//! The Go meta-proxy's file works as it is, in the ways its reader allows: keys in any case, numbers in
+//! quotes, lists as text with commas. `docs` of each key: README, section Settings.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use crate::client::accept::AcceptLimits;
+use crate::client::connection::ClientLimits;
+use crate::patience::SLICE;
+use crate::route::record::is_host_port;
+use crate::upstream::cluster::UpstreamLimits;
+
+/// A larger file is not a settings file.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// All settings, checked, a part for each who needs them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Threads that serve queries.
+    pub workers: usize,
+    /// Time in which a query is answered.
+    pub query_timeout: Duration,
+    /// Who may connect.
+    pub accept: AcceptLimits,
+    /// What one client may use.
+    pub client: ClientLimits,
+    /// What calls to a cluster may use.
+    pub upstream: UpstreamLimits,
+    /// Where the routes are, unless a routes file is given.
+    pub zookeeper: Option<ZooKeeperSettings>,
+}
+
+/// Where the routes are in ZooKeeper.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ZooKeeperSettings {
+    /// `host:port` of its servers.
+    pub address: Vec<String>,
+    /// The routes are the children of this znode.
+    pub root: String,
+    /// The session time-out asked for.
+    pub timeout: Duration,
+    /// Tables that are cached and watched at most.
+    pub cache_capacity: usize,
+    /// `user:password` of the digest scheme, if the tables are protected.
+    pub digest: Option<String>,
+    /// The znode above the clusters, if records of tables may only name theirs.
+    pub clusters_root: Option<String>,
+    /// Whether all tables are read at start, not only when first asked for.
+    pub preload: bool,
+    /// Where the last good routes are kept.
+    pub state_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for ZooKeeperSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZooKeeperSettings")
+            .field("address", &self.address)
+            .field("root", &self.root)
+            .field("timeout", &self.timeout)
+            .field("cache_capacity", &self.cache_capacity)
+            .field("digest", &self.digest.as_ref().map(|_| "***"))
+            .field("clusters_root", &self.clusters_root)
+            .field("preload", &self.preload)
+            .field("state_file", &self.state_file)
+            .finish()
+    }
+}
+
+/// What is wrong with the settings, or looks so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Line in the file; 0 for what is not there.
+    pub line: u64,
+    /// The key, `zookeeper.timeout`; empty for the file itself.
+    pub key: String,
+    /// What was wanted and what was found.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "line {}: ", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        self.what.fmt(f)
+    }
+}
+
+/// What reading the settings came to.
+#[derive(Debug)]
+pub struct Checked {
+    /// The settings, or every fault.
+    pub settings: Result<Settings, Vec<Fault>>,
+    /// Keys that mean nothing here.
+    pub warnings: Vec<Fault>,
+}
+
+/// Reads a settings file. Without `needs_zookeeper` its block may be missing.
+pub fn read(path: &Path, needs_zookeeper: bool) -> Checked {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+    let unreadable = |what: String| Checked {
+        settings: Err(vec![Fault { line: 0, key: String::new(), what }]),
+        warnings: Vec::new(),
+    };
+    match read {
+        Err(e) => unreadable(e.to_string()),
+        Ok(_) if text.len() as u64 > MAX_BYTES => {
+            unreadable(format!("want at most {MAX_BYTES} bytes, got more"))
+        }
+        Ok(_) => parse(&text, needs_zookeeper),
+    }
+}
+
+/// Checks the text of a settings file.
+pub fn parse(text: &str, needs_zookeeper: bool) -> Checked {
+    let mut notes = Notes::default();
+    let tree = match serde_saphyr::from_str::<Spanned<Option<Node>>>(text) {
+        Ok(root) => root.value.unwrap_or(Node::Map(Vec::new())),
+        Err(e) => {
+            let line = e.location().map_or(0, |at| at.line());
+            let what = e.without_snippet().to_string();
+            notes.faults.push(Fault { line, key: String::new(), what });
+            Node::Map(Vec::new())
+        }
+    };
+    let settings = match tree {
+        _ if !notes.faults.is_empty() => None,
+        Node::Map(entries) => Some(check(Keys::new("", entries), needs_zookeeper, &mut notes)),
+        other => {
+            notes.fault(1, "", format!("want keys and values, got {other}"));
+            None
+        }
+    };
+    let settings = match settings {
+        Some(settings) if notes.faults.is_empty() => Ok(settings),
+        _ => Err(notes.faults),
+    };
+    Checked { settings, warnings: notes.warnings }
+}
+
+fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
+    let listen = keys.address("listen", "0.0.0.0:34601", notes);
+    let workers = keys.number("workers", 4..=1024, 64, notes) as usize;
+    let query_timeout = keys.ms("query_timeout_ms", 100..=60_000, 1_500, notes);
+    let max_calls = keys.number("max_calls_per_cluster", 1..=64, 8, notes) as usize;
+
+    let mut limits = keys.section("limits", notes);
+    let accept = AcceptLimits {
+        max_connections: limits.number("max_connections", 1..=1_000_000, 65_536, notes) as usize,
+        max_connections_per_address: limits.number(
+            "max_connections_per_address",
+            1..=1_000_000,
+            4_096,
+            notes,
+        ) as usize,
+        keepalive: Duration::from_secs(limits.number("keepalive_s", 6..=7_200, 60, notes)),
+    };
+    let mib = 1024 * 1024;
+    let client = ClientLimits {
+        max_frame_bytes: limits.number("max_frame_bytes", 512..=mib, 65_536, notes) as usize,
+        max_pending: limits.number("max_pending_per_client", 1..=65_536, 1_024, notes) as u32,
+        max_pending_total: limits.number("max_pending", 1..=1_000_000, 100_000, notes) as usize,
+        max_unread_bytes: limits.number("max_unread_bytes", 4_096..=64 * mib, 4 * mib, notes)
+            as usize,
+        max_unread_total_bytes: limits.number(
+            "max_unread_total_bytes",
+            mib..=64 * 1024 * mib,
+            256 * mib,
+            notes,
+        ) as usize,
+        frame_timeout: limits.ms("frame_timeout_ms", 100..=600_000, 10_000, notes),
+        unread_timeout: limits.ms("unread_timeout_ms", 100..=600_000, 30_000, notes),
+    };
+    limits.warn_of_rest(notes);
+
+    let has_zookeeper = keys.has("zookeeper");
+    let mut zk = keys.section("zookeeper", notes);
+    let zookeeper = (has_zookeeper || needs_zookeeper).then(|| ZooKeeperSettings {
+        address: zk.addresses("address", notes),
+        root: zk.znode_path("root", notes).unwrap_or_default(),
+        timeout: zk.ms("timeout", 100..=600_000, 6_000, notes),
+        cache_capacity: zk.number("table_watcher_cache_capacity", 1..=1_000_000, 1_024, notes)
+            as usize,
+        digest: zk.digest("digest", notes),
+        clusters_root: if zk.has("clusters_root") {
+            zk.znode_path("clusters_root", notes)
+        } else {
+            None
+        },
+        preload: zk.flag("preload", notes),
+        state_file: zk.file("state_file", notes),
+    });
+    zk.warn_of_rest(notes);
+
+    let mut metric = keys.section("metric", notes);
+    metric.one_of("type", &["prometheus", "falcon"], notes);
+    metric.tags("tags", notes);
+    metric.warn_of_rest(notes);
+    keys.warn_of_rest(notes);
+
+    let upstream = UpstreamLimits {
+        // A quarter of the workers, so that no cluster can take them all.
+        max_calls: max_calls.min((workers / 4).max(1)),
+        slow_after: (query_timeout / 3).max(SLICE),
+    };
+    Settings { listen, workers, query_timeout, accept, client, upstream, zookeeper }
+}
+
+#[derive(Default)]
+struct Notes {
+    faults: Vec<Fault>,
+    warnings: Vec<Fault>,
+}
+
+impl Notes {
+    fn fault(&mut self, line: u64, key: &str, what: String) {
+        self.faults.push(Fault { line, key: key.to_owned(), what });
+    }
+}
+
+/// One level of the file. Whoever takes a key checks it.
+struct Keys {
+    prefix: String,
+    entries: Vec<(Spanned<String>, Node)>,
+}
+
+impl Keys {
+    fn new(prefix: &str, entries: Vec<(Spanned<String>, Node)>) -> Self {
+        Keys { prefix: prefix.to_owned(), entries }
+    }
+
+    fn full(&self, key: &str) -> String {
+        match self.prefix.as_str() {
+            "" => key.to_owned(),
+            prefix => format!("{prefix}.{key}"),
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| name.value.eq_ignore_ascii_case(key))
+    }
+
+    fn take(&mut self, key: &str) -> Option<(u64, Node)> {
+        let at = self.entries.iter().position(|(name, _)| name.value.eq_ignore_ascii_case(key))?;
+        let (name, node) = self.entries.remove(at);
+        Some((name.referenced.line(), node))
+    }
+
+    /// The value that `read` makes of a key; the default without it, or with a fault.
+    fn read<T>(
+        &mut self,
+        key: &str,
+        want: &str,
+        default: Option<T>,
+        notes: &mut Notes,
+        read: impl FnOnce(&Node) -> Option<T>,
+    ) -> Option<T> {
+        let full = self.full(key);
+        match self.take(key) {
+            Some((line, node)) => {
+                let value = read(&node);
+                if value.is_none() {
+                    notes.fault(line, &full, format!("want {want}, got {node}"));
+                }
+                value.or(default)
+            }
+            None => {
+                if default.is_none() {
+                    notes.fault(0, &full, format!("want {want}, got nothing"));
+                }
+                default
+            }
+        }
+    }
+
+    fn section(&mut self, key: &str, notes: &mut Notes) -> Keys {
+        let entries =
+            self.read(key, "keys and values", Some(Vec::new()), notes, |node| match node {
+                Node::Map(entries) => Some(entries.clone()),
+                Node::Null => Some(Vec::new()),
+                _ => None,
+            });
+        Keys::new(&self.full(key), entries.unwrap_or_default())
+    }
+
+    fn number(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<u64>,
+        default: u64,
+        notes: &mut Notes,
+    ) -> u64 {
+        let want = format!("{}..={}", range.start(), range.end());
+        let read = |node: &Node| node.text()?.parse().ok().filter(|n| range.contains(n));
+        self.read(key, &want, Some(default), notes, read).unwrap_or(default)
+    }
+
+    fn ms(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<u64>,
+        default: u64,
+        notes: &mut Notes,
+    ) -> Duration {
+        Duration::from_millis(self.number(key, range, default, notes))
+    }
+
+    fn address(&mut self, key: &str, default: &str, notes: &mut Notes) -> SocketAddr {
+        let default = default.parse().expect("defaults are good");
+        let read = |node: &Node| node.text()?.parse().ok();
+        self.read(key, "IP:port", Some(default), notes, read).unwrap_or(default)
+    }
+
+    fn addresses(&mut self, key: &str, notes: &mut Notes) -> Vec<String> {
+        let read = |node: &Node| {
+            let list = node.list()?;
+            (!list.is_empty() && list.iter().all(|text| is_host_port(text))).then_some(list)
+        };
+        self.read(key, "a list of host:port", None, notes, read).unwrap_or_default()
+    }
+
+    fn znode_path(&mut self, key: &str, notes: &mut Notes) -> Option<String> {
+        let read = |node: &Node| {
+            let path = node.text()?;
+            let good = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+            let parts = path.strip_prefix('/')?;
+            parts.split('/').all(good).then_some(path)
+        };
+        self.read(key, "a znode path, /a/b", None, notes, read)
+    }
+
+    fn flag(&mut self, key: &str, notes: &mut Notes) -> bool {
+        let read = |node: &Node| node.text()?.parse().ok();
+        self.read(key, "true or false", Some(false), notes, read).unwrap_or(false)
+    }
+
+    fn file(&mut self, key: &str, notes: &mut Notes) -> Option<PathBuf> {
+        let read = |node: &Node| node.text().filter(|text| !text.is_empty());
+        let path = self.read(key, "a path", Some(String::new()), notes, read)?;
+        (!path.is_empty()).then(|| path.into())
+    }
+
+    /// The value is a secret and never shown.
+    fn digest(&mut self, key: &str, notes: &mut Notes) -> Option<String> {
+        let (line, node) = self.take(key)?;
+        let good = |text: &String| text.split_once(':').is_some_and(|(user, _)| !user.is_empty());
+        let digest = node.text().filter(good);
+        if digest.is_none() {
+            notes.fault(line, &self.full(key), "want user:password, got something else".to_owned());
+        }
+        digest
+    }
+
+    fn one_of(&mut self, key: &str, names: &[&str], notes: &mut Notes) {
+        let read = |node: &Node| names.contains(&node.text()?.as_str()).then_some(());
+        self.read(key, &names.join(" or "), Some(()), notes, read);
+    }
+
+    fn tags(&mut self, key: &str, notes: &mut Notes) {
+        let good = |tag: &String| tag.split_once('=').is_some_and(|(name, _)| !name.is_empty());
+        let read = |node: &Node| node.list()?.iter().all(good).then_some(());
+        self.read(key, "a list of name=value", Some(()), notes, read);
+    }
+
+    fn warn_of_rest(self, notes: &mut Notes) {
+        for (name, _) in &self.entries {
+            let what = "nothing reads this key".to_owned();
+            let (line, key) = (name.referenced.line(), self.full(&name.value));
+            notes.warnings.push(Fault { line, key, what });
+        }
+    }
+}
+
+/// A value of the file, its scalars as text.
+#[derive(Clone, Debug)]
+enum Node {
+    Null,
+    Scalar(String),
+    List(Vec<Node>),
+    Map(Vec<(Spanned<String>, Node)>),
+}
+
+impl Node {
+    fn text(&self) -> Option<String> {
+        match self {
+            Node::Scalar(text) => Some(text.trim().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// A list of scalars, or one text with commas.
+    fn list(&self) -> Option<Vec<String>> {
+        match self {
+            Node::List(items) => items.iter().map(Node::text).collect(),
+            Node::Scalar(text) => {
+                Some(text.split(',').map(|part| part.trim().to_owned()).collect())
+            }
+            Node::Null | Node::Map(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Null => write!(f, "nothing"),
+            Node::Scalar(text) => write!(f, "{text:?}"),
+            Node::List(items) => {
+                let items: Vec<String> = items.iter().map(Node::to_string).collect();
+                write!(f, "[{}]", items.join(", "))
+            }
+            Node::Map(_) => write!(f, "keys and values"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a setting")
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_string()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Node::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example that comes with the Go meta-proxy, to the letter.
+    const GO: &str = "\
+zookeeper:
+  address: [127.0.0.1:22181,127.0.0.2:22181]
+  root: /pegasus-cluster
+  timeout: 1000 # ms
+  table_watcher_cache_capacity: 1024
+
+metric:
+  type: falcon
+  tags: [region=local_tst,service=meta_proxy]
+";
+
+    fn lines(faults: &[Fault]) -> Vec<String> {
+        faults.iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn the_go_proxys_file_works_as_it_is() {
+        let checked = parse(GO, true);
+        assert_eq!(checked.warnings, []);
+        let settings = checked.settings.unwrap();
+        let want = ZooKeeperSettings {
+            address: vec!["127.0.0.1:22181".into(), "127.0.0.2:22181".into()],
+            root: "/pegasus-cluster".into(),
+            timeout: Duration::from_secs(1),
+            cache_capacity: 1024,
+            digest: None,
+            clusters_root: None,
+            preload: false,
+            state_file: None,
+        };
+        assert_eq!(settings.zookeeper, Some(want.clone()));
+        assert_eq!(settings.listen.to_string(), "0.0.0.0:34601");
+        let loose = GO
+            .replace("[127.0.0.1:22181,127.0.0.2:22181]", "127.0.0.1:22181,127.0.0.2:22181")
+            .replace("timeout: 1000", "Timeout: '1000'");
+        assert_eq!(parse(&loose, true).settings.unwrap().zookeeper, Some(want));
+    }
+
+    #[test]
+    fn all_faults_at_once_with_line_key_wanted_and_found() {
+        let text = "\
+listen: here
+worker: 9
+zookeeper:
+  address: [zk1]
+  timeout: 0
+  extra: 1
+metric: {type: statsd, tags: [region]}
+limits:
+  max_frame_bytes: many
+";
+        let checked = parse(text, true);
+        assert_eq!(
+            lines(&checked.settings.unwrap_err()),
+            [
+                r#"line 1: listen: want IP:port, got "here""#,
+                r#"line 9: limits.max_frame_bytes: want 512..=1048576, got "many""#,
+                r#"line 4: zookeeper.address: want a list of host:port, got ["zk1"]"#,
+                "zookeeper.root: want a znode path, /a/b, got nothing",
+                r#"line 5: zookeeper.timeout: want 100..=600000, got "0""#,
+                r#"line 7: metric.type: want prometheus or falcon, got "statsd""#,
+                r#"line 7: metric.tags: want a list of name=value, got ["region"]"#,
+            ]
+        );
+        assert_eq!(
+            lines(&checked.warnings),
+            [
+                "line 6: zookeeper.extra: nothing reads this key",
+                "line 2: worker: nothing reads this key"
+            ]
+        );
+    }
+
+    #[test]
+    fn files_that_are_no_settings() {
+        for (why, text, want) in [
+            ("a list", "- 1", "want keys and values, got [\"1\"]"),
+            ("a word", "hello", "want keys and values, got \"hello\""),
+            ("broken", "a: [1", "line "),
+            ("a key twice", "workers: 8\nworkers: 9\n", "line 2: "),
+            ("a section that is none", "limits: 7", "limits: want keys and values, got \"7\""),
+        ] {
+            let faults = parse(text, false).settings.unwrap_err();
+            assert!(faults[0].to_string().contains(want), "{why}: {}", faults[0]);
+        }
+        assert!(parse("", false).settings.is_ok(), "all has defaults but ZooKeeper");
+        let faults = parse("", true).settings.unwrap_err();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+    }
+
+    #[test]
+    fn optional_keys() {
+        let text = "zookeeper: {address: 'h:1', root: /r, digest: 'u:p', clusters_root: /c, preload: true, state_file: /s}";
+        let zookeeper = parse(text, true).settings.unwrap().zookeeper.unwrap();
+        assert_eq!(zookeeper.digest.as_deref(), Some("u:p"));
+        assert_eq!(zookeeper.clusters_root.as_deref(), Some("/c"));
+        assert!(zookeeper.preload);
+        assert_eq!(zookeeper.state_file, Some("/s".into()));
+        assert!(!format!("{zookeeper:?}").contains("u:p"), "a secret");
+        let text = "zookeeper: {address: 'h:1', root: /r, digest: secret, clusters_root: c, preload: 7, state_file: []}";
+        let faults = lines(&parse(text, true).settings.unwrap_err()).join("\n");
+        for key in ["digest", "clusters_root", "preload", "state_file"] {
+            assert!(faults.contains(key), "{key} in {faults}");
+        }
+        assert!(!faults.contains("secret"), "{faults}");
+    }
+
+    #[test]
+    fn znode_paths() {
+        for (path, good) in [
+            ("/a", true),
+            ("/a/b-c.d", true),
+            ("a", false),
+            ("/", false),
+            ("/a/", false),
+            ("/a//b", false),
+            ("/a/../b", false),
+        ] {
+            let text = format!("zookeeper: {{address: [h:1], root: {path}}}");
+            assert_eq!(parse(&text, true).settings.is_ok(), good, "{path}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! MetaProxy for Apache Pegasus: one address in front of many clusters.
+//!
+//! A client takes the proxy for its MetaServer and asks `QueryConfig(table)`. The proxy knows from ZooKeeper
+//! which cluster holds the table, asks that cluster's MetaServer, and returns the answer whole. Data goes
+//! straight from the client to the replica servers.
+//!
+//! # One query
+//! ```text
+//! client ──▶ accept (mio): listener, idle and half-read clients ──crossbeam channel──▶ worker-NNN
+//! client ◀───────────── reply, written by the worker ◀────────────────────────────────┘   │ blocks on
+//!                                                                                         ▼ MetaServer I/O
+//!                route table: RwLock ──hit──▶ cluster: flights, leader, health, links ──▶ MetaServer
+//!                   ▲ only writer    └─miss─▶ parked with zk-watch, resumed as a job
+//! ```
+//! 1. `client::accept` sees a readable socket and queues a job; `client::readiness` says that one worker reads it.
+//! 2. A worker (`client::workers`, `client::connection`) reads what is there and cuts frames (`wire`).
+//! 3. `query` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
+//! 4. `upstream::cluster` shares calls (`upstream::flight`); one worker makes the call (`upstream::link`), whom to
+//!    ask is `upstream::leader`'s decision, when to stop asking `upstream::health`'s.
+//! 5. The answer goes to all who asked, each in an envelope of its own (`ask`, `wire::reply`, `client::outbox`).
+//!
+//! # One ZooKeeper event
+//! ```text
+//! watches, states, results ──▶ zk-watch: planner ──▶ zk-read-N (blocking reads), zk-dial (a new client)
+//!                                  └──▶ route table, and jobs for the queries that waited
+//! ```
+//! `zk::client` is the only file that names the `zookeeper` crate, and treats it as disposable: in any doubt
+//! `zk::planner` has it given up, a new one built, and every cached route read again.
+//!
+//! # Threads
+//! | thread | owner | blocks on | ends when |
+//! |---|---|---|---|
+//! | `main` | the process | signals | SIGTERM, SIGINT |
+//! | `accept` | `server` | poll, at most until the next deadline | a note says so |
+//! | `worker-NNN` | `server` | the job queue; one MetaServer, for a slice at a time | a job says so |
+//! | `zk-watch` | `server` | its channels, at most until the planner's next act | its stop channel closes |
+//! | `zk-read-N` | a ZooKeeper client | one read, for as long as ZooKeeper likes | the client is given up |
+//! | `zk-dial`, `zk-preflight` | nobody: one dial each | connect, name lookup | the dial is done |
+//! | `routes-file` | `server` | its stop channel, 200 ms | the channel closes |
+//! | `state-file` | `server` | its stop channel, 2 s | the channel closes |
+//! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
+//!
+//! # Locks
+//! None is held across I/O that can block, and none while another is taken, but for these, in this order:
+//! a connection's partial frame, then its outbox; both are per connection, and what happens under them is a
+//! non-blocking system call. The route table, a cluster's core and the resolver's cache are leaves.
+//!
+//! # What bounds it
+//! Connections, frames, pending queries, unread answers: settings. Jobs: one per connection, and the pending
+//! queries. Calls to a cluster: a quarter of the workers, at most eight. Waits: [`patience`]. Routes: the
+//! capacity of the cache. Reads of ZooKeeper at once: sixteen.
+//!
+//! # Decided otherwise than first designed
+//! - A notice that a connection closed goes to `accept` as a note, not as an epoll event: shutting down a socket
+//!   that the peer has reset raises none.
+//! - An answer larger than `max_unread_bytes` is still delivered: the limit counts what a client has *not* read
+//!   when it is given more, so that a table with very many partitions is not undeliverable.
+//! - A leader's `ERR_SERVICE_NOT_ACTIVE` is passed on at once, it is the leader's answer. A *frame* error of a
+//!   MetaServer is not: it would hang Go and Node clients, so another server is asked, and in the end the client
+//!   reads `ERR_SERVICE_NOT_ACTIVE`.
+//! - Workers do not sleep in the channel's `recv`, which spins and yields first, but on a count beside it (`jobs`).
+//!   What becomes readable together is one job or few.
+//! - A worker lingers some microseconds at a client that always asks again at once (`client::linger`); epoll forgets
+//!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
+//! - Clients of the crate that were given up need no reaper: the last of their reading threads closes them.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod logging;
+pub mod server;
+
+pub mod client;
+pub mod wire;
+
+pub mod ask;
+pub mod jobs;
+pub mod query;
+pub mod route;
+pub mod upstream;
+
+pub mod patience;
+pub mod resolve;
+pub mod zk;

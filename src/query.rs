@@ -1,0 +1,235 @@
+//! The middle of the proxy: from a frame to its answer, by way of route, cluster and flight.
+//!
+//! ```text
+//! Serve(connections) ▶ frames ─┬─ another method ──────────────────────▶ ERR_HANDLER_NOT_FOUND
+//!                              └─ QueryConfig ─▶ route ─┬─ cluster ─▶ flight ─▶ Call ─▶ answer
+//!                    Retry(asks) ─────────────────▲     ├─ unknown, unusable ─▶ own error
+//!                        ▲                              └─ missing ─▶ misses ─▶ zk-watch ─┐
+//!                        └────────────────────────────────────────────────────────────────┘
+//! ```
+//! What failed, and what the client reads:
+//!
+//! | what failed | `query_cfg_response.err` |
+//! |---|---|
+//! | no such table in the routes, or no table can have such a name | `ERR_OBJECT_NOT_FOUND` |
+//! | the table's znode is unusable and there is no last good one | `ERR_INVALID_DATA` |
+//! | no answer in time, ZooKeeper unreachable and the table not cached, a limit | `ERR_SERVICE_NOT_ACTIVE` |
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use log::error;
+
+use crate::ask::{Ask, answer_all};
+use crate::client::connection::{Connection, Turn};
+use crate::client::outbox::Reply;
+use crate::jobs::Jobs;
+use crate::patience::SLICE;
+use crate::route::table::{Found, RouteTable};
+use crate::upstream::cluster::{Cluster, Joined, Outcome};
+use crate::upstream::flight::Lead;
+use crate::wire::error_code::OwnError;
+use crate::wire::frame::{Frame, Malformed};
+use crate::wire::{message, reply};
+
+/// Answers that are given before the next call of the same cluster starts. With more, the next call goes to
+/// another worker, so that it need not wait for thousands of writes.
+const ANSWERS_BEFORE_NEXT_CALL: usize = 256;
+
+/// What a worker does next.
+pub enum Job {
+    /// Read these connections, which became readable together.
+    Serve(Vec<Arc<Connection>>),
+    /// Look these tables up again: what was missing is there, or their route moved.
+    Retry(Vec<Ask>),
+    /// Tell these why they get no answer.
+    Refuse(Vec<Ask>, OwnError),
+    /// Make this call.
+    Call(Flight),
+    /// End.
+    Stop,
+}
+
+/// A call to make, and to whom.
+pub struct Flight {
+    cluster: Arc<Cluster>,
+    lead: Lead<Ask>,
+}
+
+/// What workers share: the way from a question to its answer.
+pub struct Router {
+    routes: Arc<RouteTable>,
+    misses: Sender<Ask>,
+    jobs: Jobs<Job>,
+    query_timeout: Duration,
+}
+
+impl Router {
+    /// Tables that are not cached go to `misses`. A query has its answer within `query_timeout`.
+    pub fn new(
+        routes: Arc<RouteTable>,
+        misses: Sender<Ask>,
+        jobs: Jobs<Job>,
+        query_timeout: Duration,
+    ) -> Self {
+        Router { routes, misses, jobs, query_timeout }
+    }
+
+    /// Looks queries up again, or refuses them. The calls to make are added to `flights`.
+    pub fn resume(&self, job: Job, flights: &mut Vec<Flight>) {
+        match job {
+            Job::Retry(asks) => asks.into_iter().for_each(|ask| self.route(ask, flights)),
+            Job::Refuse(asks, why) => asks.into_iter().for_each(|ask| ask.refuse(why)),
+            Job::Call(flight) => flights.push(flight),
+            Job::Serve(_) | Job::Stop => unreachable!("a worker does these by itself"),
+        }
+    }
+
+    /// Makes one of the calls here, and has the others made beside it. Blocks. `while_waiting` is called when it
+    /// takes long.
+    pub fn take_off(&self, mut flights: Vec<Flight>, while_waiting: &dyn Fn()) {
+        let last = flights.pop();
+        flights.into_iter().for_each(|flight| self.later(Job::Call(flight)));
+        if let Some(flight) = last {
+            self.fly(flight, while_waiting);
+        }
+    }
+
+    fn later(&self, job: Job) {
+        self.jobs.send(job);
+    }
+
+    /// Reads a connection and answers what can be answered at once. The calls to make are added to
+    /// `flights`; `scratch` is the worker's read buffer.
+    pub fn serve(
+        &self,
+        connection: &Arc<Connection>,
+        scratch: &mut Vec<u8>,
+        flights: &mut Vec<Flight>,
+    ) {
+        connection.readiness.begin();
+        self.read(connection, scratch, flights);
+    }
+
+    /// Reads until nothing is left, and gives the connection back. False: there was nothing.
+    pub fn read(
+        &self,
+        connection: &Arc<Connection>,
+        scratch: &mut Vec<u8>,
+        flights: &mut Vec<Flight>,
+    ) -> bool {
+        let mut found = false;
+        loop {
+            let now = Instant::now();
+            let mut replies = Vec::new();
+            let turn = connection
+                .drain(scratch, |frame| self.take(connection, &frame, now, &mut replies, flights));
+            if !replies.is_empty() {
+                connection.send(replies);
+            }
+            found |= turn != Turn::Empty;
+            match turn {
+                Turn::More => {
+                    connection.readiness.requeue();
+                    self.later(Job::Serve(vec![connection.clone()]));
+                    return found;
+                }
+                Turn::Drained | Turn::Empty if connection.readiness.end() => {}
+                Turn::Drained | Turn::Empty => return found,
+            }
+        }
+    }
+
+    /// Takes one frame of a client: answers it, or puts its question on the way.
+    fn take(
+        &self,
+        connection: &Arc<Connection>,
+        frame: &Frame<'_>,
+        now: Instant,
+        replies: &mut Vec<Reply>,
+        flights: &mut Vec<Flight>,
+    ) -> Result<(), Malformed> {
+        let call = message::read_call(frame.body)?;
+        let own = match call.method.as_str() {
+            message::QUERY_CONFIG => {
+                let table = message::read_table(call.args)?;
+                if !message::is_table_name(&table) {
+                    reply::own_error(call.seq, OwnError::UnknownTable)
+                } else if !connection.begin_query() {
+                    reply::own_error(call.seq, OwnError::Unavailable)
+                } else {
+                    // A worker looks up every slice, so an answer can be as late as that.
+                    let deadline = now + self.query_timeout.saturating_sub(SLICE);
+                    let (connection, table) = (connection.clone(), table.into());
+                    self.route(Ask::new(connection, call.seq, table, call.args, deadline), flights);
+                    return Ok(());
+                }
+            }
+            message::NEGOTIATION => reply::negotiation(call.seq),
+            other => reply::handler_not_found(other, call.seq),
+        };
+        replies.push(Reply::Own(own));
+        Ok(())
+    }
+
+    fn route(&self, ask: Ask, flights: &mut Vec<Flight>) {
+        match self.routes.find(&ask.table, Instant::now()) {
+            Found::Cluster(cluster) => match cluster.join(ask) {
+                Joined::Lead(lead) => flights.push(Flight { cluster, lead }),
+                Joined::Waiting => {}
+                Joined::Refused(ask) => ask.refuse(OwnError::Unavailable),
+            },
+            Found::Unusable => ask.refuse(OwnError::UnusableRoute),
+            Found::Unknown => ask.refuse(OwnError::UnknownTable),
+            Found::Missing => {
+                if let Err(full) = self.misses.try_send(ask) {
+                    full.into_inner().refuse(OwnError::Unavailable);
+                }
+            }
+        }
+    }
+
+    /// Makes a call, and those that wait for its place, until none does.
+    fn fly(&self, flight: Flight, while_waiting: &dyn Fn()) {
+        let Flight { cluster, mut lead } = flight;
+        loop {
+            let Lead { key, mut aboard } = lead;
+            // All aboard ask about one table: the name is part of the key.
+            let table = aboard.first().map(|ask| ask.table.clone()).unwrap_or_default();
+            let moved = || self.routes.has_moved(&table, &cluster);
+            // The flight must land whatever happens, or its table would be mute for ever.
+            let looks_up = || {
+                while_waiting();
+                moved()
+            };
+            let call = || cluster.call(&key, &mut aboard, &looks_up);
+            let outcome = match moved() {
+                true => Outcome::Moved,
+                false => catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+                    error!("table={table} cluster={}: a call panicked", cluster.name);
+                    Outcome::Failed
+                }),
+            };
+            let mut next = cluster.land(&key, &outcome);
+            if aboard.len() > ANSWERS_BEFORE_NEXT_CALL
+                && let Some(lead) = next.take()
+            {
+                self.later(Job::Call(Flight { cluster: cluster.clone(), lead }));
+            }
+            match outcome {
+                Outcome::Answered(body) => answer_all(aboard, &body),
+                Outcome::Moved => self.later(Job::Retry(aboard)),
+                Outcome::Failed => {
+                    aboard.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));
+                }
+                Outcome::Abandoned => drop(aboard),
+            }
+            match next {
+                Some(another) => lead = another,
+                None => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Host names to addresses, without a thread of the main job ever waiting for a name server.
+//!
+//! ```text
+//! worker, zk-dial ──▶ cache ──miss or old──▶ names ──▶ resolve-N (getaddrinfo, which has no deadline)
+//!        ◀── all addresses ──┘ ◀──────────────────────────┘
+//! ```
+//! An old result serves while a new one is fetched, and when none can be had: a name server's trouble
+//! is not ours.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{info, warn};
+use parking_lot::{Condvar, Mutex};
+
+use crate::logging::Throttle;
+use crate::patience::{Patience, SLICE};
+
+/// Age at which a result is fetched anew: what a MetaServer's move costs at most.
+const FRESH: Duration = Duration::from_secs(10);
+/// The same for a failure.
+const FRESH_FAILURE: Duration = Duration::from_secs(1);
+/// Names nobody asked for in this time are forgotten.
+const FORGET: Duration = Duration::from_secs(600);
+/// Lookups at once. More than one, so that a name whose server is mute does not stop the others.
+const THREADS: usize = 4;
+
+struct Entry {
+    addrs: Vec<SocketAddr>,
+    /// When `addrs`, or the failure to get them, came.
+    fetched_at: Option<Instant>,
+    used_at: Instant,
+    under_way: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    cache: Mutex<HashMap<String, Entry>>,
+    changed: Condvar,
+}
+
+/// The cache and its threads. They end when it is dropped.
+pub struct Resolver {
+    shared: Arc<Shared>,
+    names: Sender<String>,
+}
+
+impl Resolver {
+    /// Starts the threads.
+    pub fn start() -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        // A name is under way once; more than so many at a time wait for their next query.
+        let (names, inbox) = bounded(1024);
+        for index in 0..THREADS {
+            let (shared, inbox) = (shared.clone(), inbox.clone());
+            thread::Builder::new()
+                .name(format!("resolve-{index}"))
+                .spawn(move || look_up_all(&shared, &inbox))?;
+        }
+        Ok(Resolver { shared, names })
+    }
+
+    /// All addresses of `host:port`; none if there is none, or patience ended.
+    pub fn resolve(&self, host_port: &str, patience: &mut Patience<'_>) -> Vec<SocketAddr> {
+        if let Ok(addr) = host_port.parse() {
+            return vec![addr];
+        }
+        let mut cache = self.shared.cache.lock();
+        loop {
+            let now = Instant::now();
+            let entry = cache.entry(host_port.to_owned()).or_insert(Entry {
+                addrs: Vec::new(),
+                fetched_at: None,
+                used_at: now,
+                under_way: false,
+            });
+            entry.used_at = now;
+            let fresh = if entry.addrs.is_empty() { FRESH_FAILURE } else { FRESH };
+            let is_fresh = entry.fetched_at.is_some_and(|at| now < at + fresh);
+            if !is_fresh && !entry.under_way {
+                entry.under_way = self.names.try_send(host_port.to_owned()).is_ok();
+            }
+            if is_fresh || !entry.addrs.is_empty() {
+                return entry.addrs.clone();
+            }
+            self.shared.changed.wait_for(&mut cache, SLICE);
+            let is_known = cache.get(host_port).is_some_and(|e| !e.addrs.is_empty());
+            if !is_known && !patience() {
+                return Vec::new();
+            }
+        }
+    }
+}
+
+fn look_up_all(shared: &Shared, inbox: &Receiver<String>) {
+    static FAILED: Throttle = Throttle::new();
+    for name in inbox {
+        let found = name.to_socket_addrs().map(|addrs| {
+            let mut addrs: Vec<SocketAddr> = addrs.collect();
+            addrs.sort_unstable();
+            addrs.dedup();
+            addrs
+        });
+        let now = Instant::now();
+        let mut cache = shared.cache.lock();
+        cache.retain(|_, entry| now < entry.used_at + FORGET);
+        if let Some(entry) = cache.get_mut(&name) {
+            entry.under_way = false;
+            entry.fetched_at = Some(now);
+            match found {
+                Ok(addrs) if !addrs.is_empty() => {
+                    if addrs != entry.addrs {
+                        info!("host {name} is {addrs:?}");
+                    }
+                    entry.addrs = addrs;
+                }
+                failed => {
+                    let why = failed.err().map_or("no addresses".to_owned(), |e| e.to_string());
+                    if let Some(hidden) = FAILED.pass() {
+                        let last = &entry.addrs;
+                        warn!("host {name} is not resolved, last known {last:?}: {why}{hidden}");
+                    }
+                }
+            }
+        }
+        shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_addresses_and_nonsense() {
+        let resolver = Resolver::start().unwrap();
+        let ip: SocketAddr = "127.0.0.1:7".parse().unwrap();
+        assert_eq!(resolver.resolve("127.0.0.1:7", &mut || false), [ip]);
+        assert!(resolver.resolve("localhost:7", &mut || true).contains(&ip));
+        assert!(resolver.resolve("localhost:7", &mut || false).contains(&ip), "cached");
+        let mut slices = 0;
+        let none = resolver.resolve("no-such-host.invalid:7", &mut || {
+            slices += 1;
+            slices < 200
+        });
+        assert!(none.is_empty());
+    }
+}

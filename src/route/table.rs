@@ -1,0 +1,256 @@
+//! The routes that all workers read: an RwLock map, written by one thread.
+//!
+//! ```text
+//! workers ─▶ find ──▶ entries: table -> route | unusable      ◀── put, remove, evict ──┐ RouteWriter,
+//!                 └─▶ names:   all tables there are, if known ◀── set_names ───────────┘ one thread
+//! ```
+//! A reader holds the lock for a map lookup and an Arc clone. What is not in the entries is unknown if the
+//! names are known and it is not among them, and otherwise missing: the writer's thread must look.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use parking_lot::RwLock;
+
+use crate::upstream::cluster::Cluster;
+
+/// Where a table lives, as far as this proxy knows.
+pub struct Route {
+    /// Name of the cluster in the table's record.
+    pub cluster_name: String,
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// zxid of the change that wrote the record; 0 where there is none.
+    pub mzxid: i64,
+}
+
+/// What is cached about one table.
+#[derive(Clone)]
+pub enum Cached {
+    /// It lives there.
+    Route(Arc<Route>),
+    /// Its record cannot be used and never could since this proxy knows of it.
+    Unusable,
+}
+
+struct Entry {
+    cached: Cached,
+    /// Ms of the table's clock when it was last asked for; for eviction and for the order of re-reads.
+    used_ms: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<Box<str>, Entry>,
+    names: Option<HashSet<Box<str>>>,
+}
+
+/// What a reader finds.
+pub enum Found {
+    /// The cluster that holds the table.
+    Cluster(Arc<Cluster>),
+    /// The table's record cannot be used.
+    Unusable,
+    /// There is no such table.
+    Unknown,
+    /// Not cached.
+    Missing,
+}
+
+/// The reading side.
+pub struct RouteTable {
+    inner: RwLock<Inner>,
+    start: Instant,
+    /// Grows with each change of what is cached.
+    version: AtomicU64,
+}
+
+/// The writing side; there is one.
+pub struct RouteWriter {
+    table: Arc<RouteTable>,
+    capacity: usize,
+}
+
+impl RouteTable {
+    /// An empty table for at most `capacity` entries, and its only writer.
+    pub fn new(capacity: usize) -> (Arc<RouteTable>, RouteWriter) {
+        let table = Arc::new(RouteTable {
+            inner: RwLock::default(),
+            start: Instant::now(),
+            version: AtomicU64::new(0),
+        });
+        (table.clone(), RouteWriter { table, capacity })
+    }
+
+    /// Looks a table up.
+    pub fn find(&self, table: &str, now: Instant) -> Found {
+        let inner = self.inner.read();
+        match inner.entries.get(table) {
+            Some(entry) => {
+                let now_ms = now.saturating_duration_since(self.start).as_millis() as u64;
+                entry.used_ms.store(now_ms, Relaxed);
+                match &entry.cached {
+                    Cached::Route(route) => Found::Cluster(route.cluster.clone()),
+                    Cached::Unusable => Found::Unusable,
+                }
+            }
+            None => match &inner.names {
+                Some(names) if !names.contains(table) => Found::Unknown,
+                _ => Found::Missing,
+            },
+        }
+    }
+
+    /// Whether the table has moved away from this very cluster. One that is gone has not: who asked while
+    /// it was there may have the answer.
+    pub fn has_moved(&self, table: &str, cluster: &Arc<Cluster>) -> bool {
+        match self.inner.read().entries.get(table).map(|entry| &entry.cached) {
+            Some(Cached::Route(route)) => !Arc::ptr_eq(&route.cluster, cluster),
+            _ => false,
+        }
+    }
+
+    /// Another number than before if anything that is cached has changed since.
+    pub fn version(&self) -> u64 {
+        self.version.load(Relaxed)
+    }
+
+    /// All routes, by name.
+    pub fn snapshot(&self) -> Vec<(Box<str>, Arc<Route>)> {
+        let inner = self.inner.read();
+        let mut routes: Vec<_> = inner
+            .entries
+            .iter()
+            .filter_map(|(table, entry)| match &entry.cached {
+                Cached::Route(route) => Some((table.clone(), route.clone())),
+                Cached::Unusable => None,
+            })
+            .collect();
+        drop(inner);
+        routes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        routes
+    }
+}
+
+impl RouteWriter {
+    /// What is cached about a table, without counting as use.
+    pub fn get(&self, table: &str) -> Option<Cached> {
+        self.table.inner.read().entries.get(table).map(|entry| entry.cached.clone())
+    }
+
+    /// Caches what is known of a table now. The tables asked for longest ago make room.
+    pub fn put(&self, table: &str, cached: Cached) {
+        let now_ms = self.table.start.elapsed().as_millis() as u64;
+        let mut inner = self.table.inner.write();
+        match inner.entries.get_mut(table) {
+            Some(entry) => entry.cached = cached,
+            None => {
+                if inner.entries.len() >= self.capacity {
+                    evict(&mut inner.entries, self.capacity);
+                }
+                inner.entries.insert(table.into(), Entry { cached, used_ms: now_ms.into() });
+            }
+        }
+        self.table.version.fetch_add(1, Relaxed);
+    }
+
+    /// The table is no more.
+    pub fn remove(&self, table: &str) {
+        self.table.inner.write().entries.remove(table);
+        self.table.version.fetch_add(1, Relaxed);
+    }
+
+    /// All tables that there are; `None` when that is not known.
+    pub fn set_names(&self, names: Option<HashSet<Box<str>>>) {
+        let before = std::mem::replace(&mut self.table.inner.write().names, names);
+        // Thousands of names: not freed under the lock.
+        drop(before);
+    }
+
+    /// All that is cached, the tables asked for last first.
+    pub fn by_use(&self) -> Vec<Box<str>> {
+        let inner = self.table.inner.read();
+        let mut tables: Vec<(u64, Box<str>)> = inner
+            .entries
+            .iter()
+            .map(|(table, entry)| (entry.used_ms.load(Relaxed), table.clone()))
+            .collect();
+        drop(inner);
+        tables.sort_unstable_by_key(|(used_ms, _)| Reverse(*used_ms));
+        tables.into_iter().map(|(_, table)| table).collect()
+    }
+
+    /// Names that are known and not cached, as many as there is room for.
+    pub fn names_not_cached(&self) -> Vec<Box<str>> {
+        let inner = self.table.inner.read();
+        let room = self.capacity.saturating_sub(inner.entries.len());
+        let names = inner.names.iter().flatten();
+        names.filter(|name| !inner.entries.contains_key(*name)).take(room).cloned().collect()
+    }
+
+    /// Number of tables cached.
+    pub fn len(&self) -> usize {
+        self.table.inner.read().entries.len()
+    }
+
+    /// Whether nothing is cached.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Makes room for a sixty-fourth at once, so that a full cache does not search itself for each new table.
+fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) {
+    let room = (capacity / 64).max(1);
+    let mut used: Vec<u64> = entries.values().map(|entry| entry.used_ms.load(Relaxed)).collect();
+    let last = room.min(used.len()) - 1;
+    let (_, limit, _) = used.select_nth_unstable(last);
+    let limit = *limit;
+    let mut left = room;
+    entries.retain(|_, entry| {
+        let goes = left > 0 && entry.used_ms.load(Relaxed) <= limit;
+        left -= usize::from(goes);
+        !goes
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_full_cache_gives_up_who_was_asked_for_longest_ago() {
+        let (table, writer) = RouteTable::new(3);
+        for name in ["a", "b", "c"] {
+            writer.put(name, Cached::Unusable);
+        }
+        let later = Instant::now() + Duration::from_secs(1);
+        table.find("a", later);
+        table.find("c", later + Duration::from_secs(1));
+        writer.put("d", Cached::Unusable);
+        assert_eq!(writer.len(), 3);
+        assert!(writer.get("b").is_none());
+        assert_eq!(&*writer.by_use()[0], "c");
+        writer.put("c", Cached::Unusable);
+        assert_eq!(writer.len(), 3, "one that is there takes no room");
+    }
+
+    #[test]
+    fn unknown_is_only_what_is_known_not_to_be() {
+        let (table, writer) = RouteTable::new(3);
+        let now = Instant::now();
+        assert!(matches!(table.find("a", now), Found::Missing));
+        writer.set_names(Some(["b".into()].into()));
+        assert!(matches!(table.find("a", now), Found::Unknown));
+        assert!(matches!(table.find("b", now), Found::Missing));
+        writer.put("a", Cached::Unusable);
+        assert!(matches!(table.find("a", now), Found::Unusable), "what is cached counts more");
+        writer.remove("a");
+        writer.set_names(None);
+        assert!(matches!(table.find("a", now), Found::Missing));
+    }
+}

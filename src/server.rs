@@ -1,0 +1,198 @@
+//! Builds the parts in order, owns them, and stops them in reverse. The only place that sees them all.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{bounded, unbounded};
+use log::{error, info, warn};
+use mio::{Poll, Waker};
+
+use crate::client::accept::{self, Acceptor};
+use crate::client::connection::{Desk, Note};
+use crate::client::workers::Workers;
+use crate::config::{Settings, ZooKeeperSettings};
+use crate::jobs::Jobs;
+use crate::query::Router;
+use crate::resolve::Resolver;
+use crate::route::file::RoutesFile;
+use crate::route::state::{self, StateFile};
+use crate::route::table::RouteTable;
+use crate::upstream::cluster::{Clusters, Upstream};
+use crate::zk::watcher::ZkWatch;
+
+/// Where the routes come from.
+pub enum Source {
+    /// A file on this machine.
+    File(PathBuf),
+    /// ZooKeeper.
+    ZooKeeper(ZooKeeperSettings),
+}
+
+/// Why the proxy does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The system refuses something: what, and why.
+    Io(&'static str, io::Error),
+    /// Nobody can listen at this address.
+    Listen(SocketAddr, io::Error),
+    /// The routes file has these faults.
+    Routes(Vec<String>),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Io(what, e) => write!(f, "{what}: {e}"),
+            StartError::Listen(addr, e) => write!(f, "listen on {addr}: {e}"),
+            StartError::Routes(faults) => f.write_str(&faults.join("\n")),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+enum RouteSource {
+    File(RoutesFile),
+    ZooKeeper(ZkWatch, Option<StateFile>),
+}
+
+/// How long clients wait at start for ZooKeeper to confirm routes of the state file. With ZooKeeper down they
+/// are served from it after that.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(1);
+
+/// The running proxy.
+pub struct Server {
+    addr: SocketAddr,
+    query_timeout: Duration,
+    desk: Arc<Desk>,
+    accept: JoinHandle<()>,
+    workers: Workers,
+    source: RouteSource,
+}
+
+impl Server {
+    /// Starts all threads. Clients can connect when it returns.
+    pub fn start(settings: &Settings, source: Source) -> Result<Self, StartError> {
+        let io = |what| move |e| StartError::Io(what, e);
+        let mut accept_limits = settings.accept.clone();
+        accept_limits.max_connections = fit_to_descriptors(accept_limits.max_connections);
+
+        let resolver = Resolver::start().map_err(io("start resolve threads"))?;
+        let upstream = Arc::new(Upstream { resolver, limits: settings.upstream.clone() });
+        // Jobs are bounded by what they are about: one per connection, and the pending queries.
+        let jobs = Jobs::default();
+        let (misses, missed) = bounded(settings.client.max_pending_total);
+        let capacity = match &source {
+            Source::ZooKeeper(zookeeper) => zookeeper.cache_capacity,
+            Source::File(_) => usize::MAX,
+        };
+        let (routes, writer) = RouteTable::new(capacity);
+        let mut clusters = Clusters::new(upstream.clone());
+        // With a routes file all tables are known and nothing is missing: nobody reads `missed`.
+        let source = match source {
+            Source::File(path) => RoutesFile::start(path, writer, clusters)
+                .map(RouteSource::File)
+                .map_err(StartError::Routes)?,
+            Source::ZooKeeper(zookeeper) => {
+                let (path, root) = (zookeeper.state_file.clone(), zookeeper.root.clone());
+                if let Some(path) = &path {
+                    state::load(path, &root, &writer, &mut clusters);
+                }
+                let has_old_routes = !writer.is_empty();
+                let watch =
+                    ZkWatch::start(zookeeper, writer, clusters, upstream, missed, jobs.clone())
+                        .map_err(io("start zk-watch"))?;
+                if has_old_routes && !watch.wait_until_confirmed(CONFIRM_LIMIT) {
+                    warn!(
+                        "ZooKeeper has not confirmed the routes of the state file yet; they serve"
+                    );
+                }
+                let keeper = path
+                    .map(|path| StateFile::start(path, root, routes.clone()))
+                    .transpose()
+                    .map_err(io("start state-file"))?;
+                RouteSource::ZooKeeper(watch, keeper)
+            }
+        };
+        let router = Arc::new(Router::new(routes, misses, jobs.clone(), settings.query_timeout));
+        let workers =
+            Workers::start(settings.workers, jobs.clone(), &router).map_err(io("start workers"))?;
+
+        let poll = Poll::new().map_err(io("epoll"))?;
+        let waker = Waker::new(poll.registry(), accept::WAKER).map_err(io("eventfd"))?;
+        let (notes, noted) = unbounded();
+        let registry = poll.registry().try_clone().map_err(io("epoll"))?;
+        let desk = Arc::new(Desk::new(notes, waker, registry, settings.client.clone()));
+        let listener =
+            accept::listen(settings.listen).map_err(|e| StartError::Listen(settings.listen, e))?;
+        let addr = listener.local_addr().map_err(io("getsockname"))?;
+        let acceptor = Acceptor::new(poll, listener, accept_limits, desk.clone(), noted, jobs)
+            .map_err(io("epoll"))?;
+        let accept = thread::Builder::new()
+            .name("accept".to_owned())
+            .spawn(move || accept_or_stop(acceptor))
+            .map_err(io("start accept"))?;
+        info!("listening on {addr}, {} workers", settings.workers);
+        let query_timeout = settings.query_timeout;
+        Ok(Server { addr, query_timeout, desk, accept, workers, source })
+    }
+
+    /// Where clients connect.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops: nobody new, then the queries under way are answered, then all connections close.
+    pub fn stop(self) {
+        self.desk.tell(Note::StopAccepting);
+        let grace = Instant::now() + self.query_timeout + Duration::from_millis(500);
+        while self.desk.pending() > 0 && Instant::now() < grace {
+            thread::sleep(Duration::from_millis(10));
+        }
+        match self.desk.pending() {
+            0 => info!("stopping, no query is under way"),
+            left => warn!("stopping, {left} queries stay without an answer"),
+        }
+        self.desk.tell(Note::Stop);
+        let _ = self.accept.join();
+        self.workers.stop();
+        match self.source {
+            RouteSource::File(file) => file.stop(),
+            RouteSource::ZooKeeper(watch, keeper) => {
+                watch.stop();
+                keeper.into_iter().for_each(StateFile::stop);
+            }
+        }
+    }
+}
+
+/// Without its accept loop the proxy is deaf: it stops, in order, and is started anew.
+fn accept_or_stop(acceptor: Acceptor) {
+    if let Err(e) = acceptor.run() {
+        error!("the accept loop failed: {e}");
+        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
+    }
+}
+
+/// Raises the limit of descriptors as far as it goes, and keeps some from clients: without a descriptor
+/// for a MetaServer or ZooKeeper a client connection is of no use.
+fn fit_to_descriptors(wanted: usize) -> usize {
+    let limit = match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        Err(e) => {
+            warn!("RLIMIT_NOFILE cannot be raised: {e}");
+            rlimit::Resource::NOFILE.get_soft().map_or(1024, |limit| limit as usize)
+        }
+    };
+    let own = (limit / 4).min(1024);
+    let room = limit.saturating_sub(own).max(1);
+    if room < wanted {
+        warn!("RLIMIT_NOFILE {limit} has room for {room} clients, max_connections is {wanted}");
+    }
+    wanted.min(room)
+}

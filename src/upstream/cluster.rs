@@ -1,0 +1,441 @@
+//! One cluster: its MetaServers, who leads, who failed, the links, the flights.
+//!
+//! ```text
+//! join ─▶ [health: refuse at once?] ─▶ [flight: share, or lead] ─▶ call:
+//!
+//!   round: leader first, then the others ─┬─ leader's answer ──────────────▶ Answered
+//!     ▲                                   ├─ follower: its leader is next
+//!     │                                   ├─ no link, no answer, a lie: next
+//!     │                                   └─ slow: set aside, the next may know a new leader;
+//!     │                                      if none does, the slow one is waited for after all
+//!     └── short pause ◀── the round is over ──┘      nobody waits any more ─▶ Failed
+//! ```
+//! A call blocks its worker, and its worker looks up every slice: it answers those whose time is over,
+//! also those who only wait for a later call, and leaves when the route has moved.
+//!
+//! The lock covers what calls share (flights, health, memory, idle links) and never any I/O. Calls at once
+//! are few, and each holds one link to a server at a time: that bounds the links to a MetaServer and keeps
+//! a dead cluster from taking all workers.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use parking_lot::Mutex;
+
+use super::flight::{Flights, Key, Lead};
+use super::health::{Admit, Health};
+use super::leader::{Memory, Plan};
+use super::link::{Link, LinkError};
+use crate::ask::Ask;
+use crate::client::outbox::Body;
+use crate::logging::Throttle;
+use crate::patience::SLICE;
+use crate::resolve::Resolver;
+use crate::route::record::Record;
+use crate::wire::answer::Answer;
+use crate::wire::error_code::OwnError;
+
+/// A link idle for longer is not used again: a firewall between may have forgotten it, and then a request
+/// on it is lost without a word.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+
+/// Pause between two rounds of one call, doubled each time up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// See [`FIRST_PAUSE`]. A leader election takes seconds; asking more often does not shorten it.
+const MAX_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a call looks for an answer before it sleeps, where answers usually come sooner than that.
+const SPIN: Duration = Duration::from_micros(60);
+
+/// What calls to a cluster may use.
+#[derive(Clone, Debug)]
+pub struct UpstreamLimits {
+    /// Calls to one cluster at once, and so links to one MetaServer.
+    pub max_calls: usize,
+    /// How long a call waits for one MetaServer before it asks another, too.
+    pub slow_after: Duration,
+}
+
+/// What all clusters share.
+pub struct Upstream {
+    /// Host names to addresses.
+    pub resolver: Resolver,
+    /// What calls may use.
+    pub limits: UpstreamLimits,
+}
+
+/// What became of a query that wants an answer of a cluster.
+pub enum Joined {
+    /// Somebody's call will answer it.
+    Waiting,
+    /// The caller makes this call.
+    Lead(Lead<Ask>),
+    /// The cluster does not answer these days.
+    Refused(Ask),
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// With a leader's answer.
+    Answered(Arc<Body>),
+    /// Nobody answered before the time of all who waited was over.
+    Failed,
+    /// The route moved away from this cluster; who still waits is to be asked for elsewhere.
+    Moved,
+    /// All who waited have left.
+    Abandoned,
+}
+
+/// All clusters that routes name, each once however many tables it holds. Owned by who writes the routes;
+/// a cluster and its links go with its last route and call.
+pub struct Clusters {
+    upstream: Arc<Upstream>,
+    by_addrs: HashMap<Vec<String>, Weak<Cluster>>,
+}
+
+impl Clusters {
+    /// None yet.
+    pub fn new(upstream: Arc<Upstream>) -> Self {
+        Clusters { upstream, by_addrs: HashMap::new() }
+    }
+
+    /// The cluster of a record.
+    pub fn get(&mut self, record: Record) -> Arc<Cluster> {
+        if let Some(cluster) = self.by_addrs.get(&record.meta_addrs).and_then(Weak::upgrade) {
+            return cluster;
+        }
+        self.by_addrs.retain(|_, cluster| cluster.strong_count() > 0);
+        let addrs = record.meta_addrs.clone();
+        let cluster =
+            Arc::new(Cluster::new(record.cluster, record.meta_addrs, self.upstream.clone()));
+        self.by_addrs.insert(addrs, Arc::downgrade(&cluster));
+        cluster
+    }
+}
+
+struct Core {
+    flights: Flights<Ask>,
+    health: Health,
+    memory: Memory,
+    idle: HashMap<SocketAddr, Vec<Link>>,
+    next_expiry: Instant,
+}
+
+/// One cluster, known by the set of its MetaServer addresses.
+pub struct Cluster {
+    /// Its name in the first route that named it; for people.
+    pub name: String,
+    /// Its MetaServers, `host:port`, sorted.
+    pub meta_addrs: Vec<String>,
+    upstream: Arc<Upstream>,
+    /// How long answers took of late, us. Two calls that write it at once do no harm.
+    usual_us: AtomicU32,
+    core: Mutex<Core>,
+}
+
+impl Cluster {
+    /// `meta_addrs` must not be empty.
+    pub fn new(name: String, meta_addrs: Vec<String>, upstream: Arc<Upstream>) -> Self {
+        let core = Core {
+            flights: Flights::new(upstream.limits.max_calls),
+            health: Health::default(),
+            memory: Memory::default(),
+            idle: HashMap::new(),
+            next_expiry: Instant::now(),
+        };
+        let usual_us = AtomicU32::new(u32::MAX / 8);
+        Cluster { name, meta_addrs, upstream, usual_us, core: Mutex::new(core) }
+    }
+
+    /// A query wants this cluster's answer.
+    pub fn join(&self, ask: Ask) -> Joined {
+        let mut core = self.core.lock();
+        match core.health.admit(Instant::now()) {
+            Admit::Refuse => Joined::Refused(ask),
+            Admit::Ask => match core.flights.join(ask.args.clone(), ask) {
+                Some(lead) => Joined::Lead(lead),
+                None => Joined::Waiting,
+            },
+        }
+    }
+
+    /// Makes one call and blocks until it is over. Those `aboard` whose time ends before are answered here
+    /// and taken out; `moved` tells that their route names another cluster now.
+    pub fn call(&self, key: &Key, aboard: &mut Vec<Ask>, moved: &dyn Fn() -> bool) -> Outcome {
+        let mut call = Call { cluster: self, key, aboard, moved, expired: 0, over: None };
+        match call.run() {
+            Ok(body) => Outcome::Answered(body),
+            Err(Over) => call.over.expect("Over is only said when it is set"),
+        }
+    }
+
+    /// The call for `key` is over. `Some`: the caller makes this one next.
+    pub fn land(&self, key: &Key, outcome: &Outcome) -> Option<Lead<Ask>> {
+        let mut core = self.core.lock();
+        let (name, metas) = (&self.name, &self.meta_addrs);
+        match outcome {
+            Outcome::Answered(_) => {
+                if core.health.answered() {
+                    info!("cluster={name} answers again");
+                }
+            }
+            Outcome::Failed => {
+                if core.health.failed(Instant::now()) {
+                    let n = core.health.failures();
+                    warn!(
+                        "cluster={name} metas={metas:?}: {n} calls in a row failed, \
+                         queries are refused until a probe is answered"
+                    );
+                }
+            }
+            Outcome::Moved | Outcome::Abandoned => core.health.unknown(),
+        }
+        core.flights.land(key)
+    }
+
+    /// Answers those who wait for a later call than the one under way and whose time is over.
+    fn expire_waiting(&self, now: Instant) {
+        let mut core = self.core.lock();
+        if now < core.next_expiry {
+            return;
+        }
+        core.next_expiry = now + SLICE / 2;
+        let expired = core.flights.take(|ask| ask.deadline <= now || ask.is_gone());
+        drop(core);
+        expired.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));
+    }
+
+    /// Whether answers come so fast that sleeping would take longer.
+    pub fn is_fast(&self) -> bool {
+        self.usual_us.load(Relaxed) < SPIN.as_micros() as u32
+    }
+
+    fn worth_spinning(&self) -> Duration {
+        if self.is_fast() { SPIN } else { Duration::ZERO }
+    }
+
+    /// Keeps the running mean of the time that answers take.
+    fn answered_in(&self, took: Duration) {
+        let took_us = took.as_micros().min(1_000_000) as u32;
+        let usual_us = self.usual_us.load(Relaxed);
+        self.usual_us.store((7 * usual_us + took_us) / 8, Relaxed);
+    }
+
+    fn idle_link(&self, addr: SocketAddr) -> Option<Link> {
+        let mut core = self.core.lock();
+        let links = core.idle.get_mut(&addr)?;
+        // The last in is the first out, so the old ones behind it are all older.
+        match links.pop() {
+            Some(link) if link.idle_since.elapsed() < MAX_IDLE => Some(link),
+            _ => {
+                core.idle.remove(&addr);
+                None
+            }
+        }
+    }
+
+    fn keep_link(&self, addr: SocketAddr, link: Link) {
+        self.core.lock().idle.entry(addr).or_default().push(link);
+    }
+
+    fn forget_links(&self, addr: SocketAddr) {
+        self.core.lock().idle.remove(&addr);
+    }
+}
+
+/// The call is over, see `Call::over`.
+struct Over;
+
+/// What asking one MetaServer came to.
+enum Said {
+    Leader(Arc<Body>),
+    Follower(Option<SocketAddr>),
+    /// It has the question and no answer yet.
+    NothingYet(Link),
+    /// The link broke before the first byte of an answer.
+    Lost(LinkError),
+    Nothing(LinkError),
+}
+
+struct Call<'a> {
+    cluster: &'a Cluster,
+    key: &'a Key,
+    aboard: &'a mut Vec<Ask>,
+    moved: &'a dyn Fn() -> bool,
+    /// Queries whose time was over during this call.
+    expired: usize,
+    over: Option<Outcome>,
+}
+
+impl<'a> Call<'a> {
+    /// Looks up: false when there is no reason to go on.
+    fn goes_on(&mut self) -> bool {
+        if self.over.is_some() {
+            return false;
+        }
+        let now = Instant::now();
+        for ask in self.aboard.extract_if(.., |ask| ask.deadline <= now) {
+            self.expired += 1;
+            ask.refuse(OwnError::Unavailable);
+        }
+        self.cluster.expire_waiting(now);
+        if self.aboard.iter().all(Ask::is_gone) {
+            self.over = Some(match self.expired {
+                0 => Outcome::Abandoned,
+                _ => Outcome::Failed,
+            });
+        } else if (self.moved)() {
+            self.over = Some(Outcome::Moved);
+        }
+        self.over.is_none()
+    }
+
+    fn run(&mut self) -> Result<Arc<Body>, Over> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let cluster: &'a Cluster = self.cluster;
+            let servers = self.resolve(&cluster.meta_addrs);
+            let plan = cluster.core.lock().memory.plan(&servers, Instant::now());
+            if let Some(body) = self.round(plan)? {
+                return Ok(body);
+            }
+            self.pause(pause)?;
+            pause = MAX_PAUSE.min(2 * pause);
+        }
+    }
+
+    fn pause(&mut self, pause: Duration) -> Result<(), Over> {
+        let end = Instant::now() + pause;
+        while self.goes_on() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(SLICE));
+        }
+        Err(Over)
+    }
+
+    fn resolve(&mut self, host_ports: &[String]) -> Vec<SocketAddr> {
+        let upstream = &self.cluster.upstream;
+        // With several names a slow one must not use up the time of the others.
+        let end = Instant::now() + upstream.limits.slow_after;
+        let mut found = Vec::new();
+        for host_port in host_ports {
+            let mut patience = || self.goes_on() && Instant::now() < end;
+            found.extend(upstream.resolver.resolve(host_port, &mut patience));
+        }
+        found
+    }
+
+    /// Asks each server of the plan until one answers as leader.
+    fn round(&mut self, mut plan: Plan) -> Result<Option<Arc<Body>>, Over> {
+        let slow_after = self.cluster.upstream.limits.slow_after;
+        let mut slow: VecDeque<(SocketAddr, Link)> = VecDeque::new();
+        while let Some(addr) = plan.next_server() {
+            let wait = if plan.has_more() { slow_after } else { SLICE };
+            match self.ask(addr, wait)? {
+                Said::Leader(body) => {
+                    self.learn_leader(addr, &slow);
+                    return Ok(Some(body));
+                }
+                Said::Follower(Some(leader)) => plan.forward(leader),
+                Said::Follower(None) => {}
+                Said::NothingYet(link) => slow.push_back((addr, link)),
+                Said::Lost(e) | Said::Nothing(e) => self.failed(addr, &e),
+            }
+        }
+        // Everybody has the question. Who is only slow may answer yet: listen to each in turn.
+        while let Some((addr, link)) = slow.pop_front() {
+            match self.hear(addr, link, SLICE)? {
+                Said::Leader(body) => {
+                    self.learn_leader(addr, &slow);
+                    return Ok(Some(body));
+                }
+                Said::Follower(_) => {}
+                Said::NothingYet(link) => slow.push_back((addr, link)),
+                Said::Lost(e) | Said::Nothing(e) => self.failed(addr, &e),
+            }
+        }
+        Ok(None)
+    }
+
+    fn learn_leader(&self, leader: SocketAddr, mute: &VecDeque<(SocketAddr, Link)>) {
+        let mut core = self.cluster.core.lock();
+        let is_new = core.memory.led(leader);
+        for (addr, _) in mute {
+            core.memory.failed(*addr, Instant::now());
+        }
+        drop(core);
+        if is_new {
+            info!("cluster={} leader={leader}", self.cluster.name);
+        }
+    }
+
+    fn failed(&self, addr: SocketAddr, why: &LinkError) {
+        static FAILED: Throttle = Throttle::new();
+        let mut core = self.cluster.core.lock();
+        core.memory.failed(addr, Instant::now());
+        // Of a cluster that keeps failing one line has told, and one will when it is back.
+        let is_news = !core.health.is_failing();
+        drop(core);
+        let name = &self.cluster.name;
+        if !is_news {
+            debug!("cluster={name} meta={addr}: {why}");
+        } else if let Some(hidden) = FAILED.pass() {
+            warn!("cluster={name} meta={addr}: {why}{hidden}");
+        }
+    }
+
+    /// Asks one server, on a link that is there or on a fresh one, and waits a while for its answer.
+    fn ask(&mut self, addr: SocketAddr, wait: Duration) -> Result<Said, Over> {
+        if let Some(mut link) = self.cluster.idle_link(addr) {
+            let said = match link.send(self.key) {
+                Ok(()) => self.hear(addr, link, wait)?,
+                Err(e) => Said::Lost(e),
+            };
+            match said {
+                // It died while idle. Then its like died with it; a fresh one tells more.
+                Said::Lost(_) => self.cluster.forget_links(addr),
+                said => return Ok(said),
+            }
+        }
+        let fresh = Link::connect(addr, &mut || self.goes_on())
+            .and_then(|mut link| link.send(self.key).map(|()| link));
+        match fresh {
+            Ok(link) => self.hear(addr, link, wait),
+            Err(LinkError::GaveUp) => Err(Over),
+            Err(e) => Ok(Said::Nothing(e)),
+        }
+    }
+
+    fn hear(&mut self, addr: SocketAddr, mut link: Link, wait: Duration) -> Result<Said, Over> {
+        let end = Instant::now() + wait;
+        let (start, spin) = (Instant::now(), self.cluster.worth_spinning());
+        let mut patience = || self.goes_on() && Instant::now() < end;
+        match link.receive(spin, &mut patience) {
+            Ok((Answer::Leader { result_at }, frame)) => {
+                self.cluster.answered_in(start.elapsed());
+                self.cluster.keep_link(addr, link);
+                Ok(Said::Leader(Arc::new(Body::new(frame, result_at))))
+            }
+            Ok((Answer::Follower { leader }, _)) => {
+                self.cluster.keep_link(addr, link);
+                self.cluster.core.lock().memory.deposed(addr);
+                let found = leader.map(|leader| self.resolve(&[leader.to_string()]));
+                Ok(Said::Follower(found.and_then(|found| found.first().copied())))
+            }
+            Err(LinkError::GaveUp) if self.over.is_some() => Err(Over),
+            Err(LinkError::GaveUp) => Ok(Said::NothingYet(link)),
+            Err(e @ (LinkError::Io(_) | LinkError::Closed)) if !link.has_received() => {
+                Ok(Said::Lost(e))
+            }
+            Err(e) => Ok(Said::Nothing(e)),
+        }
+    }
+}

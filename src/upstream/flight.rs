@@ -1,0 +1,252 @@
+//! Who shares a call. Queries with the same argument bytes share one, and none gets an answer older than
+//! its question: a query that arrives while a call is under way waits for the *next* one.
+//!
+//! ```text
+//!             a place is free                 land, nobody waits
+//!   join ───────────────────────▶ FLYING ─────────────────────────▶ gone
+//!     │                           │    ▲ join: waits for the next call
+//!     │ all places taken          │ land, somebody waits
+//!     ▼                           ▼
+//!   QUEUED ◀──────────────────────┘        join: is aboard when it starts
+//!     └── first in the queue, a place is free ──▶ FLYING
+//! ```
+//! A place is the right to one call at a time; a cluster has a few. Whoever gets a [`Lead`] makes the call
+//! and lands it; waiting queries are values in a list and hold no thread. Pure: no lock, clock or socket.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// The argument bytes of a query.
+pub type Key = Arc<[u8]>;
+
+/// The duty to make one call for all who are aboard, and to [`Flights::land`] it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lead<W> {
+    /// What to ask.
+    pub key: Key,
+    /// Who gets the answer.
+    pub aboard: Vec<W>,
+}
+
+enum Flight<W> {
+    /// Waits for a place; these will be aboard.
+    Queued(Vec<W>),
+    /// A call is under way; these came after it started and wait for the next.
+    Flying(Vec<W>),
+}
+
+/// All flights of one cluster.
+pub struct Flights<W> {
+    flights: HashMap<Key, Flight<W>>,
+    queue: VecDeque<Key>,
+    free_places: usize,
+}
+
+impl<W> Flights<W> {
+    /// With room for so many calls at once.
+    pub fn new(places: usize) -> Self {
+        Flights { flights: HashMap::new(), queue: VecDeque::new(), free_places: places }
+    }
+
+    /// A query arrives. `Some`: the caller makes the call. `None`: somebody else will.
+    pub fn join(&mut self, key: Key, waiter: W) -> Option<Lead<W>> {
+        match self.flights.get_mut(&key) {
+            Some(Flight::Queued(waiters) | Flight::Flying(waiters)) => {
+                waiters.push(waiter);
+                None
+            }
+            None if self.free_places > 0 => {
+                self.free_places -= 1;
+                self.flights.insert(key.clone(), Flight::Flying(Vec::new()));
+                Some(Lead { key, aboard: vec![waiter] })
+            }
+            None => {
+                self.queue.push_back(key.clone());
+                self.flights.insert(key, Flight::Queued(vec![waiter]));
+                None
+            }
+        }
+    }
+
+    /// A call ended, well or not. `Some`: the caller makes this call next, in the same place.
+    pub fn land(&mut self, key: &Key) -> Option<Lead<W>> {
+        match self.flights.remove(key) {
+            Some(Flight::Flying(next)) if !next.is_empty() => {
+                // Behind those that have waited longer: one hot table starves no other.
+                self.queue.push_back(key.clone());
+                self.flights.insert(key.clone(), Flight::Queued(next));
+            }
+            Some(Flight::Flying(_)) => {}
+            Some(Flight::Queued(_)) | None => unreachable!("only a flying call lands"),
+        }
+        while let Some(key) = self.queue.pop_front() {
+            match self.flights.insert(key.clone(), Flight::Flying(Vec::new())) {
+                Some(Flight::Queued(aboard)) if !aboard.is_empty() => {
+                    return Some(Lead { key, aboard });
+                }
+                // All who waited have gone.
+                _ => drop(self.flights.remove(&key)),
+            }
+        }
+        self.free_places += 1;
+        None
+    }
+
+    /// Takes out those who wait for a call that has not started and for whom `gone` is true.
+    pub fn take(&mut self, gone: impl Fn(&W) -> bool) -> Vec<W> {
+        let mut taken = Vec::new();
+        for flight in self.flights.values_mut() {
+            let (Flight::Queued(waiters) | Flight::Flying(waiters)) = flight;
+            taken.extend(waiters.extract_if(.., |w| gone(w)));
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Arc::from(name.as_bytes())
+    }
+
+    fn lead<const N: usize>(name: &str, aboard: [u32; N]) -> Option<Lead<u32>> {
+        Some(Lead { key: key(name), aboard: aboard.to_vec() })
+    }
+
+    #[test]
+    fn who_comes_during_a_call_shares_the_next_one() {
+        let mut flights = Flights::new(2);
+        assert_eq!(flights.join(key("a"), 1), lead("a", [1]));
+        assert_eq!(flights.join(key("a"), 2), None);
+        assert_eq!(flights.join(key("a"), 3), None);
+        assert_eq!(flights.join(key("b"), 4), lead("b", [4]), "another question, another call");
+        assert_eq!(flights.land(&key("a")), lead("a", [2, 3]));
+        assert_eq!(flights.land(&key("a")), None);
+        assert_eq!(flights.join(key("a"), 5), lead("a", [5]));
+    }
+
+    #[test]
+    fn when_all_places_are_taken_flights_wait_in_order() {
+        let mut flights = Flights::new(1);
+        assert_eq!(flights.join(key("hot"), 1), lead("hot", [1]));
+        assert_eq!(flights.join(key("b"), 2), None);
+        assert_eq!(flights.join(key("hot"), 3), None);
+        assert_eq!(flights.join(key("b"), 4), None, "aboard: its call has not started");
+        assert_eq!(flights.land(&key("hot")), lead("b", [2, 4]), "the hot table waits its turn");
+        assert_eq!(flights.land(&key("b")), lead("hot", [3]));
+        assert_eq!(flights.land(&key("hot")), None);
+        assert!(flights.flights.is_empty() && flights.queue.is_empty());
+        assert_eq!(flights.free_places, 1);
+    }
+
+    #[test]
+    fn a_flight_that_all_have_left_is_not_made() {
+        let mut flights = Flights::new(1);
+        flights.join(key("a"), 1);
+        flights.join(key("a"), 2);
+        flights.join(key("b"), 3);
+        let mut gone = flights.take(|_| true);
+        gone.sort_unstable();
+        assert_eq!(gone, [2, 3], "1 is aboard a call under way, its leader answers it");
+        assert_eq!(flights.land(&key("a")), None);
+        assert!(flights.flights.is_empty());
+    }
+
+    #[cfg(not(loom))]
+    mod property {
+        use super::*;
+        use proptest::prelude::*;
+
+        /// What may happen next; numbers are taken modulo what there is.
+        #[derive(Clone, Debug)]
+        enum Step {
+            Join(u8),
+            Land(u8),
+            /// Those who joined in this step and before have gone.
+            Leave(u8),
+        }
+
+        fn step() -> impl Strategy<Value = Step> {
+            prop_oneof![
+                4 => (0..4u8).prop_map(Step::Join),
+                3 => any::<u8>().prop_map(Step::Land),
+                1 => any::<u8>().prop_map(Step::Leave),
+            ]
+        }
+
+        /// A query by the step in which it joined, a call by the step in which it started.
+        struct World {
+            flights: Flights<usize>,
+            calls: Vec<(usize, Lead<usize>)>,
+            asked: HashMap<usize, u8>,
+            now: usize,
+        }
+
+        impl World {
+            fn start(&mut self, lead: Option<Lead<usize>>) {
+                if let Some(lead) = lead {
+                    assert!(!lead.aboard.is_empty(), "nobody wants this answer");
+                    assert!(
+                        self.calls.iter().all(|(_, other)| other.key != lead.key),
+                        "two calls for one question"
+                    );
+                    self.calls.push((self.now, lead));
+                }
+            }
+
+            fn land(&mut self, which: u8) {
+                if self.calls.is_empty() {
+                    return;
+                }
+                let (started, lead) = self.calls.remove(which as usize % self.calls.len());
+                for joined in &lead.aboard {
+                    assert!(*joined <= started, "an answer older than its question");
+                    let table = self.asked.remove(joined).expect("answered once");
+                    assert_eq!(*lead.key, [table], "another's answer");
+                }
+                let next = self.flights.land(&lead.key);
+                self.start(next);
+            }
+        }
+
+        proptest! {
+            #[test]
+            fn everyone_is_answered_once_and_not_from_before(
+                places in 1..4usize,
+                steps in proptest::collection::vec(step(), 0..200),
+            ) {
+                let mut world = World {
+                    flights: Flights::new(places),
+                    calls: Vec::new(),
+                    asked: HashMap::new(),
+                    now: 0,
+                };
+                for step in steps {
+                    world.now += 1;
+                    match step {
+                        Step::Join(table) => {
+                            world.asked.insert(world.now, table);
+                            let lead = world.flights.join(Arc::from([table]), world.now);
+                            world.start(lead);
+                        }
+                        Step::Land(which) => world.land(which),
+                        Step::Leave(when) => {
+                            for gone in world.flights.take(|joined| *joined <= when as usize) {
+                                prop_assert!(world.asked.remove(&gone).is_some());
+                            }
+                        }
+                    }
+                    prop_assert!(world.calls.len() <= places);
+                }
+                world.now += 1;
+                while !world.calls.is_empty() {
+                    world.land(0);
+                }
+                prop_assert!(world.asked.is_empty(), "never answered: {:?}", world.asked);
+                prop_assert_eq!(world.flights.free_places, places);
+            }
+        }
+    }
+}

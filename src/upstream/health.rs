@@ -1,0 +1,111 @@
+//! When to stop asking a cluster that does not answer. Pure: time comes in.
+//!
+//! ```text
+//!           calls fail in a row                 the pause is over: one query is let through
+//!  HEALTHY ─────────────────────▶ FAILING ────────────────────────────────────▶ PROBING
+//!     ▲                              ▲  all others are refused at once             │
+//!     │                              └──────────────── it fails ───────────────────┤
+//!     └──────────────────────────────────── it is answered ────────────────────────┘
+//! ```
+//! A dead cluster costs a call its whole deadline. Without this its queries would pile up behind few
+//! places, each to fail as late as it may.
+
+use std::time::{Duration, Instant};
+
+/// Calls in a row that must fail before queries are refused. Several, because one can fail on its own:
+/// a leader change takes one call's deadline easily.
+const FAILURES_TO_REFUSE: u32 = 3;
+
+/// Pause between a failed probe and the next: short against the second after which clients ask again.
+const PROBE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What happens to a query now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admit {
+    /// Ask the cluster.
+    Ask,
+    /// Say ERR_SERVICE_NOT_ACTIVE at once.
+    Refuse,
+}
+
+/// What the last calls to a cluster came to.
+#[derive(Debug, Default)]
+pub struct Health {
+    failures: u32,
+    probing: bool,
+    last_failure: Option<Instant>,
+}
+
+impl Health {
+    /// A query wants to start or join a call.
+    pub fn admit(&mut self, now: Instant) -> Admit {
+        if !self.is_failing() {
+            return Admit::Ask;
+        }
+        let paused = self.last_failure.is_some_and(|at| now < at + PROBE_PAUSE);
+        if self.probing || paused {
+            return Admit::Refuse;
+        }
+        self.probing = true;
+        Admit::Ask
+    }
+
+    /// A call was answered by a leader. True: the cluster had been failing.
+    pub fn answered(&mut self) -> bool {
+        let was_failing = self.is_failing();
+        *self = Health::default();
+        was_failing
+    }
+
+    /// A call ended without an answer. True: from now on queries are refused.
+    pub fn failed(&mut self, now: Instant) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        self.probing = false;
+        self.last_failure = Some(now);
+        self.failures == FAILURES_TO_REFUSE
+    }
+
+    /// A call ended for a reason that says nothing of the cluster: all who waited have left, or its
+    /// route moved.
+    pub fn unknown(&mut self) {
+        self.probing = false;
+    }
+
+    /// Whether queries are refused but for probes.
+    pub fn is_failing(&self) -> bool {
+        self.failures >= FAILURES_TO_REFUSE
+    }
+
+    /// Calls that failed since the last answer.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_cluster_is_probed_by_one_query_at_a_time() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut health = Health::default();
+        assert!(!health.failed(at(0)));
+        assert!(!health.failed(at(1)));
+        assert_eq!(health.admit(at(1)), Admit::Ask, "two failures may be chance");
+        assert!(health.failed(at(2)), "told once");
+        assert!(!health.failed(at(3)));
+        assert_eq!(health.admit(at(4)), Admit::Refuse);
+        assert_eq!(health.admit(at(300)), Admit::Ask, "the probe");
+        assert_eq!(health.admit(at(301)), Admit::Refuse, "one at a time");
+        health.failed(at(400));
+        assert_eq!(health.admit(at(599)), Admit::Refuse);
+        assert_eq!(health.admit(at(600)), Admit::Ask);
+        health.unknown();
+        assert_eq!(health.admit(at(600)), Admit::Ask, "a probe without a result is no result");
+        assert!(health.answered(), "told that it is well again");
+        assert!(!health.answered());
+        assert_eq!(health.admit(at(601)), Admit::Ask);
+    }
+}

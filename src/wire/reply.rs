@@ -1,0 +1,84 @@
+//! Envelopes: what stands around a result when it goes to a client.
+//!
+//! ```text
+//! i32 total_len, these 4 bytes included | i32 n + frame error | i32 80 01 00 02
+//! | i32 n + method + "_ACK" | i32 seq, as asked | result struct (not behind a frame error)
+//! ```
+//! The same for THFT v0 and v1. Source: incubator-pegasus `src/rpc/thrift_message_parser.cpp`,
+//! `prepare_on_send`.
+
+use std::sync::LazyLock;
+
+use super::error_code::{ERR_HANDLER_NOT_FOUND, ERR_OK, OwnError};
+use super::message::{NEGOTIATION, QUERY_CONFIG};
+
+/// `RPC_NEGOTIATION` without authentication: status SASL_AUTH_DISABLE (9), empty message, as the C++
+/// MetaServer answers. Clients then go on without Kerberos.
+const NEGOTIATION_RESULT: &[u8] =
+    &[0x0c, 0, 0, 0x08, 0, 1, 0, 0, 0, 9, 0x0c, 0, 2, 0, 0, 0, 0, 0, 0];
+
+/// Bytes before the result of a QueryConfig answer.
+pub const QUERY_HEAD_LEN: usize = 4 + 4 + ERR_OK.len() + 4 + 4 + QUERY_CONFIG.len() + 4 + 4;
+
+/// What stands before the result of a QueryConfig answer.
+pub type QueryHead = [u8; QUERY_HEAD_LEN];
+
+/// The envelope of a MetaServer's result of `result_len` bytes for the asker's `seq`.
+pub fn query_head(seq: i32, result_len: usize) -> QueryHead {
+    static TEMPLATE: LazyLock<QueryHead> = LazyLock::new(|| {
+        let bytes = head_bytes(ERR_OK, QUERY_CONFIG, 0, 0);
+        bytes.try_into().expect("QUERY_HEAD_LEN adds up its parts")
+    });
+    let total = u32::try_from(QUERY_HEAD_LEN + result_len).expect("answers are limited to 64 MiB");
+    let mut head = *TEMPLATE;
+    head[..4].copy_from_slice(&total.to_be_bytes());
+    head[QUERY_HEAD_LEN - 4..].copy_from_slice(&seq.to_be_bytes());
+    head
+}
+
+/// The proxy's own answer to a QueryConfig: the shape in which a MetaServer says that it has no such
+/// table, with the given error.
+pub fn own_error(seq: i32, error: OwnError) -> Vec<u8> {
+    let name = error.name();
+    let mut result = vec![0x0c, 0, 0, 0x0c, 0, 1];
+    result.extend((name.len() as u32).to_be_bytes());
+    result.extend(name.as_bytes());
+    result.extend([0x08, 0, 2, 0, 0, 0, 0]); // app_id
+    result.extend([0x08, 0, 3, 0, 0, 0, 0]); // partition_count
+    result.extend([0x02, 0, 4, 0]); // is_stateful
+    result.extend([0x0f, 0, 5, 0x0c, 0, 0, 0, 0]); // partitions
+    result.extend([0, 0]);
+    with_result(QUERY_CONFIG, seq, &result)
+}
+
+/// The answer to a method that is not served here: a frame error, no result.
+pub fn handler_not_found(method: &str, seq: i32) -> Vec<u8> {
+    head_bytes(ERR_HANDLER_NOT_FOUND, method, seq, 0)
+}
+
+/// The answer to `RPC_NEGOTIATION`: authentication is off.
+pub fn negotiation(seq: i32) -> Vec<u8> {
+    with_result(NEGOTIATION, seq, NEGOTIATION_RESULT)
+}
+
+fn with_result(method: &str, seq: i32, result: &[u8]) -> Vec<u8> {
+    let mut bytes = head_bytes(ERR_OK, method, seq, result.len());
+    bytes.extend(result);
+    bytes
+}
+
+fn head_bytes(frame_error: &str, method: &str, seq: i32, result_len: usize) -> Vec<u8> {
+    let ack_len = method.len() + "_ACK".len();
+    let head_len = 4 + 4 + frame_error.len() + 4 + 4 + ack_len + 4;
+    let total = u32::try_from(head_len + result_len).expect("answers are limited far below 4 GB");
+    let mut bytes = Vec::with_capacity(head_len + result_len.min(256));
+    bytes.extend(total.to_be_bytes());
+    bytes.extend((frame_error.len() as u32).to_be_bytes());
+    bytes.extend(frame_error.as_bytes());
+    bytes.extend([0x80, 0x01, 0x00, 0x02]);
+    bytes.extend((ack_len as u32).to_be_bytes());
+    bytes.extend(method.as_bytes());
+    bytes.extend(b"_ACK");
+    bytes.extend(seq.to_be_bytes());
+    bytes
+}

@@ -1,0 +1,329 @@
+//! Thread `zk-watch`: the only writer of the routes when they come from ZooKeeper.
+//!
+//! ```text
+//! misses ──┐                    ┌─▶ planner ─▶ Dial, Read, GiveUp ...
+//! events ──┼─ select! ─ handle ─┤
+//! dialed ──┤                    └─▶ routes: put, remove, names ─▶ Retry / Refuse jobs for who waited
+//! time  ───┘
+//! ```
+//! It never does I/O itself, so nothing that ZooKeeper does can hold it up, and it holds queries that wait
+//! for a table as values, until the table is read or their time is over.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use log::{info, warn};
+
+use super::client::{Alive, Client, ClientEvent, ConnectOptions, Found, ReadError, Told, What};
+use super::dial::{Dialed, Dialer};
+use super::planner::{Action, Planner};
+use super::routes::Routes;
+use crate::ask::Ask;
+use crate::config::ZooKeeperSettings;
+use crate::jobs::Jobs;
+use crate::patience::SLICE;
+use crate::query::Job;
+use crate::route::table::RouteWriter;
+use crate::upstream::cluster::{Clusters, Upstream};
+use crate::wire::error_code::OwnError;
+
+/// How often it is told that there is still no connection.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How long a table counts as unknown after ZooKeeper said so, while the names of all tables cannot
+/// be read.
+const ABSENT_FOR: Duration = Duration::from_secs(1);
+/// Tables remembered as absent at most.
+const MAX_ABSENT: usize = 10_000;
+
+/// The running thread.
+pub struct ZkWatch {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+    all_confirmed: Receiver<()>,
+}
+
+impl ZkWatch {
+    /// Starts it. `missed` are queries for tables that are not cached; they come back as `jobs`.
+    pub fn start(
+        settings: ZooKeeperSettings,
+        writer: RouteWriter,
+        clusters: Clusters,
+        upstream: Arc<Upstream>,
+        missed: Receiver<Ask>,
+        jobs: Jobs<Job>,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let (confirmed, all_confirmed) = bounded(1);
+        // Unbounded, so that no thread of the crate ever blocks on it; one watch per znode bounds it.
+        let (events, told) = unbounded();
+        let (dials, dialed) = unbounded();
+        let options = ConnectOptions {
+            root: settings.root.clone(),
+            clusters_root: settings.clusters_root.clone(),
+            timeout: settings.timeout,
+            digest: settings.digest,
+        };
+        let alive: Alive = Arc::new(AtomicUsize::new(0));
+        let dialer = Dialer { address: settings.address, options, upstream, events, alive };
+        let seed = RandomState::new().hash_one(std::process::id());
+        let watch = Watch {
+            routes: Routes::new(settings.root, settings.clusters_root, writer, clusters),
+            jobs,
+            dialer,
+            dials,
+            planner: Planner::new(Instant::now(), seed),
+            client: None,
+            avoid: None,
+            greeted: 0,
+            waiting: HashMap::new(),
+            absent: HashMap::new(),
+            told_at: None,
+            preloads: settings.preload,
+            confirmed,
+        };
+        let thread = thread::Builder::new()
+            .name("zk-watch".to_owned())
+            .spawn(move || watch.run(&missed, &told, &dialed, &stopped))?;
+        Ok(ZkWatch { stop, thread, all_confirmed })
+    }
+
+    /// Waits until ZooKeeper has confirmed all routes that were there at start; false: not within `limit`.
+    pub fn wait_until_confirmed(&self, limit: Duration) -> bool {
+        self.all_confirmed.recv_timeout(limit).is_ok()
+    }
+
+    /// Ends the thread.
+    pub fn stop(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
+}
+
+struct Watch {
+    routes: Routes,
+    jobs: Jobs<Job>,
+    dialer: Dialer,
+    dials: Sender<Dialed>,
+    planner: Planner,
+    client: Option<Client>,
+    /// The server of the client given up last.
+    avoid: Option<SocketAddr>,
+    /// The last generation whose client has answered anything.
+    greeted: u64,
+    waiting: HashMap<Box<str>, Vec<Ask>>,
+    absent: HashMap<Box<str>, Instant>,
+    /// When it was last told that there is no connection.
+    told_at: Option<Instant>,
+    /// All tables are still to be read once.
+    preloads: bool,
+    /// Told when all routes that were cached at start are confirmed.
+    confirmed: Sender<()>,
+}
+
+impl Watch {
+    fn run(
+        mut self,
+        missed: &Receiver<Ask>,
+        told: &Receiver<ClientEvent>,
+        dialed: &Receiver<Dialed>,
+        stopped: &Receiver<()>,
+    ) {
+        let mut next_expiry = Instant::now();
+        loop {
+            let now = Instant::now();
+            while let Some(action) = self.planner.next_action(now) {
+                self.act(action, now);
+            }
+            if next_expiry <= now {
+                self.expire(now);
+                next_expiry = now + SLICE / 2;
+            }
+            let mut wake_at = self.planner.wake_at();
+            if !self.waiting.is_empty() {
+                wake_at = wake_at.min(next_expiry);
+            }
+            let timer = crossbeam_channel::at(wake_at);
+            select! {
+                recv(told) -> event => event.into_iter().for_each(|event| self.hear(event)),
+                recv(missed) -> ask => match ask {
+                    Ok(ask) => self.miss(ask),
+                    Err(_) => return,
+                },
+                recv(dialed) -> dialed => dialed.into_iter().for_each(|dialed| self.dialed(dialed)),
+                recv(timer) -> _ => {}
+                recv(stopped) -> _ => return,
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Dial(generation) => {
+                if let Err(e) = self.dialer.start(generation, self.avoid, self.dials.clone()) {
+                    let client = Err(e.to_string());
+                    self.dialed(Dialed { generation, client });
+                }
+            }
+            Action::GiveUp(why) => self.give_up(&why),
+            Action::Read(what) => {
+                let is_taken = self.client.as_ref().is_some_and(|client| client.read(what));
+                if !is_taken {
+                    let action = self.planner.doubt("its readers are stuck".to_owned(), now);
+                    self.act(action, now);
+                }
+            }
+            Action::StartSweep => {
+                self.routes.forget_unnamed();
+                self.planner.sweep(self.routes.by_use());
+                let clusters = self.routes.named_clusters();
+                clusters.into_iter().for_each(|what| self.planner.changed(what));
+            }
+            Action::AllConfirmed(took) => {
+                let cached = self.routes.cached();
+                info!("zookeeper: all {cached} cached routes are confirmed, took={took:?}");
+                let _ = self.confirmed.try_send(());
+            }
+        }
+    }
+
+    fn give_up(&mut self, why: &str) {
+        let Some(client) = self.client.take() else {
+            return;
+        };
+        let cached = self.routes.cached();
+        let addr = client.addr;
+        warn!("zookeeper: {addr} given up: {why}; {cached} cached routes serve on, maybe stale");
+        self.avoid = Some(addr);
+        self.routes.lost_client();
+        self.absent.clear();
+    }
+
+    fn dialed(&mut self, dialed: Dialed) {
+        let now = Instant::now();
+        if !self.planner.awaits(dialed.generation) {
+            return;
+        }
+        match dialed.client {
+            Ok(client) => {
+                self.client = Some(client);
+                self.told_at = None;
+                self.routes.new_client();
+                let missing = self.waiting.keys().cloned().collect();
+                self.planner.dialed(self.routes.by_use(), missing, now);
+                let clusters = self.routes.named_clusters();
+                clusters.into_iter().for_each(|what| self.planner.changed(what));
+            }
+            Err(why) => {
+                // An outage of hours is tried every second and told now and then.
+                if self.told_at.is_none_or(|at| now >= at + TELL_EVERY) {
+                    self.told_at = Some(now);
+                    let cached = self.routes.cached();
+                    warn!("zookeeper: no connection, {cached} cached routes serve: {why}");
+                }
+                self.planner.dial_failed(now);
+            }
+        }
+    }
+
+    fn miss(&mut self, ask: Ask) {
+        let now = Instant::now();
+        if self.routes.has(&ask.table) {
+            self.jobs.send(Job::Retry(vec![ask]));
+        } else if !self.routes.names_are_readable()
+            && self.absent.get(&ask.table).is_some_and(|until| now < *until)
+        {
+            self.jobs.send(Job::Refuse(vec![ask], OwnError::UnknownTable));
+        } else {
+            let waiting = self.waiting.entry(ask.table.clone()).or_default();
+            // Misses of one table share one read.
+            if waiting.is_empty() {
+                self.planner.miss(&ask.table);
+            }
+            waiting.push(ask);
+        }
+    }
+
+    /// Those whose time is over are told so; a table that nobody waits for is still read.
+    fn expire(&mut self, now: Instant) {
+        let mut expired = Vec::new();
+        self.waiting.retain(|_, asks| {
+            expired.extend(asks.extract_if(.., |ask| ask.deadline <= now || ask.is_gone()));
+            !asks.is_empty()
+        });
+        if !expired.is_empty() {
+            self.jobs.send(Job::Refuse(expired, OwnError::Unavailable));
+        }
+    }
+
+    fn hear(&mut self, event: ClientEvent) {
+        let now = Instant::now();
+        if self.planner.live() != Some(event.generation) {
+            return;
+        }
+        match event.told {
+            Told::Doubt(why) => {
+                let action = self.planner.doubt(why, now);
+                self.act(action, now);
+            }
+            Told::Changed(path) => match self.routes.what_is(&path) {
+                Some(what) => {
+                    self.routes.changed(&what, now);
+                    self.planner.changed(what);
+                }
+                None => warn!("zookeeper: a watch told of {path}, which is not watched"),
+            },
+            Told::Read(_, Err(ReadError::Lost(why))) => {
+                let action = self.planner.doubt(why, now);
+                self.act(action, now);
+            }
+            Told::Read(what, found) => {
+                self.greet(event.generation);
+                self.take(what, found, now);
+            }
+        }
+    }
+
+    fn greet(&mut self, generation: u64) {
+        if let Some(client) = &self.client
+            && mem::replace(&mut self.greeted, generation) != generation
+        {
+            let cached = self.routes.cached();
+            info!("zookeeper: connected to {}, {cached} cached routes to confirm", client.addr);
+        }
+    }
+
+    fn take(&mut self, what: What, found: Result<Found, ReadError>, now: Instant) {
+        let taken = self.routes.take(&what, found, now);
+        for table in taken.known {
+            if let Some(asks) = self.waiting.remove(&table) {
+                self.jobs.send(Job::Retry(asks));
+            }
+        }
+        if let Some(table) = taken.gone {
+            if let Some(asks) = self.waiting.remove(&table) {
+                self.jobs.send(Job::Refuse(asks, OwnError::UnknownTable));
+            }
+            if self.absent.len() >= MAX_ABSENT {
+                self.absent.clear();
+            }
+            self.absent.insert(table, now + ABSENT_FOR);
+        }
+        if what == What::Names {
+            self.absent.clear();
+            if mem::take(&mut self.preloads) {
+                self.planner.preload(self.routes.names_to_preload());
+            }
+        }
+        self.planner.done(what, taken.verdict, now);
+        taken.read.into_iter().for_each(|what| self.planner.changed(what));
+    }
+}

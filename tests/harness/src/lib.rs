@@ -1,0 +1,15 @@
+//! What the tests of meta-proxy stand on: stand-in servers, real ZooKeeper, real processes, a faulty network.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod cluster;
+mod listener;
+pub mod meta_server;
+pub mod process;
+pub mod proxy;
+pub mod relay;
+pub mod replica_server;
+pub mod scratch;
+pub mod wait;
+pub mod wire;
+pub mod zookeeper;

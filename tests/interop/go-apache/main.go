@@ -1,0 +1,24 @@
+// Command go-apache sets and gets through the Go client of Apache Pegasus.
+// What it takes, prints and checks, and the quirks of the client: package check.
+package main
+
+import (
+	"context"
+
+	"github.com/apache/incubator-pegasus/go-client/pegalog"
+	"github.com/apache/incubator-pegasus/go-client/pegasus"
+
+	"meta-proxy.test/check"
+)
+
+func main() {
+	// Else the client writes ./pegasus.log.
+	pegalog.SetLogger(pegalog.StderrLogger)
+
+	check.Main(func(meta string) check.Open {
+		client := pegasus.NewClient(pegasus.Config{MetaServers: []string{meta}})
+		return func(ctx context.Context, table string) (check.Table, error) {
+			return client.OpenTable(ctx, table)
+		}
+	})
+}

@@ -1,0 +1,3 @@
+module meta-proxy.test/check
+
+go 1.19

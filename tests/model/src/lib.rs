@@ -1,0 +1,18 @@
+//! Model checks: files of meta-proxy that threads share, compiled against loom, with their tests. A package of its own,
+//! so that nothing but these files and loom is built for it:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test --release -p model --target-dir target/model
+//! ```
+//! Without `--cfg loom` there is nothing here.
+#![cfg(loom)]
+#![forbid(unsafe_code)]
+
+#[path = "../../../src/client/readiness.rs"]
+pub mod readiness;
+
+#[path = "../../../src/upstream/flight.rs"]
+pub mod flight;
+
+#[cfg(test)]
+mod flights;

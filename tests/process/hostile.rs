@@ -1,0 +1,218 @@
+//! Clients that are broken, slow, greedy or hostile: none of it reaches a MetaServer, and others are served.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::client::{Client, NoAnswer};
+use harness::meta_server::{Behaviour, MetaServer};
+use harness::proxy::Proxy;
+use harness::wait::eventually;
+use harness::wire::{EXCEPTION, ONEWAY, QUERY_CONFIG, QueryCfgResponse, REPLY, Request, Version};
+
+use crate::support::{Routes, SOON, addr, golden, meta_with, record};
+
+const PRIMARY: &str = "10.0.0.1:34801";
+
+fn proxy_with(yaml: &str) -> (MetaServer, Proxy, Routes) {
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy_with(yaml);
+    (meta, proxy, routes)
+}
+
+fn is_served(client: &mut Client) -> bool {
+    client.try_ask("t", SOON).is_ok_and(|answer| answer.err.as_deref() == Some("ERR_OK"))
+}
+
+fn query() -> Request {
+    Request::query_config(Version::V0, 1, "t")
+}
+
+/// A good request with bytes written over it.
+fn patched(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = query().encode();
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+fn with_args(args: &[u8]) -> Vec<u8> {
+    Request::new(Version::V0, QUERY_CONFIG, 1, args.to_vec()).encode()
+}
+
+fn of_type(message_type: u8) -> Vec<u8> {
+    Request { message_type, ..query() }.encode()
+}
+
+#[test]
+fn what_kills_or_silences_a_metaserver_never_reaches_it() {
+    let (meta, proxy, _routes) = proxy_with("");
+    let mut neighbour = proxy.client();
+    assert!(is_served(&mut neighbour));
+    let good = query().encode();
+    let args = query().args;
+    let body_len = (good.len() - 48) as u32;
+    let rdsn = golden("52-SYNTHETIC-rdsn-existing.request.bin");
+    let mut junk_rdsn = rdsn.clone();
+    junk_rdsn[192..].fill(0xff);
+    for (why, bytes) in [
+        ("body_len one too short", patched(16, &(body_len - 1).to_be_bytes())),
+        ("an empty body", [&patched(16, &[0; 4])[..48], &good[..]].concat()),
+        ("a truncated method name", patched(52, &200u32.to_be_bytes())),
+        ("a bad Thrift version", patched(48, &[0x80, 0x02])),
+        ("no arguments", with_args(&[])),
+        ("missing arguments", with_args(&[0])),
+        ("truncated arguments", with_args(&args[..args.len() - 3])),
+        ("junk arguments", with_args(&[0xff; 30])),
+        (
+            "two billion indices",
+            with_args(&[&args[..14], &[0x0f, 0, 2, 8, 0x7f, 255, 255, 255, 0, 0]].concat()),
+        ),
+        ("RDSN with a junk body", junk_rdsn),
+        ("4 unknown bytes", b"GET ".to_vec()),
+        ("THFT version 2", patched(4, &[0, 0, 0, 2])),
+        ("v0 header_len 49", patched(8, &[0, 0, 0, 49])),
+        ("a REPLY", of_type(REPLY)),
+        ("an EXCEPTION", of_type(EXCEPTION)),
+        ("a body of 2 GB", patched(16, &[0x7f, 255, 255, 255])),
+        ("a frame over the limit", patched(16, &[0, 1, 0, 0])),
+    ] {
+        let mut client = proxy.client();
+        client.send(&bytes);
+        println!("{why}");
+        client.expect_closed(SOON);
+        assert!(is_served(&mut neighbour), "{why}");
+    }
+    // A good request with other bytes behind it is answered, or its connection closes; never silence.
+    let mut client = proxy.client();
+    client.send(&[&good[..], b"other bytes"].concat());
+    assert_ne!(
+        client.try_read_answer(SOON).err().map(|e| matches!(e, NoAnswer::Silence { .. })),
+        Some(true)
+    );
+
+    for (why, bytes) in [
+        ("app_id > 0 in the header", Request { app_id: 7, partition: 3, ..query() }.encode()),
+        ("ONEWAY is answered like CALL", of_type(ONEWAY)),
+        ("a CRC, which nobody checks", patched(12, &[1, 2, 3, 4])),
+    ] {
+        let mut client = proxy.client();
+        client.send(&bytes);
+        assert_eq!(client.read_answer().err.as_deref(), Some("ERR_OK"), "{why}");
+    }
+    assert_eq!(meta.violations(), [] as [String; 0]);
+    assert!(meta.requests().iter().all(|request| request.args == args));
+}
+
+#[test]
+fn who_does_not_finish_a_frame_is_closed_and_others_are_served() {
+    let (_meta, proxy, _routes) = proxy_with("limits: {frame_timeout_ms: 400}\nworkers: 4");
+    let frame = query().encode();
+    let mut halves: Vec<Client> = (0..200).map(|_| proxy.client()).collect();
+    for (n, half) in halves.iter_mut().enumerate() {
+        half.send(&frame[..1 + n % (frame.len() - 1)]);
+    }
+    let mut silent = proxy.client();
+    let mut good = proxy.client();
+    let mut dripping = proxy.client();
+    let start = Instant::now();
+    // A byte now and then does not move the deadline.
+    for byte in &frame {
+        if dripping.try_send(&[*byte]).is_err() {
+            break;
+        }
+        assert!(is_served(&mut good));
+        thread::sleep(Duration::from_millis(20));
+    }
+    dripping.expect_closed(SOON);
+    for half in &mut halves {
+        half.expect_closed(SOON);
+    }
+    assert!(start.elapsed() >= Duration::from_millis(400));
+    assert!(is_served(&mut silent), "an idle connection is kept");
+    assert!(is_served(&mut good));
+}
+
+#[test]
+fn who_does_not_read_is_closed_and_memory_stays_bounded() {
+    let limits = "limits: {max_unread_bytes: 1000000, max_unread_total_bytes: 8000000}";
+    let (meta, proxy, _routes) = proxy_with(limits);
+    meta.put_table("t", QueryCfgResponse::table(1, 1_000, addr(PRIMARY)));
+    let mut good = proxy.client();
+    assert!(is_served(&mut good));
+    let before = proxy.rss_bytes();
+    let mut greedy: Vec<Client> = (0..20).map(|_| proxy.client()).collect();
+    for client in &mut greedy {
+        client.send_queries(["t"; 500]);
+    }
+    for client in &mut greedy {
+        eventually("it is closed", SOON, || client.try_send(&query().encode()).is_err());
+    }
+    assert!(is_served(&mut good));
+    let grown = proxy.rss_bytes().saturating_sub(before);
+    println!("RSS grew by {grown} bytes");
+    assert!(grown < 64 << 20, "{grown} bytes more");
+    proxy.wait_for_log("bytes of answers not taken", SOON);
+}
+
+#[test]
+fn who_stops_reading_for_too_long_is_closed() {
+    let (meta, proxy, _routes) =
+        proxy_with(&format!("limits: {{unread_timeout_ms: 3000, max_unread_bytes: {}}}", 64 << 20));
+    meta.put_table("t", QueryCfgResponse::table(1, 10_000, addr(PRIMARY)));
+    let mut client = proxy.client();
+    // 22 MB: more than the kernel takes, less than the limit.
+    client.send_queries(["t"; 30]);
+    proxy.wait_for_log("bytes of answers not taken", SOON);
+    let mut reader = proxy.client();
+    reader.send_queries(["t"; 30]);
+    assert_eq!(reader.read_answers(30).len(), 30, "who reads gets all");
+}
+
+#[test]
+fn more_queries_than_allowed_are_refused_at_once() {
+    let (meta, proxy, _routes) = proxy_with("limits: {max_pending_per_client: 4}");
+    meta.set(Behaviour::Slow(Duration::MAX));
+    let mut client = proxy.client();
+    client.send_queries(["t"; 10]);
+    let refused = client.read_answers(6);
+    assert!(refused.values().all(|a| a.err.as_deref() == Some("ERR_SERVICE_NOT_ACTIVE")));
+    meta.set(Behaviour::Leader);
+    let answered = client.read_answers(4);
+    assert!(answered.values().all(|a| a.err.as_deref() == Some("ERR_OK")));
+    assert!(is_served(&mut client), "it goes on");
+}
+
+#[test]
+fn connections_over_the_limits_are_refused_and_those_that_are_there_served() {
+    for limits in ["limits: {max_connections: 20}", "limits: {max_connections_per_address: 20}"] {
+        let (_meta, proxy, _routes) = proxy_with(limits);
+        let mut clients: Vec<Client> = (0..20).map(|_| proxy.client()).collect();
+        assert!(clients.iter_mut().all(is_served), "{limits}");
+        for _ in 0..50 {
+            proxy.client().expect_closed(SOON);
+        }
+        assert!(clients.iter_mut().all(is_served), "{limits}");
+        clients.truncate(10);
+        eventually("there is room again", SOON, || is_served(&mut proxy.client()));
+    }
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing() {
+    let (_meta, proxy, _routes) = proxy_with("");
+    let mut good = proxy.client();
+    assert!(is_served(&mut good));
+    let before = proxy.open_fds();
+    for n in 0..500 {
+        let mut client = proxy.client();
+        match n % 3 {
+            0 => drop(client),
+            1 => client.send(&query().encode()[..20]),
+            _ => assert!(is_served(&mut client)),
+        }
+    }
+    // Long before the deadlines of the frames that were begun are over.
+    let at_once = Duration::from_secs(5);
+    eventually("all descriptors are closed", at_once, || proxy.open_fds() <= before + 2);
+    assert!(is_served(&mut good));
+}

@@ -1,0 +1,241 @@
+//! Real clients of Pegasus, set and get through the real proxy. What each program does: `tests/interop`.
+//!
+//! Their quirks are the reason for much of what the proxy does, so nothing here is played by a stand-in but the
+//! clusters behind it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::cluster::Cluster;
+use harness::meta_server::{Behaviour, MetaServer};
+use harness::proxy::Proxy;
+use harness::wait::eventually;
+use harness::zookeeper::ZooKeeper;
+
+use crate::run::{Finished, run};
+use crate::support::{BINARY, Routes, SOON, addr, record};
+
+/// More than the programs themselves allow for all that they do.
+const RUN_WITHIN: Duration = Duration::from_secs(60);
+
+/// app_ids of the stand-in clusters start with this one.
+const FIRST: i32 = 1;
+
+#[derive(Clone, Copy)]
+enum RealClient {
+    GoApache,
+    GoXiaomi,
+    Python,
+}
+
+const CLIENTS: [RealClient; 3] = [RealClient::GoApache, RealClient::GoXiaomi, RealClient::Python];
+
+impl RealClient {
+    fn command(self) -> Command {
+        match self {
+            RealClient::GoApache => Command::new(set_up("target/interop/go-apache")),
+            RealClient::GoXiaomi => Command::new(set_up("target/interop/go-xiaomi")),
+            RealClient::Python => {
+                let mut command = Command::new(set_up("target/interop-venv/bin/python"));
+                command.arg(set_up("tests/interop/python/client.py"));
+                command
+            }
+        }
+    }
+
+    /// Sets and gets in each of these tables.
+    #[track_caller]
+    fn works(self, meta: SocketAddr, tables: &[&str]) {
+        let mut command = self.command();
+        command.arg(meta.to_string()).args(tables);
+        let done = run(command, RUN_WITHIN).expect_code(0);
+        assert_eq!(told(&done), all_ok(tables), "{self}\n{done}");
+    }
+
+    /// The same, then opens one more table, which must fail with `err`; the program sees to it that this is soon.
+    #[track_caller]
+    fn is_refused(self, meta: SocketAddr, tables: &[&str], refused: &str, err: &str) {
+        let mut command = self.command();
+        command.args(["-expect-error", refused]).arg(meta.to_string()).args(tables);
+        let done = run(command, RUN_WITHIN).expect_code(0);
+        let mut told = told(&done);
+        let last = told.pop().unwrap_or_default();
+        assert_eq!(told, all_ok(tables), "{self}\n{done}");
+        assert!(last.starts_with(&format!("error {refused}: ")), "{self}\n{done}");
+        assert!(last.contains(err), "want {err}, {self}\n{done}");
+    }
+}
+
+impl fmt::Display for RealClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RealClient::GoApache => "the Go client of Apache",
+            RealClient::GoXiaomi => "the Go client of XiaoMi",
+            RealClient::Python => "the Python client",
+        })
+    }
+}
+
+/// A file of the repository, most of which scripts/setup makes.
+fn set_up(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    assert!(
+        path.exists(),
+        "{} is missing: run scripts/setup, which builds and installs the real clients",
+        path.display()
+    );
+    path
+}
+
+/// The lines of a program about tables; its client may log others.
+fn told(done: &Finished) -> Vec<String> {
+    let about_tables = |line: &&str| line.starts_with("ok ") || line.starts_with("error ");
+    done.stdout.lines().filter(about_tables).map(str::to_owned).collect()
+}
+
+fn all_ok(tables: &[&str]) -> Vec<String> {
+    tables.iter().map(|table| format!("ok {table}")).collect()
+}
+
+fn to(name: &str, cluster: &Cluster) -> String {
+    record(name, &[cluster.meta.addr()])
+}
+
+#[track_caller]
+fn is_served(proxy: &Proxy, table: &str, app_id: i32) {
+    let what = format!("{table} is served as app {app_id}");
+    eventually(&what, SOON, || {
+        let answer = proxy.ask(table);
+        answer.err.as_deref() == Some("ERR_OK") && answer.config().app_id == app_id
+    });
+}
+
+#[test]
+fn one_client_has_tables_on_two_clusters() {
+    for client in CLIENTS {
+        let (a, b) = (Cluster::start(&[("orders", 4)]), Cluster::start(&[("users", 8)]));
+        let routes = Routes::new([("orders", to("a", &a)), ("users", to("b", &b))]);
+        let proxy = routes.proxy();
+        client.works(proxy.addr(), &["orders", "users"]);
+        for (why, cluster, own, other) in
+            [("a", &a, "orders", "users"), ("b", &b, "users", "orders")]
+        {
+            assert_eq!(cluster.replica.keys(FIRST), 1, "{client}: cluster {why} has its data");
+            assert!(cluster.meta.calls_for(own) > 0, "{client}: cluster {why} was asked");
+            assert_eq!(cluster.meta.calls_for(other), 0, "{client}: cluster {why}");
+            assert_eq!(cluster.meta.violations(), [""; 0], "{client}: cluster {why}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_table_is_an_error_with_a_name() {
+    let a = Cluster::start(&[("orders", 4), ("nosuch", 4)]);
+    let routes = Routes::new([("orders", to("a", &a))]);
+    let proxy = routes.proxy();
+    for client in CLIENTS {
+        client.is_refused(proxy.addr(), &["orders"], "nosuch", "ERR_OBJECT_NOT_FOUND");
+    }
+    assert_eq!(a.meta.calls_for("nosuch"), 0, "no route leads there");
+}
+
+#[test]
+fn a_follower_may_be_first_in_the_list() {
+    for (why, knows_leader) in [("it names the leader", true), ("it knows no leader", false)] {
+        // First whether the proxy asks in the order of the record, or in that of the addresses.
+        let follower = MetaServer::start();
+        let a = Cluster::start_on(addr("127.0.0.2:0"), &[("orders", 4)]).expect("a free port");
+        let leader = knows_leader.then(|| a.meta.addr());
+        follower.set(Behaviour::Follower { leader });
+        let metas = [follower.addr(), a.meta.addr()];
+        for (count, client) in (1..).zip(CLIENTS) {
+            // A proxy of its own for each, which knows no leader yet.
+            let routes = Routes::new([("orders", record("a", &metas))]);
+            let proxy = routes.proxy();
+            client.works(proxy.addr(), &["orders"]);
+            assert_eq!(a.replica.keys(FIRST), count, "{why}");
+        }
+        assert!(follower.calls() > 0, "{why}: it was asked");
+    }
+}
+
+#[test]
+fn a_table_moves_between_two_runs() {
+    for client in CLIENTS {
+        let (a, b) = (
+            Cluster::start(&[("orders", 4), ("users", 4)]),
+            Cluster::start(&[("other", 1), ("orders", 8)]),
+        );
+        let (in_a, in_b) = (FIRST, FIRST + 1);
+        let mut routes = Routes::new([("orders", to("a", &a)), ("users", to("a", &a))]);
+        let proxy = routes.proxy();
+        client.works(proxy.addr(), &["orders", "users"]);
+        assert_eq!((a.replica.keys(in_a), b.replica.keys(in_b)), (1, 0), "{client}");
+
+        routes.put("orders", to("b", &b));
+        is_served(&proxy, "orders", in_b);
+        client.works(proxy.addr(), &["orders", "users"]);
+        assert_eq!((a.replica.keys(in_a), b.replica.keys(in_b)), (1, 1), "{client}");
+        assert_eq!(a.replica.keys(FIRST + 1), 2, "{client}: users has stayed");
+    }
+}
+
+#[test]
+fn a_dead_cluster_is_an_error_with_a_name_and_others_work() {
+    let alive = Cluster::start(&[("orders", 4)]);
+    let silent = Cluster::start(&[("silent", 4)]);
+    silent.meta.set(Behaviour::Mute);
+    let gone = Cluster::start(&[("gone", 4)]);
+    let address = gone.meta.addr();
+    let routes = Routes::new([
+        ("orders", to("alive", &alive)),
+        ("silent", to("silent", &silent)),
+        ("gone", to("gone", &gone)),
+    ]);
+    drop(gone);
+    let proxy = routes.proxy();
+    for client in CLIENTS {
+        for dead in ["silent", "gone"] {
+            client.is_refused(proxy.addr(), &["orders"], dead, "ERR_SERVICE_NOT_ACTIVE");
+            client.works(proxy.addr(), &["orders"]);
+        }
+    }
+
+    silent.meta.set(Behaviour::Leader);
+    let gone = Cluster::start_on(address, &[("gone", 4)]).expect("its port is still free");
+    for table in ["silent", "gone"] {
+        is_served(&proxy, table, FIRST);
+    }
+    for client in CLIENTS {
+        client.works(proxy.addr(), &["orders", "silent", "gone"]);
+    }
+    assert_eq!((silent.replica.keys(FIRST), gone.replica.keys(FIRST)), (3, 3));
+}
+
+#[test]
+fn routes_are_znodes_in_both_forms() {
+    let (a, b) = (Cluster::start(&[("orders", 4)]), Cluster::start(&[("users", 8)]));
+    let zk = ZooKeeper::start();
+    let older = format!(r#"{{"cluster": "b", "meta-addrs": ["{}"]}}"#, b.meta.addr());
+    zk.create("/pegasus-cluster/orders", to("a", &a));
+    zk.create("/pegasus-cluster/users", older);
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], "/pegasus-cluster").start();
+    // So that no route is cached: the proxy has to find both when the client asks.
+    eventually("the proxy has read the tables' names", SOON, || {
+        proxy.ask("nosuch").err.as_deref() == Some("ERR_OBJECT_NOT_FOUND")
+    });
+
+    let client = RealClient::GoApache;
+    client.is_refused(proxy.addr(), &["orders", "users"], "nosuch", "ERR_OBJECT_NOT_FOUND");
+    assert_eq!((a.replica.keys(FIRST), b.replica.keys(FIRST)), (1, 1));
+
+    a.put_table("users", FIRST + 1, 4);
+    zk.set("/pegasus-cluster/users", to("a", &a));
+    is_served(&proxy, "users", FIRST + 1);
+    client.works(proxy.addr(), &["orders", "users"]);
+    assert_eq!((a.replica.keys(FIRST), a.replica.keys(FIRST + 1)), (2, 1));
+    assert_eq!(b.replica.keys(FIRST), 1, "nothing more is written there");
+}

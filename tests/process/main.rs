@@ -1,0 +1,13 @@
+//! Tests of the real binary: real processes, real ZooKeeper, real clients, faults in between.
+
+mod cli;
+mod golden;
+mod hostile;
+mod house;
+mod interop;
+mod overload;
+mod pipeline;
+mod routes;
+mod run;
+mod support;
+mod upstream;

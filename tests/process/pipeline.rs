@@ -1,0 +1,139 @@
+//! Many queries on one connection: side by side, answered in any order, each once.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use harness::meta_server::{Behaviour, MetaServer};
+use harness::wait::eventually;
+use harness::wire::{QueryCfgResponse, Version};
+
+use crate::support::{Routes, SOON, addr, meta_with, record};
+
+const PRIMARY: &str = "10.0.0.1:34801";
+
+#[test]
+fn a_slow_answer_does_not_hold_up_the_next() {
+    let (slow, fast) = (meta_with("slow", PRIMARY), meta_with("fast", PRIMARY));
+    slow.set(Behaviour::Slow(Duration::MAX));
+    let routes =
+        Routes::new([("slow", record("s", &[slow.addr()])), ("fast", record("f", &[fast.addr()]))]);
+    let proxy = routes.proxy();
+    for version in [Version::V0, Version::V1] {
+        slow.set(Behaviour::Slow(Duration::MAX));
+        let mut client = proxy.client().with_version(version);
+        client.send_query(1, "slow");
+        client.send_query(2, "fast");
+        client.send_query(3, "nosuch");
+        let first: BTreeSet<i32> = [client.read_answer().seq, client.read_answer().seq].into();
+        assert_eq!(first, [2, 3].into());
+        slow.set(Behaviour::Leader);
+        let last = client.read_answer();
+        assert_eq!((last.seq, last.err.as_deref()), (1, Some("ERR_OK")));
+    }
+}
+
+#[test]
+fn queries_of_one_table_share_calls() {
+    let meta = meta_with("t", PRIMARY);
+    meta.set(Behaviour::Slow(Duration::MAX));
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let mut first = proxy.client();
+    first.send_query(1, "t");
+    eventually("the first call is under way", SOON, || meta.calls() == 1);
+    let mut clients: Vec<_> = (0..50).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.send_queries(["t"; 4]);
+    }
+    // All have arrived when a query behind them on each connection has its answer.
+    for client in &mut clients {
+        client.send_query(100, "nosuch");
+        assert_eq!(client.read_answer().seq, 100);
+    }
+    meta.set(Behaviour::Leader);
+    assert_eq!(first.read_answer().err.as_deref(), Some("ERR_OK"));
+    for client in &mut clients {
+        assert_eq!(client.read_answers(4).len(), 4);
+    }
+    assert_eq!(meta.calls(), 2, "200 queries joined the call after the first");
+}
+
+#[test]
+fn no_answer_is_older_than_its_question() {
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    // Others keep calls under way all the time.
+    let mut others: Vec<_> = (0..4).map(|_| proxy.client()).collect();
+    let mut client = proxy.client();
+    for app_id in 1..200 {
+        for other in &mut others {
+            other.send_queries(["t"; 8]);
+        }
+        meta.put_table("t", QueryCfgResponse::table(app_id, 1, addr(PRIMARY)));
+        assert_eq!(client.ask("t").config().app_id, app_id);
+        for other in &mut others {
+            other.read_answers(8);
+        }
+    }
+}
+
+#[test]
+fn a_client_that_only_stops_sending_gets_its_answers() {
+    let meta = meta_with("t", PRIMARY);
+    meta.set(Behaviour::Slow(Duration::from_millis(200)));
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let mut client = proxy.client();
+    client.send_queries(["t", "nosuch", "t"]);
+    client.finish_sending();
+    assert_eq!(client.read_answers(3).len(), 3);
+    client.expect_closed(SOON);
+}
+
+#[test]
+fn a_hundred_thousand_pipelined_queries_are_all_answered() {
+    let meta = MetaServer::start();
+    meta.keep_requests(false);
+    meta.put_table("t", QueryCfgResponse::table(1, 1, addr(PRIMARY)));
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let before = proxy.rss_bytes();
+    let mut client = proxy.client();
+    let mut answered = 0;
+    let start = Instant::now();
+    // A thousand at a time on the way, read as they come.
+    for _ in 0..100 {
+        client.send_queries(["t"; 1_000]);
+        let answers = client.read_answers(1_000);
+        answered += answers.values().filter(|a| a.err.as_deref() == Some("ERR_OK")).count();
+    }
+    println!("{answered} answers in {:?}, {} calls", start.elapsed(), meta.calls());
+    assert_eq!(answered, 100_000);
+    let grown = proxy.rss_bytes().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes more");
+}
+
+#[test]
+fn a_client_that_always_asks_at_once_is_not_held_up_by_its_own_slow_query() {
+    let (slow, fast) = (meta_with("slow", PRIMARY), meta_with("fast", PRIMARY));
+    let routes =
+        Routes::new([("slow", record("s", &[slow.addr()])), ("fast", record("f", &[fast.addr()]))]);
+    let proxy = routes.proxy();
+    let mut client = proxy.client();
+    for _ in 0..5 {
+        slow.set(Behaviour::Leader);
+        // Often enough for a worker to linger at this client.
+        for _ in 0..200 {
+            assert_eq!(client.ask("slow").err.as_deref(), Some("ERR_OK"));
+        }
+        slow.set(Behaviour::Slow(Duration::MAX));
+        let calls = slow.calls();
+        client.send_query(1_000_001, "slow");
+        eventually("its call is under way", SOON, || slow.calls() > calls);
+        client.send_query(1_000_002, "fast");
+        assert_eq!(client.read_answer().seq, 1_000_002);
+        slow.set(Behaviour::Leader);
+        assert_eq!(client.read_answer().seq, 1_000_001);
+    }
+}

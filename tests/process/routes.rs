@@ -1,0 +1,429 @@
+//! Routes in a real ZooKeeper: what happens to it, and what clients are told meanwhile.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use harness::client::Answer;
+use harness::meta_server::MetaServer;
+use harness::proxy::{Builder, Proxy};
+use harness::relay::Relay;
+use harness::scratch::Scratch;
+use harness::wait::eventually;
+use harness::wire::QueryCfgResponse;
+use harness::zookeeper::ZooKeeper;
+
+use crate::support::{BINARY, QUERY_TIMEOUT, SOON, addr, meta_with, record};
+
+const ROOT: &str = "/pegasus-cluster";
+
+/// A change must be served in this time; the sweep, which finds it without a watch, takes 24 s and more.
+const BY_WATCH: Duration = Duration::from_secs(5);
+
+/// Once ZooKeeper can be reached, routes are current.
+const AFTER_TROUBLE: Duration = Duration::from_secs(6);
+
+/// ZooKeeper behind a network that can fail, and two clusters that both have the table `orders`.
+struct World {
+    zk: ZooKeeper,
+    network: Relay,
+    a: MetaServer,
+    b: MetaServer,
+}
+
+const A: &str = "10.0.0.1:34801";
+const B: &str = "10.0.0.2:34801";
+
+impl World {
+    fn new() -> Self {
+        let zk = ZooKeeper::start();
+        let network = Relay::to(zk.addr());
+        World { zk, network, a: meta_with("orders", A), b: meta_with("orders", B) }
+    }
+
+    fn builder(&self) -> Builder {
+        Proxy::builder(BINARY).zookeeper([self.network.addr()], ROOT)
+    }
+
+    fn to_a(&self) -> String {
+        record("a", &[self.a.addr()])
+    }
+
+    fn to_b(&self) -> String {
+        record("b", &[self.b.addr()])
+    }
+}
+
+fn znode(table: &str) -> String {
+    format!("{ROOT}/{table}")
+}
+
+/// The first primary of an answer, or its error.
+fn told(answer: &Answer) -> String {
+    let config = answer.config();
+    match config.partitions.first().and_then(|partition| partition.primary) {
+        Some(primary) => primary.to_string(),
+        None => config.err,
+    }
+}
+
+#[track_caller]
+fn follows(proxy: &Proxy, table: &str, want: &str, within: Duration) {
+    let mut client = proxy.client();
+    let what = format!("{table} is told as {want}");
+    eventually(&what, within, || told(&client.ask(table)) == want);
+}
+
+#[test]
+fn a_table_follows_its_znode() {
+    let world = World::new();
+    world.zk.create(ROOT, "");
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", "ERR_OBJECT_NOT_FOUND", AFTER_TROUBLE);
+    world.zk.create(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+    // Each change uses up a watch: the second and third show that it was set again.
+    for (record, want) in [(world.to_b(), B), (world.to_a(), A), (world.to_b(), B)] {
+        world.zk.set(&znode("orders"), record);
+        follows(&proxy, "orders", want, BY_WATCH);
+    }
+    for _ in 0..2 {
+        world.zk.delete(&znode("orders"));
+        follows(&proxy, "orders", "ERR_OBJECT_NOT_FOUND", BY_WATCH);
+        world.zk.create(&znode("orders"), world.to_a());
+        follows(&proxy, "orders", A, BY_WATCH);
+    }
+    let older = format!(r#"{{"cluster": "b", "meta-addrs": ["{}"], "more": 1}}"#, world.b.addr());
+    world.zk.set(&znode("orders"), older);
+    follows(&proxy, "orders", B, BY_WATCH);
+}
+
+#[test]
+fn a_bad_record_never_replaces_a_good_one() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    let mut big = br#"{"cluster_name": "#.to_vec();
+    big.resize(1024 * 1024 - 200, b'x');
+    for (number, (why, junk)) in [
+        ("empty", b"".to_vec()),
+        ("wrong types", br#"{"cluster_name": 7, "meta_addrs": {}}"#.to_vec()),
+        ("1 MB", big),
+        ("not UTF-8", vec![0xff, 0xfe, 0x00, b'{']),
+        ("no port", br#"{"cluster_name": "a", "meta_addrs": "m1"}"#.to_vec()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        world.zk.put(&znode("orders"), &junk);
+        let warned = format!("znode {}", znode("orders"));
+        let seen = || proxy.log().lines().filter(|line| line.contains(&warned)).count();
+        eventually(&format!("{why} is seen"), BY_WATCH, || seen() > number);
+        assert_eq!(told(&proxy.ask("orders")), A, "{why}: the last good one counts");
+
+        let fresh = format!("fresh{number}");
+        world.zk.create(&znode(&fresh), &junk);
+        follows(&proxy, &fresh, "ERR_INVALID_DATA", BY_WATCH);
+        world.a.put_table(&fresh, QueryCfgResponse::table(9, 1, addr(A)));
+        world.zk.set(&znode(&fresh), world.to_a());
+        follows(&proxy, &fresh, A, BY_WATCH);
+    }
+    world.zk.set(&znode("orders"), world.to_b());
+    follows(&proxy, "orders", B, BY_WATCH);
+}
+
+/// Does something to ZooKeeper, and shows that a cached table is served all the while, one that is not cached gets its
+/// error in time, and after it the next change is served.
+fn survives(trouble: impl FnOnce(&World), recovery: impl FnOnce(&World)) -> (World, Proxy) {
+    survives_with(|world, _| trouble(world), recovery)
+}
+
+fn survives_with(
+    trouble: impl FnOnce(&World, &Proxy),
+    recovery: impl FnOnce(&World),
+) -> (World, Proxy) {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    let threads = proxy.threads().len();
+    trouble(&world, &proxy);
+    let mut client = proxy.client();
+    let start = Instant::now();
+    let mut asked = 0;
+    while start.elapsed() < Duration::from_secs(4) {
+        let answer = client.try_ask("orders", QUERY_TIMEOUT).expect("cached routes serve");
+        assert_eq!(told(&answer), A);
+        asked += 1;
+    }
+    assert!(asked > 100, "only {asked} queries in 4 s");
+    recovery(&world);
+    world.zk.set(&znode("orders"), world.to_b());
+    follows(&proxy, "orders", B, AFTER_TROUBLE);
+    world.zk.set(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+    let back = || proxy.threads().len() <= threads;
+    eventually("clients that were given up are gone", Duration::from_secs(20), back);
+    (world, proxy)
+}
+
+#[test]
+fn a_restart_of_zookeeper() {
+    survives(|world| world.zk.kill(), |world| world.zk.restart());
+}
+
+#[test]
+fn an_expired_session() {
+    let expire = |world: &World, proxy: &Proxy| {
+        let expired = world.zk.expire_sessions_of(&[proxy.process()]);
+        assert_eq!(expired, 1, "the proxy's");
+    };
+    let (_, proxy) = survives_with(expire, |_| {});
+    assert!(proxy.log().contains("given up"), "the session did expire");
+}
+
+#[test]
+fn a_zookeeper_that_says_nothing() {
+    survives(|world| world.zk.pause(), |world| world.zk.resume());
+}
+
+#[test]
+fn a_network_that_swallows_everything() {
+    survives(|world| world.network.black_hole(), |world| world.network.pass());
+}
+
+#[test]
+fn a_network_that_refuses() {
+    survives(|world| world.network.refuse(), |world| world.network.pass());
+}
+
+#[test]
+fn links_that_are_cut() {
+    let (_, proxy) = survives(|world| world.network.cut(), |_| {});
+    assert!(proxy.log().contains("given up"), "the link was in use");
+}
+
+#[test]
+fn a_change_while_zookeeper_cannot_tell_of_it() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    // The proxy is frozen past its session: its watches are gone when it wakes up.
+    proxy.pause();
+    world.zk.set(&znode("orders"), world.to_b());
+    eventually("the session expires", SOON, || world.zk.connections().is_empty());
+    proxy.resume();
+    follows(&proxy, "orders", B, AFTER_TROUBLE);
+}
+
+#[test]
+fn a_proxy_that_starts_before_zookeeper() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    world.zk.stop();
+    let proxy = world.builder().start();
+    let mut client = proxy.client();
+    let start = Instant::now();
+    assert_eq!(told(&client.ask("orders")), "ERR_SERVICE_NOT_ACTIVE");
+    assert!(start.elapsed() < QUERY_TIMEOUT + Duration::from_millis(300), "{:?}", start.elapsed());
+    world.zk.restart();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+}
+
+#[test]
+fn misses_hold_no_worker() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    for n in 0..100 {
+        world.zk.create(&znode(&format!("cold{n}")), world.to_a());
+    }
+    let proxy = world.builder().config_extra("workers: 4").start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    world.zk.pause();
+    let mut waiting = proxy.client();
+    let names: Vec<String> = (0..100).map(|n| format!("cold{n}")).collect();
+    let seqs = waiting.send_queries(names.iter().map(String::as_str));
+    let mut client = proxy.client();
+    for _ in 0..100 {
+        let answer = client.try_ask("orders", QUERY_TIMEOUT).expect("workers are free");
+        assert_eq!(told(&answer), A);
+    }
+    let answers = waiting.read_answers(seqs.len());
+    assert!(answers.values().all(|answer| told(answer) == "ERR_SERVICE_NOT_ACTIVE"));
+    world.zk.resume();
+}
+
+#[test]
+fn unknown_tables_cost_zookeeper_nothing() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    let received = || world.zk.connections().iter().map(|c| c.received).sum::<u64>();
+    let before = received();
+    let mut client = proxy.client();
+    let start = Instant::now();
+    for n in 0..500 {
+        assert_eq!(told(&client.ask(&format!("nosuch{n}"))), "ERR_OBJECT_NOT_FOUND");
+    }
+    let long = "t".repeat(256);
+    for odd in ["", ".", "..", "../orders", "a/b", "/", "orders ", "caf\u{e9}", "a\0b", &long] {
+        assert_eq!(told(&client.ask(odd)), "ERR_OBJECT_NOT_FOUND", "{odd:?}");
+    }
+    let heartbeats = 2 * (1 + start.elapsed().as_secs());
+    let reads = received() - before;
+    assert!(reads <= heartbeats, "{reads} requests to ZooKeeper for 510 unknown tables");
+}
+
+#[test]
+fn a_root_that_comes_later_and_one_whose_children_are_hidden() {
+    let world = World::new();
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", "ERR_OBJECT_NOT_FOUND", AFTER_TROUBLE);
+    world.zk.create(ROOT, "");
+    world.zk.create(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+
+    world.zk.set_acl_denied(ROOT);
+    world.b.put_table("users", QueryCfgResponse::table(2, 1, addr(B)));
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    follows(&proxy, "users", "ERR_OBJECT_NOT_FOUND", BY_WATCH);
+    world.zk.set_acl_open(ROOT);
+    world.zk.create(&znode("users"), world.to_b());
+    follows(&proxy, "users", B, BY_WATCH);
+}
+
+#[test]
+fn tables_that_a_digest_protects() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    world.zk.set_acl_digest(&znode("orders"), "proxy:secret");
+    let stranger = world.builder().start();
+    follows(&stranger, "orders", "ERR_INVALID_DATA", AFTER_TROUBLE);
+    let zk = world.zk.addr();
+    let settings =
+        format!("zookeeper: {{address: ['{zk}'], root: {ROOT}, digest: 'proxy:secret'}}");
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    assert!(!proxy.log().contains("secret"));
+}
+
+#[test]
+fn servers_that_are_dead_mute_or_unknown_harm_nobody() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let mute = ZooKeeper::start();
+    mute.pause();
+    let addrs = [
+        "no-such-host.invalid:2181".to_owned(),
+        "127.0.0.1:1".to_owned(),
+        mute.addr().to_string(),
+        format!("localhost:{}", world.zk.addr().port()),
+    ];
+    let proxy = Proxy::builder(BINARY).zookeeper(addrs, ROOT).start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    world.zk.set(&znode("orders"), world.to_b());
+    follows(&proxy, "orders", B, BY_WATCH);
+    mute.resume();
+}
+
+#[test]
+fn a_proxy_that_starts_without_zookeeper_serves_its_last_good_routes() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let scratch = Scratch::new("state");
+    let state = scratch.path().join("state");
+    let start = || {
+        let settings = format!(
+            "zookeeper: {{address: ['{}'], root: {ROOT}, state_file: {}}}",
+            world.network.addr(),
+            state.display()
+        );
+        Proxy::builder(BINARY).config_extra(&settings).start()
+    };
+    let proxy = start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    proxy.terminate();
+    assert!(fs::read_to_string(&state).unwrap().contains("orders"));
+
+    world.network.refuse();
+    let proxy = start();
+    assert_eq!(told(&proxy.ask("orders")), A);
+    // It is true again as soon as ZooKeeper is there.
+    world.zk.set(&znode("orders"), world.to_b());
+    world.network.pass();
+    follows(&proxy, "orders", B, AFTER_TROUBLE);
+    proxy.terminate();
+
+    // With ZooKeeper at hand nobody is told of a route that changed meanwhile.
+    world.zk.set(&znode("orders"), world.to_a());
+    let proxy = start();
+    assert_eq!(told(&proxy.ask("orders")), A);
+    proxy.terminate();
+
+    let mut damaged = fs::read(&state).unwrap();
+    damaged.truncate(damaged.len() - 3);
+    fs::write(&state, damaged).unwrap();
+    let proxy = start();
+    proxy.wait_for_log("not used: checksum", SOON);
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+}
+
+#[test]
+fn tables_that_name_a_cluster_follow_its_znode() {
+    let world = World::new();
+    let clusters = "/pegasus-metas";
+    let meta_of = |meta: &MetaServer| format!(r#"{{"meta_addrs": "{}"}}"#, meta.addr());
+    world.zk.create(&format!("{clusters}/c1"), meta_of(&world.a));
+    world.zk.create(&znode("orders"), r#"{"cluster": "c1"}"#);
+    world.zk.create(&znode("direct"), world.to_b());
+    world.b.put_table("direct", QueryCfgResponse::table(3, 1, addr(B)));
+    let settings = format!(
+        "zookeeper: {{address: ['{}'], root: {ROOT}, clusters_root: {clusters}}}",
+        world.network.addr()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    follows(&proxy, "direct", B, BY_WATCH);
+    // One znode moves all its tables; three times, so that its watch is set again.
+    for (meta, want) in [(&world.b, B), (&world.a, A), (&world.b, B)] {
+        world.zk.set(&format!("{clusters}/c1"), meta_of(meta));
+        follows(&proxy, "orders", want, BY_WATCH);
+    }
+    world.zk.set(&format!("{clusters}/c1"), "junk");
+    proxy.wait_for_log("the last good one counts", SOON);
+    assert_eq!(told(&proxy.ask("orders")), B);
+    // The table itself moves: to a cluster that comes later, then to addresses of its own.
+    world.zk.create(&znode("late"), r#"{"cluster": "c2"}"#);
+    follows(&proxy, "late", "ERR_INVALID_DATA", BY_WATCH);
+    world.a.put_table("late", QueryCfgResponse::table(4, 1, addr(A)));
+    world.zk.create(&format!("{clusters}/c2"), meta_of(&world.a));
+    follows(&proxy, "late", A, BY_WATCH);
+    world.zk.set(&znode("orders"), r#"{"cluster": "c2"}"#);
+    follows(&proxy, "orders", A, BY_WATCH);
+    world.zk.set(&znode("orders"), world.to_b());
+    follows(&proxy, "orders", B, BY_WATCH);
+    world.zk.set(&format!("{clusters}/c2"), meta_of(&world.a));
+    // What no watch told of, because the connection was cut.
+    world.network.refuse();
+    world.zk.set(&format!("{clusters}/c2"), meta_of(&world.b));
+    world.b.put_table("late", QueryCfgResponse::table(4, 1, addr(B)));
+    world.network.pass();
+    follows(&proxy, "late", B, AFTER_TROUBLE);
+}
+
+#[test]
+fn preloaded_tables_are_served_though_zookeeper_went_before_they_were_asked_for() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let settings = format!(
+        "zookeeper: {{address: ['{}'], root: {ROOT}, preload: true}}",
+        world.network.addr()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).env("RUST_LOG", "debug").start();
+    proxy.wait_for_log("table=orders from=none to=a", SOON);
+    world.network.refuse();
+    assert_eq!(told(&proxy.ask("orders")), A);
+}

@@ -1,0 +1,356 @@
+//! What can happen to ZooKeeper, the network and the proxies, one thing at a time.
+//!
+//! ```text
+//! blow ─▶ some tables are moved ─▶ until every route is current ─▶ hold ─▶ blow ...
+//! ```
+//! A blow says from when to when it excuses old answers: one that only touches some servers excuses them for its moment,
+//! as the others can be reached all the while. When a fault returns, it is over and everything works again.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::aftermath;
+use crate::crowd::another_cluster;
+use crate::history::Value;
+use crate::rng::Rng;
+use crate::weather::{Excuse, Whom};
+use crate::world::{ROOT, World};
+
+/// A fault: its name on the command line, and how it is done.
+pub struct Fault {
+    pub name: &'static str,
+    /// It takes the better part of a minute, so that it is not for short runs.
+    pub is_long: bool,
+    pub inflict: fn(&mut Scene<'_>),
+}
+
+/// Which takes seconds.
+const fn short(name: &'static str, inflict: fn(&mut Scene<'_>)) -> Fault {
+    Fault { name, is_long: false, inflict }
+}
+
+/// Where it happens.
+pub struct Scene<'a> {
+    pub world: &'a World,
+    pub rng: &'a mut Rng,
+    /// After each blow, how long until every route was current.
+    pub took: Vec<Duration>,
+}
+
+impl Scene<'_> {
+    /// Does something that disturbs the connections of all proxies until it is done, and waits until all is current.
+    fn blow(&mut self, what: &str, act: impl FnOnce(&World)) {
+        self.world.disturb(what, act);
+        self.settle();
+    }
+
+    /// Moves some tables, and waits until all are told as they are: only a change shows that changes are known.
+    fn settle(&mut self) {
+        for table in 0..self.world.writable() {
+            if self.rng.percent(MOVED_PERCENT) {
+                self.world.write(table, |history| another_cluster(history, self.rng));
+            }
+        }
+        if let Some(took) = aftermath::await_current(self.world) {
+            self.world.say(&format!("  every route is current after {took:.3?}"));
+            self.took.push(took);
+        }
+    }
+
+    fn hold_ms(&mut self, range: RangeInclusive<u64>) {
+        self.world.hold(self.rng.ms(range));
+    }
+}
+
+/// All that may happen in between.
+pub const FAULTS: &[Fault] = &[
+    short("kill-follower", kill_follower),
+    short("kill-leader", kill_leader),
+    short("pause-server", pause_server),
+    short("rolling-restart", rolling_restart),
+    short("quorum-loss", quorum_loss),
+    short("cut-links", cut_links),
+    short("black-hole", black_hole),
+    short("black-hole-one", black_hole_one),
+    short("refuse", refuse),
+    short("slow-links", slow_links),
+    short("very-slow-links", very_slow_links),
+    short("expire-sessions", expire_sessions),
+    short("pause-proxy", pause_proxy),
+    short("lagging-follower", lagging_follower),
+    short("hide-names", hide_names),
+    short("hide-tables", hide_tables),
+    Fault { name: "move-hidden-tables", is_long: true, inflict: move_hidden_tables },
+    short("junk", junk),
+];
+
+/// What happens at the end of each run.
+pub const LAST: Fault = short("root-gone", root_gone);
+
+/// Tables moved after each blow.
+const MOVED_PERCENT: usize = 20;
+/// Past the time-out of a proxy's session, 6 s.
+const PAST_SESSION_MS: RangeInclusive<u64> = 7_000..=9_000;
+/// While names cannot be listed, what ZooKeeper said of an unknown table counts for 1 s.
+const ABSENT_FOR: Duration = Duration::from_secs(1);
+/// The proxy looks every second whether names can be listed again.
+const NAMES_AGAIN: Duration = Duration::from_secs(1);
+/// The longest round of the proxy's sweep, but for the time that its reads take.
+const SWEEP_ROUND: Duration = Duration::from_secs(36);
+/// Between two reads of the sweep, and some more, as other reads go first.
+const SWEEP_STEP: Duration = Duration::from_millis(60);
+
+fn kill_follower(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let follower = world.follower(scene.rng);
+    world.write_through(world.another(follower, scene.rng));
+    scene.blow(&format!("kill -9 of follower {follower}"), |_| world.server(follower).kill());
+    scene.hold_ms(1_000..=3_000);
+    world.server(follower).restart();
+}
+
+fn kill_leader(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let leader = world.ensemble.leader();
+    world.write_through(world.another(leader, scene.rng));
+    scene.blow(&format!("kill -9 of leader {leader}"), |world| {
+        world.server(leader).kill();
+        world.ensemble.leader();
+    });
+    scene.hold_ms(1_000..=3_000);
+    world.server(leader).restart();
+}
+
+fn pause_server(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let server = world.servers_shuffled(scene.rng)[0];
+    world.write_through(world.another(server, scene.rng));
+    let led = if world.ensemble.leader() == server { ", the leader" } else { "" };
+    scene.blow(&format!("SIGSTOP of server {server}{led}"), |world| {
+        world.server(server).pause();
+        // That a leader is silent is noticed after a while.
+        world.ensemble.leader();
+    });
+    scene.hold_ms(PAST_SESSION_MS);
+    scene.blow(&format!("SIGCONT of server {server}"), |world| world.server(server).resume());
+}
+
+fn rolling_restart(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    for server in world.servers_shuffled(scene.rng) {
+        world.write_through(world.another(server, scene.rng));
+        scene.blow(&format!("restart of server {server}"), |world| {
+            world.server(server).stop();
+            world.server(server).restart();
+            world.ensemble.leader();
+        });
+    }
+}
+
+fn quorum_loss(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let servers = world.servers_shuffled(scene.rng);
+    let (left, lost) = servers.split_first().expect("there are three");
+    world.write_through(*left);
+    let hold = scene.rng.ms(1_000..=4_000);
+    scene.blow(&format!("kill -9 of servers {lost:?}"), |world| {
+        lost.iter().for_each(|server| world.server(*server).kill());
+        world.hold(hold);
+        world.say(&format!("  servers {lost:?} are started"));
+        // Neither can serve before the other runs.
+        lost.iter().for_each(|server| world.server(*server).launch());
+        world.ensemble.leader();
+    });
+}
+
+fn cut_links(scene: &mut Scene<'_>) {
+    let cut = |world: &World| world.relays.iter().for_each(|relay| relay.cut());
+    for _ in 0..scene.rng.below(4) {
+        scene.world.disturb("all links are cut", cut);
+        scene.hold_ms(0..=1_500);
+    }
+    scene.blow("all links are cut", cut);
+}
+
+fn black_hole(scene: &mut Scene<'_>) {
+    let hold = scene.rng.ms(1_000..=9_000);
+    scene.blow("all links are black holes", |world| {
+        world.relays.iter().for_each(|relay| relay.black_hole());
+        world.hold(hold);
+        world.relays.iter().for_each(|relay| relay.pass());
+    });
+}
+
+/// Only one server is lost to the proxies, one that serves some of them if there is such a one.
+fn black_hole_one(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let servers = world.servers_shuffled(scene.rng);
+    let in_use = |server: &&usize| world.relays[**server].open_links() > 0;
+    let server = *servers.iter().find(in_use).unwrap_or(&servers[0]);
+    let relay = &world.relays[server];
+    scene.blow(&format!("links to server {server} are black holes"), |_| relay.black_hole());
+    scene.hold_ms(PAST_SESSION_MS);
+    scene.blow(&format!("links to server {server} pass again"), |_| relay.pass());
+}
+
+fn refuse(scene: &mut Scene<'_>) {
+    let hold = scene.rng.ms(1_000..=6_000);
+    scene.blow("all links are cut, new ones refused", |world| {
+        world.relays.iter().for_each(|relay| relay.refuse());
+        world.hold(hold);
+        world.relays.iter().for_each(|relay| relay.pass());
+    });
+}
+
+/// Slow, but ZooKeeper is in use all the while: a change is known after the way of its watch, and there and back.
+fn slow_links(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let delay = scene.rng.ms(20..=60);
+    let ticket =
+        world.begin(&format!("links are slow, {delay:?}"), Whom::All, Excuse::Late(6 * delay));
+    world.relays.iter().for_each(|relay| relay.delay(delay));
+    scene.hold_ms(3_000..=6_000);
+    world.relays.iter().for_each(|relay| relay.pass());
+    world.over(ticket);
+}
+
+fn very_slow_links(scene: &mut Scene<'_>) {
+    let delay = scene.rng.ms(300..=2_500);
+    let hold = scene.rng.ms(4_000..=8_000);
+    scene.blow(&format!("links are very slow, {delay:?}"), |world| {
+        world.relays.iter().for_each(|relay| relay.delay(delay));
+        world.hold(hold);
+        world.relays.iter().for_each(|relay| relay.pass());
+        // What was under way arrives late all the same.
+        world.hold(2 * delay);
+    });
+}
+
+fn expire_sessions(scene: &mut Scene<'_>) {
+    let mute = scene.world.begin("the proxies are frozen for a moment", Whom::All, Excuse::Mute);
+    scene.blow("all sessions expire", |world| {
+        let owners: Vec<_> = world.proxies.iter().map(|proxy| proxy.process()).collect();
+        let servers = world.ensemble.servers().iter();
+        let expired: usize = servers.map(|server| server.expire_sessions_of(&owners)).sum();
+        world.over(mute);
+        world.say(&format!("  {expired} sessions have expired"));
+    });
+}
+
+fn pause_proxy(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let proxy = scene.rng.below(world.proxies.len());
+    let stale = world.begin("SIGSTOP of a proxy", Whom::Proxy(proxy), Excuse::Stale);
+    let mute = world.begin("which answers nobody", Whom::Proxy(proxy), Excuse::Mute);
+    world.proxies[proxy].pause();
+    scene.hold_ms(PAST_SESSION_MS);
+    world.proxies[proxy].resume();
+    world.over(mute);
+    world.over(stale);
+    scene.settle();
+}
+
+/// A follower misses changes, and is the only one that can be reached when it comes back.
+fn lagging_follower(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let follower = world.follower(scene.rng);
+    world.write_through(world.another(follower, scene.rng));
+    // The ensemble gives up a follower after 2 s of silence.
+    let short = scene.rng.percent(50);
+    let pause = scene.rng.ms(if short { 800..=1_800 } else { 3_000..=6_000 });
+    let others = || (0..world.relays.len()).filter(|server| *server != follower);
+    scene.blow(&format!("follower {follower} lags {pause:?} and is the only one in reach"), |_| {
+        world.server(follower).pause();
+        world.hold(pause);
+        others().for_each(|server| world.relays[server].refuse());
+        world.server(follower).resume();
+    });
+    scene.hold_ms(500..=2_000);
+    others().for_each(|server| world.relays[server].pass());
+}
+
+fn hide_names(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let late = ABSENT_FOR + NAMES_AGAIN;
+    let ticket = world.begin("an ACL hides the names of all tables", Whom::All, Excuse::Late(late));
+    world.server(0).set_acl_denied(ROOT);
+    scene.hold_ms(2_000..=5_000);
+    world.server(0).set_acl_open(ROOT);
+    world.over(ticket);
+}
+
+/// A twentieth of the tables cannot be read for a while. Nothing is wrong with ZooKeeper, and their routes stay.
+fn hide_tables(scene: &mut Scene<'_>) {
+    let hold = scene.rng.ms(1_000..=4_000);
+    with_tables_hidden(scene, Excuse::Late(Duration::ZERO), |world, _| world.hold(hold));
+    scene.settle();
+}
+
+/// The same, but they move meanwhile: ZooKeeper tells nobody of a change that he may not read, and forgets his watch. So
+/// only the slow sweep through all tables finds them.
+fn move_hidden_tables(scene: &mut Scene<'_>) {
+    let sweep = SWEEP_ROUND + SWEEP_STEP * scene.world.names() as u32;
+    let mut rng = Rng::new(scene.rng.below(usize::MAX) as u64, 0);
+    with_tables_hidden(scene, Excuse::Late(sweep), |world, tables| {
+        for table in tables {
+            world.write_past_gate(*table, |history| another_cluster(history, &mut rng));
+        }
+    });
+    scene.settle();
+}
+
+/// Nothing else is written meanwhile.
+fn with_tables_hidden(scene: &mut Scene<'_>, excuse: Excuse, act: impl FnOnce(&World, &[usize])) {
+    let world = scene.world;
+    let mut tables: Vec<usize> = (0..world.writable()).collect();
+    scene.rng.shuffle(&mut tables);
+    tables.truncate(world.writable().div_ceil(20));
+    let gate = world.shut_gate();
+    // A table that is not there cannot be hidden, and one that was never read would be unusable.
+    for table in &tables {
+        world.write_past_gate(*table, |history| another_cluster(history, scene.rng));
+    }
+    if aftermath::await_current(world).is_some() {
+        let what = format!("an ACL hides {} tables", tables.len());
+        let ticket = world.begin(&what, Whom::Tables(tables.clone()), excuse);
+        tables.iter().for_each(|table| world.server(0).set_acl_denied(&world.znode(*table)));
+        act(world, &tables);
+        tables.iter().for_each(|table| world.server(0).set_acl_open(&world.znode(*table)));
+        world.over(ticket);
+    }
+    drop(gate);
+}
+
+/// A fifth of the tables get junk at once, and good records again: nothing is wrong with ZooKeeper.
+fn junk(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let first = scene.rng.below(5);
+    let tables = || (first..world.writable()).step_by(5);
+    world.say("  junk in a fifth of the tables");
+    for table in tables() {
+        world.write(table, |_| Value::Junk);
+    }
+    scene.hold_ms(500..=2_000);
+    for table in tables() {
+        world.write(table, |history| another_cluster(history, scene.rng));
+    }
+}
+
+/// All tables are deleted, and then the root; both come back. Nothing is wrong with ZooKeeper.
+fn root_gone(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let gate = world.shut_gate();
+    world.say("  all tables and the root are deleted");
+    let tables = 0..world.writable();
+    for table in tables.clone() {
+        world.write_past_gate(table, |_| Value::Absent);
+    }
+    world.server(0).delete(ROOT);
+    scene.hold_ms(500..=2_500);
+    world.say("  the root and all tables are created");
+    world.server(0).create(ROOT, "");
+    for table in tables {
+        world.write_past_gate(table, |history| another_cluster(history, scene.rng));
+    }
+    drop(gate);
+}

@@ -1,0 +1,439 @@
+//! What a run stands on: a real ensemble behind a network that can fail, real proxies, stand-in clusters, the true
+//! history of every table, the weather, and one clock for all of them.
+//!
+//! ```text
+//!            writes, directly                  relays
+//! hand ─────────────────────▶ ZooKeeper ×3 ◀──────────── proxies ◀─── askers
+//!   └─▶ histories                                          └────────▶ clusters: stand-in MetaServers
+//! ```
+//! Every cluster has all tables, and its answers name it and the table: so an answer tells which route the proxy followed.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use harness::client::{Answer, Client};
+use harness::meta_server::MetaServer;
+use harness::proxy::Proxy;
+use harness::relay::Relay;
+use harness::wire::QueryCfgResponse;
+use harness::zookeeper::{Ensemble, ZooKeeper};
+
+use crate::checker::{Asked, Told};
+use crate::history::{History, Time, Value};
+use crate::rng::Rng;
+use crate::weather::{Bounds, Excuse, Ticket, View, Weather, Whom};
+
+/// Tables are its children.
+pub const ROOT: &str = "/pegasus-cluster";
+/// Servers of the ensemble.
+const SERVERS: usize = 3;
+/// Stand-in clusters. So many that a table need not soon come back to one, for then the answers of both times would look
+/// alike.
+pub const CLUSTERS: usize = 6;
+/// A client waits for an answer so long; far beyond what is allowed, so that an answer that is late is told from none.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
+/// Records that no proxy can use.
+const JUNK: [&[u8]; 5] = [
+    b"",
+    b"{",
+    br#"{"meta_addrs": "m1"}"#,
+    &[0xff, 0xfe],
+    br#"{"cluster_name": 7, "meta_addrs": {}}"#,
+];
+
+/// A table, or a name that never becomes one.
+struct Table {
+    name: String,
+    /// Held during a write, so that writes of one table come one after the other.
+    pen: Mutex<()>,
+    history: Mutex<History>,
+}
+
+/// All of it.
+pub struct World {
+    /// Three servers.
+    pub ensemble: Ensemble,
+    /// The proxies' way to each of them.
+    pub relays: Vec<Relay>,
+    /// What routes lead to.
+    pub clusters: Vec<MetaServer>,
+    /// Those under test.
+    pub proxies: Vec<Proxy>,
+    /// Of the proxies.
+    settings: String,
+    tables: Vec<Table>,
+    /// How many of `tables` may exist.
+    writable: usize,
+    weather: Mutex<Weather>,
+    /// The server that writes go to: one that is not about to be hurt.
+    hand: AtomicUsize,
+    /// Held for reading by who writes, for writing by who wants no writes.
+    gate: RwLock<()>,
+    /// The fault under way, or the last one.
+    fault: Mutex<&'static str>,
+    start: Instant,
+    started_at: SystemTime,
+    /// When the run is over, and why.
+    pub end: End,
+}
+
+impl World {
+    /// Starts everything but the proxies. `names` are of tables, of which the first `writable` may exist; none does yet,
+    /// but the root. `settings` are YAML, more settings of the proxies.
+    pub fn start(names: Vec<String>, writable: usize, bounds: Bounds, settings: &str) -> Self {
+        let ensemble = Ensemble::start(SERVERS);
+        let relays: Vec<Relay> = ensemble.addrs().into_iter().map(Relay::to).collect();
+        ensemble[0].create(ROOT, "");
+        let clusters = (0..CLUSTERS).map(|cluster| cluster_with(cluster, &names)).collect();
+        let addrs: Vec<String> = relays.iter().map(|relay| relay.addr().to_string()).collect();
+        // More than there are tables: an eviction would look like a fault.
+        let capacity = names.len() + 1000;
+        let settings = format!(
+            "zookeeper: {{address: {addrs:?}, root: {ROOT}, timeout: 6000, \
+             table_watcher_cache_capacity: {capacity}}}\n{settings}"
+        );
+        let table =
+            |name| Table { name, pen: Mutex::default(), history: Mutex::new(History::new()) };
+        World {
+            ensemble,
+            relays,
+            clusters,
+            proxies: Vec::new(),
+            settings,
+            tables: names.into_iter().map(table).collect(),
+            writable,
+            weather: Mutex::new(Weather::new(bounds)),
+            hand: AtomicUsize::new(0),
+            gate: RwLock::default(),
+            fault: Mutex::new("none"),
+            start: Instant::now(),
+            started_at: SystemTime::now(),
+            end: End::default(),
+        }
+    }
+
+    /// Starts so many proxies.
+    pub fn start_proxies(&mut self, binary: &Path, count: usize) {
+        let start = |_| {
+            let proxy = Proxy::builder(binary).config_extra(&self.settings);
+            // With an arena for every few threads memory grows for many minutes, and hides what is lost.
+            proxy.env("MALLOC_ARENA_MAX", "1").start()
+        };
+        self.proxies = (0..count).map(start).collect();
+    }
+
+    // ---- time and words
+
+    /// Since the run began.
+    pub fn now(&self) -> Time {
+        self.start.elapsed()
+    }
+
+    /// A line of the run's own log.
+    pub fn say(&self, what: &str) {
+        println!("{:9.3} {what}", self.now().as_secs_f64());
+    }
+
+    /// The time of day of a moment of the run, UTC, as the proxies' logs have it.
+    pub fn time_of_day(&self, time: Time) -> String {
+        let since = (self.started_at + time).duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (s, ms) = (since.as_secs() % 86_400, since.subsec_millis());
+        format!("{:02}:{:02}:{:02}.{ms:03}Z", s / 3600, s / 60 % 60, s % 60)
+    }
+
+    // ---- tables
+
+    /// How many tables may exist.
+    pub fn writable(&self) -> usize {
+        self.writable
+    }
+
+    /// How many names there are, those that never become tables among them.
+    pub fn names(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// A table's name.
+    pub fn name(&self, table: usize) -> &str {
+        &self.tables[table].name
+    }
+
+    /// What was written to it so far.
+    pub fn history(&self, table: usize) -> MutexGuard<'_, History> {
+        lock(&self.tables[table].history)
+    }
+
+    /// Its znode.
+    pub fn znode(&self, table: usize) -> String {
+        format!("{ROOT}/{}", self.name(table))
+    }
+
+    /// Writes to a table what `choose` makes of its history. Waits while the gate is shut.
+    pub fn write(&self, table: usize, choose: impl FnOnce(&History) -> Value) {
+        let _gate = self.open_gate();
+        self.write_past_gate(table, choose);
+    }
+
+    /// The same for who has shut the gate.
+    pub fn write_past_gate(&self, table: usize, choose: impl FnOnce(&History) -> Value) {
+        let Table { pen, history, .. } = &self.tables[table];
+        let _pen = lock(pen);
+        let (value, version) = {
+            let mut history = lock(history);
+            let value = choose(&history);
+            // Deleting nothing is no write.
+            if value == Value::Absent && history.last().value == Value::Absent {
+                return;
+            }
+            history.sent(value, self.now());
+            (value, history.versions().len())
+        };
+        let zk = &self.ensemble[self.hand.load(Ordering::SeqCst)];
+        let znode = self.znode(table);
+        let mzxid = match value {
+            Value::Absent => {
+                zk.delete(&znode);
+                None
+            }
+            Value::Junk => Some(zk.put(&znode, JUNK[version % JUNK.len()])),
+            Value::Cluster(cluster) => Some(zk.put(&znode, self.record(cluster))),
+        };
+        lock(history).returned(mzxid, self.now());
+    }
+
+    /// What a znode of a table in this cluster holds.
+    fn record(&self, cluster: usize) -> String {
+        let meta = self.clusters[cluster].addr();
+        format!(r#"{{"cluster_name": "cluster{cluster}", "meta_addrs": "{meta}"}}"#)
+    }
+
+    /// From now on writes go to this server; returns when none is under way to another.
+    pub fn write_through(&self, server: usize) {
+        let _no_writes = self.shut_gate();
+        self.hand.store(server, Ordering::SeqCst);
+    }
+
+    fn open_gate(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing is written while this is held, but by [`World::write_past_gate`].
+    pub fn shut_gate(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- queries
+
+    /// A connection to a proxy.
+    pub fn connect(&self, proxy: usize) -> Result<Client, String> {
+        Client::try_connect(self.proxies[proxy].addr(), GIVE_UP_AFTER)
+            .map_err(|e| format!("cannot connect: {e}"))
+    }
+
+    /// One query over a kept connection, which is replaced when it gave no answer.
+    pub fn ask(&self, view: View, client: &mut Option<Client>) -> Asked {
+        let sent = self.now();
+        let told = match client.take().map_or_else(|| self.connect(view.proxy), Ok) {
+            Ok(mut connected) => match connected.try_ask(self.name(view.table), GIVE_UP_AFTER) {
+                Ok(answer) => {
+                    *client = Some(connected);
+                    told(view.table, &answer)
+                }
+                Err(why) => Told::Other(why.to_string()),
+            },
+            Err(why) => Told::Other(why),
+        };
+        Asked { view, sent, answered: self.now(), told }
+    }
+
+    // ---- weather
+
+    /// What was wrong so far.
+    pub fn weather(&self) -> MutexGuard<'_, Weather> {
+        lock(&self.weather)
+    }
+
+    /// This fault begins.
+    pub fn set_fault(&self, fault: &'static str) {
+        *lock(&self.fault) = fault;
+        self.say(&format!("fault={fault}"));
+    }
+
+    /// The fault under way, or the last one.
+    pub fn fault(&self) -> &'static str {
+        *lock(&self.fault)
+    }
+
+    /// Something is about to go wrong.
+    pub fn begin(&self, what: &str, whom: Whom, excuse: Excuse) -> Ticket {
+        let who =
+            if let Whom::Proxy(proxy) = whom { format!(", proxy {proxy}") } else { String::new() };
+        self.say(&format!("  {what}{who}"));
+        self.weather().begin(what, whom, excuse, self.now())
+    }
+
+    /// It is over.
+    pub fn over(&self, ticket: Ticket) {
+        self.weather().end(ticket, self.now());
+    }
+
+    /// Does something that disturbs the connections of all proxies until it is done.
+    pub fn disturb(&self, what: &str, act: impl FnOnce(&World)) {
+        let ticket = self.begin(what, Whom::All, Excuse::Stale);
+        act(self);
+        self.over(ticket);
+    }
+
+    /// Lets time pass, as long as the run goes on.
+    pub fn hold(&self, time: Duration) {
+        self.end.wait(time);
+    }
+
+    // ---- servers
+
+    /// A server that is up and does not lead.
+    pub fn follower(&self, rng: &mut Rng) -> usize {
+        let leader = self.ensemble.leader();
+        (leader + 1 + rng.below(SERVERS - 1)) % SERVERS
+    }
+
+    /// Any server but this one.
+    pub fn another(&self, than: usize, rng: &mut Rng) -> usize {
+        (than + 1 + rng.below(SERVERS - 1)) % SERVERS
+    }
+
+    /// All servers in a new order.
+    pub fn servers_shuffled(&self, rng: &mut Rng) -> Vec<usize> {
+        let mut servers: Vec<usize> = (0..SERVERS).collect();
+        rng.shuffle(&mut servers);
+        servers
+    }
+
+    /// The server's own view.
+    pub fn server(&self, server: usize) -> &ZooKeeper {
+        &self.ensemble[server]
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Who panicked has ended the run already.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A stand-in for a cluster that has all tables.
+fn cluster_with(cluster: usize, names: &[String]) -> MetaServer {
+    let meta = MetaServer::start();
+    meta.keep_requests(false);
+    for (table, name) in names.iter().enumerate() {
+        meta.put_table(name, QueryCfgResponse::table(app_id(table), 1, primary_of(cluster)));
+    }
+    meta
+}
+
+/// What an answer about a table means.
+fn told(table: usize, answer: &Answer) -> Told {
+    let other = || Told::Other(format!("{answer:?}"));
+    let Ok(config) = QueryCfgResponse::decode(&answer.result) else { return other() };
+    let primary = config.partitions.first().and_then(|partition| partition.primary);
+    match (answer.frame_error.as_str(), config.err.as_str(), primary) {
+        ("ERR_OK", "ERR_OK", Some(primary)) => {
+            let cluster = (0..CLUSTERS).find(|cluster| primary_of(*cluster) == primary);
+            match cluster {
+                Some(cluster) if config.app_id == app_id(table) => Told::Cluster(cluster),
+                _ => Told::Other(format!("app_id {}, primary {primary}", config.app_id)),
+            }
+        }
+        ("ERR_OK", "ERR_OBJECT_NOT_FOUND", None) => Told::Unknown,
+        ("ERR_OK", "ERR_INVALID_DATA", None) => Told::Unusable,
+        ("ERR_OK", "ERR_SERVICE_NOT_ACTIVE", None) => Told::Unavailable,
+        _ => other(),
+    }
+}
+
+/// Names the cluster in its answers.
+fn primary_of(cluster: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, cluster as u8 + 1], 34801))
+}
+
+/// Names the table in answers.
+fn app_id(table: usize) -> i32 {
+    i32::try_from(table).expect("tables are few") + 1
+}
+
+/// Ends the run, early when something is wrong.
+#[derive(Default)]
+pub struct End {
+    state: Mutex<EndState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct EndState {
+    over: bool,
+    /// The first thing that was wrong.
+    failure: Option<String>,
+}
+
+impl End {
+    /// Waits until the run is over, but not longer than this; whether it is over.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let goes_on = |state: &mut EndState| !state.over;
+        let waited = self.changed.wait_timeout_while(lock(&self.state), at_most, goes_on);
+        waited.unwrap_or_else(PoisonError::into_inner).0.over
+    }
+
+    /// Whether the run is over.
+    pub fn is_over(&self) -> bool {
+        lock(&self.state).over
+    }
+
+    /// The run is over.
+    pub fn set(&self) {
+        lock(&self.state).over = true;
+        self.changed.notify_all();
+    }
+
+    /// The run is over because of this. Only the first such reason counts.
+    pub fn fail(&self, why: impl FnOnce() -> String) {
+        if !self.has_failed() {
+            let why = why();
+            lock(&self.state).failure.get_or_insert(why);
+        }
+        self.set();
+    }
+
+    /// Whether something was wrong.
+    pub fn has_failed(&self) -> bool {
+        lock(&self.state).failure.is_some()
+    }
+
+    /// What was wrong.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.state).failure.clone()
+    }
+
+    /// For a thread of the run: if it panics, the run fails.
+    pub fn guard<'a>(&'a self, thread: &'a str) -> Guard<'a> {
+        Guard { end: self, thread }
+    }
+}
+
+/// See [`End::guard`].
+pub struct Guard<'a> {
+    end: &'a End,
+    thread: &'a str,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.end.fail(|| format!("thread {} panicked, see above", self.thread));
+        }
+    }
+}
