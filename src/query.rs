@@ -1,7 +1,7 @@
 //! The middle of the proxy: from a frame to its answer, by way of route, cluster and flight.
 //!
 //! ```text
-//! Serve(connections) ▶ frames ─┬─ another method ──────────────────────▶ ERR_HANDLER_NOT_FOUND
+//! Read ─▶ lobby ────▶ frames ─┬─ another method ──────────────────────▶ ERR_HANDLER_NOT_FOUND
 //!                              └─ QueryConfig ─▶ route ─┬─ cluster ─▶ flight ─▶ Call ─▶ answer
 //!                    Retry(asks) ─────────────────▲     ├─ unknown, unusable ─▶ own error
 //!                        ▲                              └─ missing ─▶ misses ─▶ zk-watch ─┐
@@ -24,9 +24,10 @@ use log::error;
 
 use crate::ask::{Ask, answer_all};
 use crate::client::connection::{Connection, Turn};
+use crate::client::lobby::Lobby;
 use crate::client::outbox::Reply;
 use crate::jobs::Jobs;
-use crate::patience::SLICE;
+use crate::patience::{Meanwhile, SLICE};
 use crate::route::table::{Found, RouteTable};
 use crate::upstream::cluster::{Cluster, Joined, Outcome};
 use crate::upstream::flight::Lead;
@@ -34,14 +35,14 @@ use crate::wire::error_code::OwnError;
 use crate::wire::frame::{Frame, Malformed};
 use crate::wire::{message, reply};
 
-/// Answers that are given before the next call of the same cluster starts. With more, the next call goes to
-/// another worker, so that it need not wait for thousands of writes.
-const ANSWERS_BEFORE_NEXT_CALL: usize = 256;
+/// So many answers take a worker about a millisecond. With more, the next call of the same cluster goes to
+/// another worker, and no client waits for this one to read it.
+const MANY_ANSWERS: usize = 256;
 
 /// What a worker does next.
 pub enum Job {
-    /// Read these connections, which became readable together.
-    Serve(Vec<Arc<Connection>>),
+    /// Come and read the clients that wait in the lobby.
+    Read,
     /// Look these tables up again: what was missing is there, or their route moved.
     Retry(Vec<Ask>),
     /// Tell these why they get no answer.
@@ -63,6 +64,7 @@ pub struct Router {
     routes: Arc<RouteTable>,
     misses: Sender<Ask>,
     jobs: Jobs<Job>,
+    lobby: Arc<Lobby>,
     query_timeout: Duration,
 }
 
@@ -72,9 +74,10 @@ impl Router {
         routes: Arc<RouteTable>,
         misses: Sender<Ask>,
         jobs: Jobs<Job>,
+        lobby: Arc<Lobby>,
         query_timeout: Duration,
     ) -> Self {
-        Router { routes, misses, jobs, query_timeout }
+        Router { routes, misses, jobs, lobby, query_timeout }
     }
 
     /// Looks queries up again, or refuses them. The calls to make are added to `flights`.
@@ -83,18 +86,22 @@ impl Router {
             Job::Retry(asks) => asks.into_iter().for_each(|ask| self.route(ask, flights)),
             Job::Refuse(asks, why) => asks.into_iter().for_each(|ask| ask.refuse(why)),
             Job::Call(flight) => flights.push(flight),
-            Job::Serve(_) | Job::Stop => unreachable!("a worker does these by itself"),
+            Job::Read | Job::Stop => unreachable!("a worker does these by itself"),
         }
     }
 
-    /// Makes one of the calls here, and has the others made beside it. Blocks. `while_waiting` is called when it
-    /// takes long.
-    pub fn take_off(&self, mut flights: Vec<Flight>, while_waiting: &dyn Fn()) {
+    /// Makes one of the calls here, and has the others made beside it. Blocks.
+    pub fn take_off(&self, mut flights: Vec<Flight>, meanwhile: &dyn Meanwhile) {
         let last = flights.pop();
-        flights.into_iter().for_each(|flight| self.later(Job::Call(flight)));
+        self.hand_over(flights);
         if let Some(flight) = last {
-            self.fly(flight, while_waiting);
+            self.fly(flight, meanwhile);
         }
+    }
+
+    /// Has the calls made by other workers.
+    pub fn hand_over(&self, flights: Vec<Flight>) {
+        flights.into_iter().for_each(|flight| self.later(Job::Call(flight)));
     }
 
     fn later(&self, job: Job) {
@@ -133,7 +140,7 @@ impl Router {
             match turn {
                 Turn::More => {
                     connection.readiness.requeue();
-                    self.later(Job::Serve(vec![connection.clone()]));
+                    self.lobby.arrive([connection.clone()]);
                     return found;
                 }
                 Turn::Drained | Turn::Empty if connection.readiness.end() => {}
@@ -192,7 +199,7 @@ impl Router {
     }
 
     /// Makes a call, and those that wait for its place, until none does.
-    fn fly(&self, flight: Flight, while_waiting: &dyn Fn()) {
+    fn fly(&self, flight: Flight, meanwhile: &dyn Meanwhile) {
         let Flight { cluster, mut lead } = flight;
         loop {
             let Lead { key, mut aboard } = lead;
@@ -200,11 +207,7 @@ impl Router {
             let table = aboard.first().map(|ask| ask.table.clone()).unwrap_or_default();
             let moved = || self.routes.has_moved(&table, &cluster);
             // The flight must land whatever happens, or its table would be mute for ever.
-            let looks_up = || {
-                while_waiting();
-                moved()
-            };
-            let call = || cluster.call(&key, &mut aboard, &looks_up);
+            let call = || cluster.call(&key, &mut aboard, &moved, meanwhile);
             let outcome = match moved() {
                 true => Outcome::Moved,
                 false => catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
@@ -213,10 +216,11 @@ impl Router {
                 }),
             };
             let mut next = cluster.land(&key, &outcome);
-            if aboard.len() > ANSWERS_BEFORE_NEXT_CALL
-                && let Some(lead) = next.take()
-            {
-                self.later(Job::Call(Flight { cluster: cluster.clone(), lead }));
+            if aboard.len() > MANY_ANSWERS {
+                meanwhile.be_away();
+                if let Some(lead) = next.take() {
+                    self.later(Job::Call(Flight { cluster: cluster.clone(), lead }));
+                }
             }
             match outcome {
                 Outcome::Answered(body) => answer_all(aboard, &body),

@@ -14,6 +14,7 @@ use mio::{Poll, Waker};
 
 use crate::client::accept::{self, Acceptor};
 use crate::client::connection::{Desk, Note};
+use crate::client::lobby::Lobby;
 use crate::client::workers::Workers;
 use crate::config::{Settings, ZooKeeperSettings};
 use crate::jobs::Jobs;
@@ -119,9 +120,11 @@ impl Server {
                 RouteSource::ZooKeeper(watch, keeper)
             }
         };
-        let router = Arc::new(Router::new(routes, misses, jobs.clone(), settings.query_timeout));
+        let lobby = Arc::new(Lobby::new(jobs.clone()));
+        let (timeout, waiting) = (settings.query_timeout, lobby.clone());
+        let router = Arc::new(Router::new(routes, misses, jobs.clone(), waiting, timeout));
         let workers =
-            Workers::start(settings.workers, jobs.clone(), &router).map_err(io("start workers"))?;
+            Workers::start(settings.workers, jobs, &lobby, &router).map_err(io("start workers"))?;
 
         let poll = Poll::new().map_err(io("epoll"))?;
         let waker = Waker::new(poll.registry(), accept::WAKER).map_err(io("eventfd"))?;
@@ -131,7 +134,7 @@ impl Server {
         let listener =
             accept::listen(settings.listen).map_err(|e| StartError::Listen(settings.listen, e))?;
         let addr = listener.local_addr().map_err(io("getsockname"))?;
-        let acceptor = Acceptor::new(poll, listener, accept_limits, desk.clone(), noted, jobs)
+        let acceptor = Acceptor::new(poll, listener, accept_limits, desk.clone(), noted, lobby)
             .map_err(io("epoll"))?;
         let accept = thread::Builder::new()
             .name("accept".to_owned())

@@ -56,7 +56,7 @@ fn ask(options: &Options) -> Result<ConfigView, String> {
         let answer = Link::connect(addr, &mut patience)
             .and_then(|mut link| {
                 link.send(&message::query_args(&options.table))?;
-                link.receive(Duration::ZERO, &mut patience)
+                link.receive(Duration::ZERO, &(), &mut patience)
             })
             .map_err(|e| format!("{addr}: {e}"));
         match answer {

@@ -33,7 +33,7 @@ use super::link::{Link, LinkError};
 use crate::ask::Ask;
 use crate::client::outbox::Body;
 use crate::logging::Throttle;
-use crate::patience::SLICE;
+use crate::patience::{Meanwhile, SLICE};
 use crate::resolve::Resolver;
 use crate::route::record::Record;
 use crate::wire::answer::Answer;
@@ -166,8 +166,15 @@ impl Cluster {
 
     /// Makes one call and blocks until it is over. Those `aboard` whose time ends before are answered here
     /// and taken out; `moved` tells that their route names another cluster now.
-    pub fn call(&self, key: &Key, aboard: &mut Vec<Ask>, moved: &dyn Fn() -> bool) -> Outcome {
-        let mut call = Call { cluster: self, key, aboard, moved, expired: 0, over: None };
+    pub fn call(
+        &self,
+        key: &Key,
+        aboard: &mut Vec<Ask>,
+        moved: &dyn Fn() -> bool,
+        meanwhile: &dyn Meanwhile,
+    ) -> Outcome {
+        let mut call =
+            Call { cluster: self, key, aboard, moved, meanwhile, expired: 0, over: None };
         match call.run() {
             Ok(body) => Outcome::Answered(body),
             Err(Over) => call.over.expect("Over is only said when it is set"),
@@ -267,6 +274,7 @@ struct Call<'a> {
     key: &'a Key,
     aboard: &'a mut Vec<Ask>,
     moved: &'a dyn Fn() -> bool,
+    meanwhile: &'a dyn Meanwhile,
     /// Queries whose time was over during this call.
     expired: usize,
     over: Option<Outcome>,
@@ -278,6 +286,7 @@ impl<'a> Call<'a> {
         if self.over.is_some() {
             return false;
         }
+        self.meanwhile.look_up();
         let now = Instant::now();
         for ask in self.aboard.extract_if(.., |ask| ask.deadline <= now) {
             self.expired += 1;
@@ -311,6 +320,7 @@ impl<'a> Call<'a> {
 
     fn pause(&mut self, pause: Duration) -> Result<(), Over> {
         let end = Instant::now() + pause;
+        self.meanwhile.be_away();
         while self.goes_on() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -405,6 +415,7 @@ impl<'a> Call<'a> {
                 said => return Ok(said),
             }
         }
+        self.meanwhile.be_away();
         let fresh = Link::connect(addr, &mut || self.goes_on())
             .and_then(|mut link| link.send(self.key).map(|()| link));
         match fresh {
@@ -417,8 +428,9 @@ impl<'a> Call<'a> {
     fn hear(&mut self, addr: SocketAddr, mut link: Link, wait: Duration) -> Result<Said, Over> {
         let end = Instant::now() + wait;
         let (start, spin) = (Instant::now(), self.cluster.worth_spinning());
+        let meanwhile = self.meanwhile;
         let mut patience = || self.goes_on() && Instant::now() < end;
-        match link.receive(spin, &mut patience) {
+        match link.receive(spin, meanwhile, &mut patience) {
             Ok((Answer::Leader { result_at }, frame)) => {
                 self.cluster.answered_in(start.elapsed());
                 self.cluster.keep_link(addr, link);
