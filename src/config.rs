@@ -7,6 +7,7 @@
 //! The Go meta-proxy's file works as it is, in the ways its reader allows: keys in any case, numbers in
 //! quotes, lists as text with commas. `docs` of each key: README, section Settings.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -27,6 +28,8 @@ use crate::upstream::cluster::UpstreamLimits;
 /// A larger file is not a settings file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// All settings, checked, a part for each who needs them.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -44,6 +47,52 @@ pub struct Settings {
     pub upstream: UpstreamLimits,
     /// Where the routes are, unless a routes file is given.
     pub zookeeper: Option<ZooKeeperSettings>,
+    /// Where the pages for operators are; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Who gets the metrics.
+    pub metric: MetricSettings,
+    /// What is logged, and how the log file is kept.
+    pub log: LogSettings,
+    /// How the proxy stops.
+    pub stop: StopSettings,
+}
+
+/// Who gets the metrics, besides `/metrics`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricSettings {
+    /// The falcon agent to which they are pushed, `host:port`; `None`: they are only shown.
+    pub falcon_agent: Option<String>,
+    /// Labels of all of them.
+    pub tags: Vec<(String, String)>,
+}
+
+/// What is logged, and how the log file is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Levels by target, `info,zk=debug`.
+    pub level: String,
+    /// An object a line instead of text.
+    pub json: bool,
+    /// Of the log file, before it is put aside.
+    pub max_file_bytes: u64,
+    /// Of files that were put aside.
+    pub max_file_age: Duration,
+    /// Files that were put aside.
+    pub max_files: usize,
+    /// One of so many queries gets a line; 0: none does.
+    pub access_sample: u64,
+}
+
+/// How the proxy stops when it is told to by SIGTERM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopSettings {
+    /// Between `/readyz` turning bad and the listener closing.
+    pub delay: Duration,
+    /// An idle connection is closed at this age. A Go client that loses a younger one does not dial again for up
+    /// to a minute (its session keeps the time of its last dial).
+    pub min_age: Duration,
+    /// All of it takes at most so long.
+    pub grace: Duration,
 }
 
 /// Where the routes are in ZooKeeper.
@@ -212,10 +261,35 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     });
     zk.warn_of_rest(notes);
 
-    let mut metric = keys.section("metric", notes);
-    metric.one_of("type", &["prometheus", "falcon"], notes);
-    metric.tags("tags", notes);
-    metric.warn_of_rest(notes);
+    let mut section = keys.section("metric", notes);
+    let falcon_agent = section.one_of("type", &["prometheus", "falcon"], notes) == 1;
+    let agent = section.host_port("falcon_agent", "127.0.0.1:1988", notes);
+    let tags = section.tags("tags", notes);
+    let metric = MetricSettings { falcon_agent: falcon_agent.then_some(agent), tags };
+    section.warn_of_rest(notes);
+
+    let mut section = keys.section("admin", notes);
+    let admin = section.optional_address("listen", "0.0.0.0:9091", notes);
+    section.warn_of_rest(notes);
+
+    let mut section = keys.section("log", notes);
+    let log = LogSettings {
+        level: section.log_filter("level", "info", notes),
+        json: section.one_of("format", &["text", "json"], notes) == 1,
+        max_file_bytes: mib * section.number("max_file_mb", 1..=1_000_000, 500, notes),
+        max_file_age: DAY * section.number("max_file_age_days", 1..=36_500, 7, notes) as u32,
+        max_files: section.number("max_files", 1..=10_000, 10, notes) as usize,
+        access_sample: section.number("access_sample", 0..=1_000_000_000, 0, notes),
+    };
+    section.warn_of_rest(notes);
+
+    let mut section = keys.section("stop", notes);
+    let stop = StopSettings {
+        delay: section.ms("delay", 0..=600_000, 0, notes),
+        min_age: section.ms("min_age", 0..=600_000, 60_000, notes),
+        grace: section.ms("grace", 100..=3_600_000, 70_000, notes),
+    };
+    section.warn_of_rest(notes);
     keys.warn_of_rest(notes);
 
     let upstream = UpstreamLimits {
@@ -223,7 +297,19 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
         max_calls: max_calls.min((workers / 4).max(1)),
         slow_after: (query_timeout / 3).max(SLICE),
     };
-    Settings { listen, workers, query_timeout, accept, client, upstream, zookeeper }
+    Settings {
+        listen,
+        workers,
+        query_timeout,
+        accept,
+        client,
+        upstream,
+        zookeeper,
+        admin,
+        metric,
+        log,
+        stop,
+    }
 }
 
 #[derive(Default)]
@@ -371,15 +457,57 @@ impl Keys {
         digest
     }
 
-    fn one_of(&mut self, key: &str, names: &[&str], notes: &mut Notes) {
-        let read = |node: &Node| names.contains(&node.text()?.as_str()).then_some(());
-        self.read(key, &names.join(" or "), Some(()), notes, read);
+    /// Which of the names it is; the first without the key.
+    fn one_of(&mut self, key: &str, names: &[&str], notes: &mut Notes) -> usize {
+        let read = |node: &Node| {
+            let text = node.text()?;
+            names.iter().position(|name| *name == text)
+        };
+        self.read(key, &names.join(" or "), Some(0), notes, read).unwrap_or(0)
     }
 
-    fn tags(&mut self, key: &str, notes: &mut Notes) {
-        let good = |tag: &String| tag.split_once('=').is_some_and(|(name, _)| !name.is_empty());
-        let read = |node: &Node| node.list()?.iter().all(good).then_some(());
-        self.read(key, "a list of name=value", Some(()), notes, read);
+    /// Labels with different names, as Prometheus wants them.
+    fn tags(&mut self, key: &str, notes: &mut Notes) -> Vec<(String, String)> {
+        let read = |node: &Node| {
+            let mut names = HashSet::new();
+            let tag = |text: String| {
+                let (name, value) = text.split_once('=')?;
+                let is_new = names.insert(name.to_owned());
+                (is_new && is_label_name(name)).then(|| (name.to_owned(), value.to_owned()))
+            };
+            node.list()?.into_iter().filter(|text| !text.is_empty()).map(tag).collect()
+        };
+        let want = "a list of name=value, each name once, of letters, digits and _";
+        self.read(key, want, Some(Vec::new()), notes, read).unwrap_or_default()
+    }
+
+    fn host_port(&mut self, key: &str, default: &str, notes: &mut Notes) -> String {
+        let read = |node: &Node| node.text().filter(|text| is_host_port(text));
+        let default = default.to_owned();
+        self.read(key, "host:port", Some(default.clone()), notes, read).unwrap_or(default)
+    }
+
+    /// `None` if it says none.
+    fn optional_address(
+        &mut self,
+        key: &str,
+        default: &str,
+        notes: &mut Notes,
+    ) -> Option<SocketAddr> {
+        let default = default.parse().expect("defaults are good");
+        let read = |node: &Node| match node.text()?.as_str() {
+            "none" => Some(None),
+            text => text.parse().ok().map(Some),
+        };
+        self.read(key, "IP:PORT or none", Some(Some(default)), notes, read).flatten()
+    }
+
+    fn log_filter(&mut self, key: &str, default: &str, notes: &mut Notes) -> String {
+        let read =
+            |node: &Node| node.list().map(|parts| parts.join(",")).filter(|text| is_filter(text));
+        let want = "a level, or a list of target=level";
+        let default = default.to_owned();
+        self.read(key, want, Some(default.clone()), notes, read).unwrap_or(default)
     }
 
     fn warn_of_rest(self, notes: &mut Notes) {
@@ -389,6 +517,19 @@ impl Keys {
             notes.warnings.push(Fault { line, key, what });
         }
     }
+}
+
+fn is_label_name(name: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.starts_with(|c| is_word(c) && !c.is_ascii_digit()) && name.chars().all(is_word)
+}
+
+/// Whether it is `info`, `zk=debug` or several of them.
+fn is_filter(text: &str) -> bool {
+    text.split(',').all(|part| {
+        let level = part.rsplit('=').next().unwrap_or_default().trim();
+        level.parse::<log::LevelFilter>().is_ok()
+    })
 }
 
 /// A value of the file, its scalars as text.
@@ -557,7 +698,7 @@ limits:
                 "zookeeper.root: want a znode path, /a/b, got nothing",
                 r#"line 5: zookeeper.timeout: want 100..=600000, got "0""#,
                 r#"line 7: metric.type: want prometheus or falcon, got "statsd""#,
-                r#"line 7: metric.tags: want a list of name=value, got ["region"]"#,
+                r#"line 7: metric.tags: want a list of name=value, each name once, of letters, digits and _, got ["region"]"#,
             ]
         );
         assert_eq!(
@@ -601,6 +742,33 @@ limits:
             assert!(faults.contains(key), "{key} in {faults}");
         }
         assert!(!faults.contains("secret"), "{faults}");
+    }
+
+    #[test]
+    fn what_operators_set() {
+        let settings = parse("", false).settings.unwrap();
+        assert_eq!(settings.admin.unwrap().to_string(), "0.0.0.0:9091");
+        assert_eq!(settings.metric.falcon_agent, None);
+        assert_eq!(settings.log.max_file_bytes, 500 << 20);
+        let text =
+            "{admin: {listen: none}, metric: {type: falcon, tags: [a=b=c, d=]}, stop: {grace: 100},
+            log: {level: 'info,zk=debug', format: json}}";
+        let settings = parse(text, false).settings.unwrap();
+        assert_eq!(settings.admin, None);
+        assert_eq!(settings.metric.falcon_agent.as_deref(), Some("127.0.0.1:1988"));
+        let tags: Vec<_> = settings.metric.tags.iter().map(|(k, v)| (&**k, &**v)).collect();
+        assert_eq!(tags, [("a", "b=c"), ("d", "")]);
+        assert_eq!((settings.log.level.as_str(), settings.log.json), ("info,zk=debug", true));
+        for bad in [
+            "{metric: {tags: [a=1, a=2]}}",
+            "{metric: {tags: [1a=1]}}",
+            "{log: {level: loud}}",
+            "{admin: {listen: 9091}}",
+            "{stop: {grace: 0}}",
+            "{metric: {falcon_agent: here}}",
+        ] {
+            assert!(parse(bad, false).settings.is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Builder {
             ("listen", Some("127.0.0.1:0")),
             ("zookeeper", self.zookeeper.as_deref()),
             ("metric", Some("{type: prometheus, tags: [region=test]}")),
+            ("admin", Some("{listen: 127.0.0.1:0}")),
         ];
         let mut config = String::new();
         for (key, value) in defaults {
