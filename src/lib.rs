@@ -71,8 +71,10 @@
 pub mod cli;
 pub mod config;
 pub mod logging;
+pub mod metrics;
 pub mod server;
 
+pub mod admin;
 pub mod client;
 pub mod wire;
 

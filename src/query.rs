@@ -27,6 +27,7 @@ use crate::client::connection::{Connection, Turn};
 use crate::client::lobby::Lobby;
 use crate::client::outbox::Reply;
 use crate::jobs::Jobs;
+use crate::metrics::{Metrics, OtherMethod, Shed};
 use crate::patience::{Meanwhile, SLICE};
 use crate::route::table::{Found, RouteTable};
 use crate::upstream::cluster::{Cluster, Joined, Outcome};
@@ -65,6 +66,7 @@ pub struct Router {
     misses: Sender<Ask>,
     jobs: Jobs<Job>,
     lobby: Arc<Lobby>,
+    metrics: Arc<Metrics>,
     query_timeout: Duration,
 }
 
@@ -75,9 +77,10 @@ impl Router {
         misses: Sender<Ask>,
         jobs: Jobs<Job>,
         lobby: Arc<Lobby>,
+        metrics: Arc<Metrics>,
         query_timeout: Duration,
     ) -> Self {
-        Router { routes, misses, jobs, lobby, query_timeout }
+        Router { routes, misses, jobs, lobby, metrics, query_timeout }
     }
 
     /// Looks queries up again, or refuses them. The calls to make are added to `flights`.
@@ -163,36 +166,54 @@ impl Router {
             message::QUERY_CONFIG => {
                 let table = message::read_table(call.args)?;
                 if !message::is_table_name(&table) {
-                    reply::own_error(call.seq, OwnError::UnknownTable)
+                    self.own_error(call.seq, OwnError::UnknownTable)
                 } else if !connection.begin_query() {
-                    reply::own_error(call.seq, OwnError::Unavailable)
+                    self.own_error(call.seq, OwnError::Unavailable)
                 } else {
                     // A worker looks up every slice, so an answer can be as late as that.
                     let deadline = now + self.query_timeout.saturating_sub(SLICE);
                     let (connection, table) = (connection.clone(), table.into());
-                    self.route(Ask::new(connection, call.seq, table, call.args, deadline), flights);
+                    let ask = Ask::new(connection, call.seq, table, call.args, now, deadline);
+                    self.route(ask, flights);
                     return Ok(());
                 }
             }
-            message::NEGOTIATION => reply::negotiation(call.seq),
-            other => reply::handler_not_found(other, call.seq),
+            message::NEGOTIATION => {
+                self.metrics.other_methods.at(OtherMethod::Negotiation as usize).add(1);
+                reply::negotiation(call.seq)
+            }
+            other => {
+                self.metrics.other_methods.at(OtherMethod::NotServed as usize).add(1);
+                reply::handler_not_found(other, call.seq)
+            }
         };
         replies.push(Reply::Own(own));
         Ok(())
+    }
+
+    fn own_error(&self, seq: i32, error: OwnError) -> Vec<u8> {
+        self.metrics.own_error(error);
+        reply::own_error(seq, error)
+    }
+
+    fn shed(&self, ask: Ask, why: Shed) {
+        self.metrics.shed.at(why as usize).add(1);
+        ask.refuse(OwnError::Unavailable);
     }
 
     fn route(&self, ask: Ask, flights: &mut Vec<Flight>) {
         match self.routes.find(&ask.table, Instant::now()) {
             Found::Cluster(cluster) => match cluster.join(ask) {
                 Joined::Lead(lead) => flights.push(Flight { cluster, lead }),
-                Joined::Waiting => {}
-                Joined::Refused(ask) => ask.refuse(OwnError::Unavailable),
+                Joined::Waiting => self.metrics.flights_joined.add(1),
+                Joined::Refused(ask) => self.shed(ask, Shed::FailingCluster),
             },
             Found::Unusable => ask.refuse(OwnError::UnusableRoute),
             Found::Unknown => ask.refuse(OwnError::UnknownTable),
             Found::Missing => {
+                self.metrics.misses.add(1);
                 if let Err(full) = self.misses.try_send(ask) {
-                    full.into_inner().refuse(OwnError::Unavailable);
+                    self.shed(full.into_inner(), Shed::Misses);
                 }
             }
         }
@@ -215,6 +236,7 @@ impl Router {
                     Outcome::Failed
                 }),
             };
+            self.metrics.calls.add(1);
             let mut next = cluster.land(&key, &outcome);
             if aboard.len() > MANY_ANSWERS {
                 meanwhile.be_away();
@@ -223,7 +245,10 @@ impl Router {
                 }
             }
             match outcome {
-                Outcome::Answered(body) => answer_all(aboard, &body),
+                Outcome::Answered(body) => {
+                    cluster.stats.answers[body.counted_as].add(aboard.len() as u64);
+                    answer_all(aboard, &cluster.name, &body);
+                }
                 Outcome::Moved => self.later(Job::Retry(aboard)),
                 Outcome::Failed => {
                     aboard.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));

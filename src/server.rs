@@ -18,6 +18,7 @@ use crate::client::lobby::Lobby;
 use crate::client::workers::Workers;
 use crate::config::{Settings, ZooKeeperSettings};
 use crate::jobs::Jobs;
+use crate::metrics::Metrics;
 use crate::query::Router;
 use crate::resolve::Resolver;
 use crate::route::file::RoutesFile;
@@ -122,7 +123,10 @@ impl Server {
         };
         let lobby = Arc::new(Lobby::new(jobs.clone()));
         let (timeout, waiting) = (settings.query_timeout, lobby.clone());
-        let router = Arc::new(Router::new(routes, misses, jobs.clone(), waiting, timeout));
+        let metrics = Arc::new(Metrics::default());
+        let count = metrics.clone();
+        let router = Router::new(routes, misses, jobs.clone(), waiting, count, timeout);
+        let router = Arc::new(router);
         let workers =
             Workers::start(settings.workers, jobs, &lobby, &router).map_err(io("start workers"))?;
 
@@ -130,7 +134,7 @@ impl Server {
         let waker = Waker::new(poll.registry(), accept::WAKER).map_err(io("eventfd"))?;
         let (notes, noted) = unbounded();
         let registry = poll.registry().try_clone().map_err(io("epoll"))?;
-        let desk = Arc::new(Desk::new(notes, waker, registry, settings.client.clone()));
+        let desk = Arc::new(Desk::new(notes, waker, registry, settings.client.clone(), metrics));
         let listener =
             accept::listen(settings.listen).map_err(|e| StartError::Listen(settings.listen, e))?;
         let addr = listener.local_addr().map_err(io("getsockname"))?;

@@ -60,7 +60,7 @@ fn ask(options: &Options) -> Result<ConfigView, String> {
             })
             .map_err(|e| format!("{addr}: {e}"));
         match answer {
-            Ok((Answer::Leader { result_at }, frame)) => {
+            Ok((Answer::Leader { result_at, .. }, frame)) => {
                 return config_view::read(&frame[result_at..]).map_err(|e| e.to_string());
             }
             Ok((Answer::Follower { leader }, _)) => return Ok(follower(leader)),

@@ -29,6 +29,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::connection::{CloseReason, Connection, Desk, Note};
 use super::lobby::Lobby;
 use crate::logging::Throttle;
+use crate::metrics::Refusal;
 
 const LISTENER: Token = Token(usize::MAX);
 /// Token of the waker that the [`Desk`] holds.
@@ -223,15 +224,18 @@ impl Acceptor {
             };
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    if let Err(why) = self.admit(stream, peer)
-                        && let Some(hidden) = REFUSED.pass()
-                    {
+                    let Err((refusal, why)) = self.admit(stream, peer) else {
+                        continue;
+                    };
+                    self.desk.metrics.refused.at(refusal as usize).add(1);
+                    if let Some(hidden) = REFUSED.pass() {
                         warn!("client={peer} refused: {why}{hidden}");
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if is_of_one_client(&e) => {}
                 Err(e) => {
+                    self.desk.metrics.refused.at(Refusal::System as usize).add(1);
                     if let Some(hidden) = REFUSED.pass() {
                         warn!("cannot accept, trying again in {ACCEPT_PAUSE:?}: {e}{hidden}");
                     }
@@ -243,24 +247,26 @@ impl Acceptor {
         self.accept_at = Some(Instant::now());
     }
 
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), String> {
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), (Refusal, String)> {
         let AcceptLimits { max_connections, max_connections_per_address, keepalive } = self.limits;
         if self.registry.len() >= max_connections {
-            return Err(format!("max_connections {max_connections} are open"));
+            let why = format!("max_connections {max_connections} are open");
+            return Err((Refusal::MaxConnections, why));
         }
         let same_address = self.per_address.get(&peer.ip()).copied().unwrap_or(0);
         if same_address >= max_connections_per_address {
-            return Err(format!(
-                "max_connections_per_address {max_connections_per_address} are open from there"
-            ));
+            let most = max_connections_per_address;
+            let why = format!("max_connections_per_address {most} are open from there");
+            return Err((Refusal::MaxPerAddress, why));
         }
         let socket = SockRef::from(&stream);
         let keepalive = TcpKeepalive::new().with_time(keepalive).with_interval(keepalive / 6);
         socket
             .set_tcp_nodelay(true)
             .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-            .map_err(|e| e.to_string())?;
-        self.register(stream, peer).map_err(|e| e.to_string())?;
+            .and_then(|()| self.register(stream, peer))
+            .map_err(|e| (Refusal::System, e.to_string()))?;
+        self.desk.metrics.accepted.add(1);
         *self.per_address.entry(peer.ip()).or_default() += 1;
         Ok(())
     }

@@ -37,6 +37,20 @@ pub enum LinkError {
     Bad(BadAnswer),
 }
 
+impl LinkError {
+    /// A short name of the kind, for counters.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            LinkError::GaveUp => "timeout",
+            LinkError::Io(e) if e.kind() == ErrorKind::TimedOut => "timeout",
+            LinkError::Io(e) if e.kind() == ErrorKind::ConnectionRefused => "refused",
+            LinkError::Io(_) => "io",
+            LinkError::Closed => "closed",
+            LinkError::Bad(why) => why.kind(),
+        }
+    }
+}
+
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
