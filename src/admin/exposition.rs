@@ -117,7 +117,7 @@ impl<'a> Family<'a> {
         }
     }
 
-    fn sample_name<'b>(self, name: &'b str) -> &'b str {
+    fn sample_name(self, name: &str) -> &str {
         if self.is_of_go() { name.strip_suffix("_total").unwrap_or(name) } else { name }
     }
 }

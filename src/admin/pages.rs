@@ -77,7 +77,7 @@ impl Pages {
                 });
                 json_page(&json!({
                     "zookeeper": zookeeper(inside),
-                    "clusters": clusters.iter().map(|it| cluster(it)).collect::<Vec<_>>(),
+                    "clusters": clusters.iter().map(cluster).collect::<Vec<_>>(),
                 }))
             }
             "/clients" => json_page(&clients(inside, request)),
