@@ -65,6 +65,7 @@
 //! - Clients of the crate that were given up need no reaper: the last of their reading threads closes them.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod logging;
