@@ -9,5 +9,6 @@ mod overload;
 mod pipeline;
 mod routes;
 mod run;
+mod scrape;
 mod support;
 mod upstream;
