@@ -27,6 +27,9 @@ use crate::upstream::cluster::UpstreamLimits;
 /// A larger file is not a settings file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
+/// Labels that metrics have of their own. None is called `cluster` or the like, which are good names for tags.
+const OWN_LABELS: &[&str] = &["table", "pegasus_cluster", "err", "le"];
+
 /// All settings, checked, a part for each who needs them.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -44,6 +47,39 @@ pub struct Settings {
     pub upstream: UpstreamLimits,
     /// Where the routes are, unless a routes file is given.
     pub zookeeper: Option<ZooKeeperSettings>,
+    /// The pages for operators.
+    pub admin: AdminSettings,
+    /// What the proxy counts, and for whom.
+    pub metric: MetricSettings,
+}
+
+/// Pages for operators and their machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Where they are; nowhere without one.
+    pub listen: Option<SocketAddr>,
+}
+
+/// What the proxy counts, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricSettings {
+    /// Who gets the metrics, besides those who fetch them.
+    pub kind: MetricKind,
+    /// Names and values that every metric has, no name twice.
+    pub tags: Vec<(String, String)>,
+    /// The open-falcon agent that gets them.
+    pub falcon_agent: SocketAddr,
+    /// It gets them this often.
+    pub falcon_step: Duration,
+}
+
+/// Who gets the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Who fetches them.
+    Prometheus,
+    /// An open-falcon agent, too.
+    Falcon,
 }
 
 /// Where the routes are in ZooKeeper.
@@ -212,10 +248,20 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     });
     zk.warn_of_rest(notes);
 
-    let mut metric = keys.section("metric", notes);
-    metric.one_of("type", &["prometheus", "falcon"], notes);
-    metric.tags("tags", notes);
-    metric.warn_of_rest(notes);
+    let mut section = keys.section("admin", notes);
+    // A Prometheus that scrapes the Go proxy knows this port.
+    let admin = AdminSettings { listen: section.address_or_none("listen", "0.0.0.0:9091", notes) };
+    section.warn_of_rest(notes);
+
+    let mut section = keys.section("metric", notes);
+    let kind = section.metric_kind("type", notes);
+    let metric = MetricSettings {
+        kind,
+        tags: section.tags("tags", kind, notes),
+        falcon_agent: section.address("falcon_agent", "127.0.0.1:1988", notes),
+        falcon_step: Duration::from_secs(section.number("falcon_step_s", 1..=3_600, 60, notes)),
+    };
+    section.warn_of_rest(notes);
     keys.warn_of_rest(notes);
 
     let upstream = UpstreamLimits {
@@ -223,7 +269,7 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
         max_calls: max_calls.min((workers / 4).max(1)),
         slow_after: (query_timeout / 3).max(SLICE),
     };
-    Settings { listen, workers, query_timeout, accept, client, upstream, zookeeper }
+    Settings { listen, workers, query_timeout, accept, client, upstream, zookeeper, admin, metric }
 }
 
 #[derive(Default)]
@@ -331,6 +377,20 @@ impl Keys {
         self.read(key, "IP:port", Some(default), notes, read).unwrap_or(default)
     }
 
+    fn address_or_none(
+        &mut self,
+        key: &str,
+        default: &str,
+        notes: &mut Notes,
+    ) -> Option<SocketAddr> {
+        let default = default.parse().expect("defaults are good");
+        let read = |node: &Node| match node.text()?.as_str() {
+            "none" => Some(None),
+            text => text.parse().ok().map(Some),
+        };
+        self.read(key, "IP:port or none", Some(Some(default)), notes, read).flatten()
+    }
+
     fn addresses(&mut self, key: &str, notes: &mut Notes) -> Vec<String> {
         let read = |node: &Node| {
             let list = node.list()?;
@@ -371,15 +431,48 @@ impl Keys {
         digest
     }
 
-    fn one_of(&mut self, key: &str, names: &[&str], notes: &mut Notes) {
-        let read = |node: &Node| names.contains(&node.text()?.as_str()).then_some(());
-        self.read(key, &names.join(" or "), Some(()), notes, read);
+    fn metric_kind(&mut self, key: &str, notes: &mut Notes) -> MetricKind {
+        let default = MetricKind::Prometheus;
+        let read = |node: &Node| match node.text()?.as_str() {
+            "prometheus" => Some(MetricKind::Prometheus),
+            "falcon" => Some(MetricKind::Falcon),
+            _ => None,
+        };
+        self.read(key, "prometheus or falcon", Some(default), notes, read).unwrap_or(default)
     }
 
-    fn tags(&mut self, key: &str, notes: &mut Notes) {
-        let good = |tag: &String| tag.split_once('=').is_some_and(|(name, _)| !name.is_empty());
-        let read = |node: &Node| node.list()?.iter().all(good).then_some(());
-        self.read(key, "a list of name=value", Some(()), notes, read);
+    fn tags(&mut self, key: &str, kind: MetricKind, notes: &mut Notes) -> Vec<(String, String)> {
+        let Some((line, node)) = self.take(key) else {
+            return Vec::new();
+        };
+        let full = self.full(key);
+        let list = if let Node::Null = node { Some(Vec::new()) } else { node.list() };
+        let Some(list) = list else {
+            notes.fault(line, &full, format!("want a list of name=value, got {node}"));
+            return Vec::new();
+        };
+        let mut tags: Vec<(String, String)> = Vec::new();
+        for tag in list {
+            let want = match tag.split_once('=') {
+                None => "name=value",
+                Some((name, _)) if tags.iter().any(|(other, _)| other == name) => "each name once",
+                Some((name, _)) if !is_tag_name(name, kind) => match kind {
+                    MetricKind::Prometheus => {
+                        "a label name, [A-Za-z_][A-Za-z0-9_]*, without __ before it"
+                    }
+                    MetricKind::Falcon => "a tag name, without spaces and commas, not `name`",
+                },
+                Some((name, _)) if OWN_LABELS.contains(&name) => {
+                    "another name than the proxy's own labels"
+                }
+                Some((name, value)) => {
+                    tags.push((name.to_owned(), value.to_owned()));
+                    continue;
+                }
+            };
+            notes.fault(line, &full, format!("want {want}, got {tag:?}"));
+        }
+        tags
     }
 
     fn warn_of_rest(self, notes: &mut Notes) {
@@ -387,6 +480,21 @@ impl Keys {
             let what = "nothing reads this key".to_owned();
             let (line, key) = (name.referenced.line(), self.full(&name.value));
             notes.warnings.push(Fault { line, key, what });
+        }
+    }
+}
+
+/// Whether metrics may have a tag of this name, as far as their readers go.
+fn is_tag_name(name: &str, kind: MetricKind) -> bool {
+    match kind {
+        MetricKind::Prometheus => {
+            let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+            let goes_on = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            starts && goes_on && !name.starts_with("__")
+        }
+        MetricKind::Falcon => {
+            // The first tag of every metric is its name.
+            !matches!(name, "" | "name") && !name.contains(|c: char| c == ',' || c.is_whitespace())
         }
     }
 }
@@ -557,7 +665,7 @@ limits:
                 "zookeeper.root: want a znode path, /a/b, got nothing",
                 r#"line 5: zookeeper.timeout: want 100..=600000, got "0""#,
                 r#"line 7: metric.type: want prometheus or falcon, got "statsd""#,
-                r#"line 7: metric.tags: want a list of name=value, got ["region"]"#,
+                r#"line 7: metric.tags: want name=value, got "region""#,
             ]
         );
         assert_eq!(
@@ -601,6 +709,61 @@ limits:
             assert!(faults.contains(key), "{key} in {faults}");
         }
         assert!(!faults.contains("secret"), "{faults}");
+    }
+
+    #[test]
+    fn metrics_have_the_tags_of_the_file() {
+        let metric = |text: &str| parse(text, false).settings.map(|settings| settings.metric);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let default = MetricSettings {
+            kind: MetricKind::Prometheus,
+            tags: Vec::new(),
+            falcon_agent: "127.0.0.1:1988".parse().unwrap(),
+            falcon_step: Duration::from_secs(60),
+        };
+        assert_eq!(metric("").unwrap(), default);
+        assert_eq!(metric("metric: {tags: }").unwrap(), default);
+        let text = "metric: {type: falcon, tags: 'region=a b, x-y=b=c', falcon_agent: '10.0.0.1:1', falcon_step_s: 5}";
+        let want = MetricSettings {
+            kind: MetricKind::Falcon,
+            tags: vec![pair("region", "a b"), pair("x-y", "b=c")],
+            falcon_agent: "10.0.0.1:1".parse().unwrap(),
+            falcon_step: Duration::from_secs(5),
+        };
+        assert_eq!(metric(text).unwrap(), want);
+
+        for (why, kind, tags, want) in [
+            ("no list", "prometheus", "{a: b}", "want a list of name=value, got keys and values"),
+            ("no value", "prometheus", "[a]", r#"want name=value, got "a""#),
+            ("a digit first", "prometheus", "[9a=b]", "want a label name"),
+            ("a dash", "prometheus", "[x-y=b]", "want a label name"),
+            ("no name", "prometheus", "['=b']", "want a label name"),
+            ("reserved", "prometheus", "[__a=b]", "want a label name"),
+            ("no name", "falcon", "['=b']", "want a tag name"),
+            ("a space", "falcon", "[a b=c]", "want a tag name"),
+            ("its own label", "prometheus", "[table=x]", "want another name"),
+            ("the first tag", "falcon", "[name=x]", "want a tag name"),
+            ("twice", "prometheus", "[a=1, b=2, a=3]", r#"want each name once, got "a=3""#),
+        ] {
+            let text = format!("metric:\n  type: {kind}\n  tags: {tags}\n");
+            let faults = lines(&metric(&text).unwrap_err());
+            let want = format!("line 3: metric.tags: {want}");
+            assert!(faults.len() == 1 && faults[0].starts_with(&want), "{why}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn pages_are_where_the_go_proxys_are_or_nowhere() {
+        for (text, want) in [
+            ("", Some("0.0.0.0:9091")),
+            ("admin: {listen: '[::1]:80'}", Some("[::1]:80")),
+            ("admin: {listen: none}", None),
+        ] {
+            let admin = parse(text, false).settings.unwrap().admin;
+            assert_eq!(admin.listen, want.map(|addr| addr.parse().unwrap()), "{text}");
+        }
+        let faults = lines(&parse("admin: {listen: 9091}", false).settings.unwrap_err());
+        assert_eq!(faults, [r#"line 1: admin.listen: want IP:port or none, got "9091""#]);
     }
 
     #[test]
