@@ -7,7 +7,6 @@
 //! The Go meta-proxy's file works as it is, in the ways its reader allows: keys in any case, numbers in
 //! quotes, lists as text with commas. `docs` of each key: README, section Settings.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -30,6 +29,10 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Labels that metrics have of their own. None is called `cluster` or the like, which are good names for tags.
+const OWN_LABELS: &[&str] =
+    &["table", "pegasus_cluster", "err", "le", "why", "method", "meta", "kind", "version"];
+
 /// All settings, checked, a part for each who needs them.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -49,7 +52,7 @@ pub struct Settings {
     pub zookeeper: Option<ZooKeeperSettings>,
     /// Where the pages for operators are; `None`: nowhere.
     pub admin: Option<SocketAddr>,
-    /// Who gets the metrics.
+    /// What the proxy counts, and for whom.
     pub metric: MetricSettings,
     /// What is logged, and how the log file is kept.
     pub log: LogSettings,
@@ -57,13 +60,26 @@ pub struct Settings {
     pub stop: StopSettings,
 }
 
-/// Who gets the metrics, besides `/metrics`.
+/// What the proxy counts, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricSettings {
-    /// The falcon agent to which they are pushed, `host:port`; `None`: they are only shown.
-    pub falcon_agent: Option<String>,
-    /// Labels of all of them.
+    /// Who gets the metrics, besides those who fetch them.
+    pub kind: MetricKind,
+    /// Names and values that every metric has, no name twice.
     pub tags: Vec<(String, String)>,
+    /// The open-falcon agent that gets them.
+    pub falcon_agent: SocketAddr,
+    /// It gets them this often.
+    pub falcon_step: Duration,
+}
+
+/// Who gets the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Who fetches them.
+    Prometheus,
+    /// An open-falcon agent, too.
+    Falcon,
 }
 
 /// What is logged, and how the log file is kept.
@@ -261,15 +277,19 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     });
     zk.warn_of_rest(notes);
 
-    let mut section = keys.section("metric", notes);
-    let falcon_agent = section.one_of("type", &["prometheus", "falcon"], notes) == 1;
-    let agent = section.host_port("falcon_agent", "127.0.0.1:1988", notes);
-    let tags = section.tags("tags", notes);
-    let metric = MetricSettings { falcon_agent: falcon_agent.then_some(agent), tags };
+    let mut section = keys.section("admin", notes);
+    // A Prometheus that scrapes the Go proxy knows this port.
+    let admin = section.address_or_none("listen", "0.0.0.0:9091", notes);
     section.warn_of_rest(notes);
 
-    let mut section = keys.section("admin", notes);
-    let admin = section.optional_address("listen", "0.0.0.0:9091", notes);
+    let mut section = keys.section("metric", notes);
+    let kind = section.metric_kind("type", notes);
+    let metric = MetricSettings {
+        kind,
+        tags: section.tags("tags", kind, notes),
+        falcon_agent: section.address("falcon_agent", "127.0.0.1:1988", notes),
+        falcon_step: Duration::from_secs(section.number("falcon_step_s", 1..=3_600, 60, notes)),
+    };
     section.warn_of_rest(notes);
 
     let mut section = keys.section("log", notes);
@@ -417,6 +437,20 @@ impl Keys {
         self.read(key, "IP:port", Some(default), notes, read).unwrap_or(default)
     }
 
+    fn address_or_none(
+        &mut self,
+        key: &str,
+        default: &str,
+        notes: &mut Notes,
+    ) -> Option<SocketAddr> {
+        let default = default.parse().expect("defaults are good");
+        let read = |node: &Node| match node.text()?.as_str() {
+            "none" => Some(None),
+            text => text.parse().ok().map(Some),
+        };
+        self.read(key, "IP:port or none", Some(Some(default)), notes, read).flatten()
+    }
+
     fn addresses(&mut self, key: &str, notes: &mut Notes) -> Vec<String> {
         let read = |node: &Node| {
             let list = node.list()?;
@@ -466,48 +500,56 @@ impl Keys {
         self.read(key, &names.join(" or "), Some(0), notes, read).unwrap_or(0)
     }
 
-    /// Labels with different names, as Prometheus wants them.
-    fn tags(&mut self, key: &str, notes: &mut Notes) -> Vec<(String, String)> {
-        let read = |node: &Node| {
-            let mut names = HashSet::new();
-            let tag = |text: String| {
-                let (name, value) = text.split_once('=')?;
-                let is_new = names.insert(name.to_owned());
-                (is_new && is_label_name(name)).then(|| (name.to_owned(), value.to_owned()))
-            };
-            node.list()?.into_iter().filter(|text| !text.is_empty()).map(tag).collect()
-        };
-        let want = "a list of name=value, each name once, of letters, digits and _";
-        self.read(key, want, Some(Vec::new()), notes, read).unwrap_or_default()
-    }
-
-    fn host_port(&mut self, key: &str, default: &str, notes: &mut Notes) -> String {
-        let read = |node: &Node| node.text().filter(|text| is_host_port(text));
-        let default = default.to_owned();
-        self.read(key, "host:port", Some(default.clone()), notes, read).unwrap_or(default)
-    }
-
-    /// `None` if it says none.
-    fn optional_address(
-        &mut self,
-        key: &str,
-        default: &str,
-        notes: &mut Notes,
-    ) -> Option<SocketAddr> {
-        let default = default.parse().expect("defaults are good");
-        let read = |node: &Node| match node.text()?.as_str() {
-            "none" => Some(None),
-            text => text.parse().ok().map(Some),
-        };
-        self.read(key, "IP:PORT or none", Some(Some(default)), notes, read).flatten()
-    }
-
     fn log_filter(&mut self, key: &str, default: &str, notes: &mut Notes) -> String {
         let read =
             |node: &Node| node.list().map(|parts| parts.join(",")).filter(|text| is_filter(text));
         let want = "a level, or a list of target=level";
         let default = default.to_owned();
         self.read(key, want, Some(default.clone()), notes, read).unwrap_or(default)
+    }
+
+    fn metric_kind(&mut self, key: &str, notes: &mut Notes) -> MetricKind {
+        let default = MetricKind::Prometheus;
+        let read = |node: &Node| match node.text()?.as_str() {
+            "prometheus" => Some(MetricKind::Prometheus),
+            "falcon" => Some(MetricKind::Falcon),
+            _ => None,
+        };
+        self.read(key, "prometheus or falcon", Some(default), notes, read).unwrap_or(default)
+    }
+
+    fn tags(&mut self, key: &str, kind: MetricKind, notes: &mut Notes) -> Vec<(String, String)> {
+        let Some((line, node)) = self.take(key) else {
+            return Vec::new();
+        };
+        let full = self.full(key);
+        let list = if let Node::Null = node { Some(Vec::new()) } else { node.list() };
+        let Some(list) = list else {
+            notes.fault(line, &full, format!("want a list of name=value, got {node}"));
+            return Vec::new();
+        };
+        let mut tags: Vec<(String, String)> = Vec::new();
+        for tag in list {
+            let want = match tag.split_once('=') {
+                None => "name=value",
+                Some((name, _)) if tags.iter().any(|(other, _)| other == name) => "each name once",
+                Some((name, _)) if !is_tag_name(name, kind) => match kind {
+                    MetricKind::Prometheus => {
+                        "a label name, [A-Za-z_][A-Za-z0-9_]*, without __ before it"
+                    }
+                    MetricKind::Falcon => "a tag name, without spaces and commas, not `name`",
+                },
+                Some((name, _)) if OWN_LABELS.contains(&name) => {
+                    "another name than the proxy's own labels"
+                }
+                Some((name, value)) => {
+                    tags.push((name.to_owned(), value.to_owned()));
+                    continue;
+                }
+            };
+            notes.fault(line, &full, format!("want {want}, got {tag:?}"));
+        }
+        tags
     }
 
     fn warn_of_rest(self, notes: &mut Notes) {
@@ -519,17 +561,27 @@ impl Keys {
     }
 }
 
-fn is_label_name(name: &str) -> bool {
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    name.starts_with(|c| is_word(c) && !c.is_ascii_digit()) && name.chars().all(is_word)
-}
-
 /// Whether it is `info`, `zk=debug` or several of them.
 fn is_filter(text: &str) -> bool {
     text.split(',').all(|part| {
         let level = part.rsplit('=').next().unwrap_or_default().trim();
         level.parse::<log::LevelFilter>().is_ok()
     })
+}
+
+/// Whether metrics may have a tag of this name, as far as their readers go.
+fn is_tag_name(name: &str, kind: MetricKind) -> bool {
+    match kind {
+        MetricKind::Prometheus => {
+            let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+            let goes_on = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            starts && goes_on && !name.starts_with("__")
+        }
+        MetricKind::Falcon => {
+            // The first tag of every metric is its name.
+            !matches!(name, "" | "name") && !name.contains(|c: char| c == ',' || c.is_whitespace())
+        }
+    }
 }
 
 /// A value of the file, its scalars as text.
@@ -698,7 +750,7 @@ limits:
                 "zookeeper.root: want a znode path, /a/b, got nothing",
                 r#"line 5: zookeeper.timeout: want 100..=600000, got "0""#,
                 r#"line 7: metric.type: want prometheus or falcon, got "statsd""#,
-                r#"line 7: metric.tags: want a list of name=value, each name once, of letters, digits and _, got ["region"]"#,
+                r#"line 7: metric.tags: want name=value, got "region""#,
             ]
         );
         assert_eq!(
@@ -745,30 +797,71 @@ limits:
     }
 
     #[test]
-    fn what_operators_set() {
+    fn logs_and_stops() {
         let settings = parse("", false).settings.unwrap();
-        assert_eq!(settings.admin.unwrap().to_string(), "0.0.0.0:9091");
-        assert_eq!(settings.metric.falcon_agent, None);
         assert_eq!(settings.log.max_file_bytes, 500 << 20);
-        let text =
-            "{admin: {listen: none}, metric: {type: falcon, tags: [a=b=c, d=]}, stop: {grace: 100},
-            log: {level: 'info,zk=debug', format: json}}";
+        assert_eq!(settings.stop.min_age, Duration::from_secs(60));
+        let text = "{stop: {grace: 100}, log: {level: 'info,zk=debug', format: json}}";
         let settings = parse(text, false).settings.unwrap();
-        assert_eq!(settings.admin, None);
-        assert_eq!(settings.metric.falcon_agent.as_deref(), Some("127.0.0.1:1988"));
-        let tags: Vec<_> = settings.metric.tags.iter().map(|(k, v)| (&**k, &**v)).collect();
-        assert_eq!(tags, [("a", "b=c"), ("d", "")]);
         assert_eq!((settings.log.level.as_str(), settings.log.json), ("info,zk=debug", true));
-        for bad in [
-            "{metric: {tags: [a=1, a=2]}}",
-            "{metric: {tags: [1a=1]}}",
-            "{log: {level: loud}}",
-            "{admin: {listen: 9091}}",
-            "{stop: {grace: 0}}",
-            "{metric: {falcon_agent: here}}",
-        ] {
+        for bad in ["{log: {level: loud}}", "{log: {format: xml}}", "{stop: {grace: 0}}"] {
             assert!(parse(bad, false).settings.is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn metrics_have_the_tags_of_the_file() {
+        let metric = |text: &str| parse(text, false).settings.map(|settings| settings.metric);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let default = MetricSettings {
+            kind: MetricKind::Prometheus,
+            tags: Vec::new(),
+            falcon_agent: "127.0.0.1:1988".parse().unwrap(),
+            falcon_step: Duration::from_secs(60),
+        };
+        assert_eq!(metric("").unwrap(), default);
+        assert_eq!(metric("metric: {tags: }").unwrap(), default);
+        let text = "metric: {type: falcon, tags: 'region=a b, x-y=b=c', falcon_agent: '10.0.0.1:1', falcon_step_s: 5}";
+        let want = MetricSettings {
+            kind: MetricKind::Falcon,
+            tags: vec![pair("region", "a b"), pair("x-y", "b=c")],
+            falcon_agent: "10.0.0.1:1".parse().unwrap(),
+            falcon_step: Duration::from_secs(5),
+        };
+        assert_eq!(metric(text).unwrap(), want);
+
+        for (why, kind, tags, want) in [
+            ("no list", "prometheus", "{a: b}", "want a list of name=value, got keys and values"),
+            ("no value", "prometheus", "[a]", r#"want name=value, got "a""#),
+            ("a digit first", "prometheus", "[9a=b]", "want a label name"),
+            ("a dash", "prometheus", "[x-y=b]", "want a label name"),
+            ("no name", "prometheus", "['=b']", "want a label name"),
+            ("reserved", "prometheus", "[__a=b]", "want a label name"),
+            ("no name", "falcon", "['=b']", "want a tag name"),
+            ("a space", "falcon", "[a b=c]", "want a tag name"),
+            ("its own label", "prometheus", "[table=x]", "want another name"),
+            ("the first tag", "falcon", "[name=x]", "want a tag name"),
+            ("twice", "prometheus", "[a=1, b=2, a=3]", r#"want each name once, got "a=3""#),
+        ] {
+            let text = format!("metric:\n  type: {kind}\n  tags: {tags}\n");
+            let faults = lines(&metric(&text).unwrap_err());
+            let want = format!("line 3: metric.tags: {want}");
+            assert!(faults.len() == 1 && faults[0].starts_with(&want), "{why}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn pages_are_where_the_go_proxys_are_or_nowhere() {
+        for (text, want) in [
+            ("", Some("0.0.0.0:9091")),
+            ("admin: {listen: '[::1]:80'}", Some("[::1]:80")),
+            ("admin: {listen: none}", None),
+        ] {
+            let admin = parse(text, false).settings.unwrap().admin;
+            assert_eq!(admin, want.map(|addr| addr.parse().unwrap()), "{text}");
+        }
+        let faults = lines(&parse("admin: {listen: 9091}", false).settings.unwrap_err());
+        assert_eq!(faults, [r#"line 1: admin.listen: want IP:port or none, got "9091""#]);
     }
 
     #[test]

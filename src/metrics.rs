@@ -169,6 +169,8 @@ pub struct Metrics {
     pub closed: By<{ Closed::ALL.len() }>,
     /// Queries that waited for ZooKeeper.
     pub misses: Count,
+    /// Pushes that the falcon agent did not take.
+    pub falcon_failures: Count,
 }
 
 impl Metrics {

@@ -12,15 +12,16 @@ use crossbeam_channel::{bounded, unbounded};
 use log::{error, info, warn};
 use mio::{Poll, Waker};
 
-use crate::admin::Inside;
+use crate::admin::falcon::{self, Falcon, FalconOptions};
 use crate::admin::http::{self, Http};
 use crate::admin::message::Request;
 use crate::admin::pages::Pages;
+use crate::admin::{Inside, metrics};
 use crate::client::accept::{self, Acceptor};
 use crate::client::connection::{Desk, Note};
 use crate::client::lobby::Lobby;
 use crate::client::workers::Workers;
-use crate::config::{Settings, ZooKeeperSettings};
+use crate::config::{MetricKind, MetricSettings, Settings, ZooKeeperSettings};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::query::Router;
@@ -80,6 +81,7 @@ pub struct Server {
     workers: Workers,
     source: RouteSource,
     admin: Option<Http>,
+    falcon: Option<Falcon>,
 }
 
 impl Server {
@@ -170,10 +172,11 @@ impl Server {
             ready: Box::new(|| Ok(())),
             drain: Box::new(|_| ()),
         });
+        let falcon = start_falcon(&inside, &settings.metric)?;
         let admin = settings.admin.map(|admin| start_admin(admin, inside, settings)).transpose()?;
         info!("listening on {addr}, {} workers", settings.workers);
         let query_timeout = settings.query_timeout;
-        Ok(Server { addr, query_timeout, desk, accept, workers, source, admin })
+        Ok(Server { addr, query_timeout, desk, accept, workers, source, admin, falcon })
     }
 
     /// Where clients connect.
@@ -204,7 +207,26 @@ impl Server {
         }
         // Last, so that operators can watch the end.
         self.admin.into_iter().for_each(Http::stop);
+        self.falcon.into_iter().for_each(Falcon::stop);
     }
+}
+
+fn start_falcon(
+    inside: &Arc<Inside>,
+    settings: &MetricSettings,
+) -> Result<Option<Falcon>, StartError> {
+    if settings.kind != MetricKind::Falcon {
+        return Ok(None);
+    }
+    let options = FalconOptions {
+        agent: settings.falcon_agent,
+        step: settings.falcon_step,
+        endpoint: falcon::host_name(),
+    };
+    let (inside, tags, counts) = (inside.clone(), settings.tags.clone(), inside.metrics.clone());
+    let registry = move || metrics::open_metrics(&inside, &tags);
+    let falcon = Falcon::start(options, registry, move || counts.falcon_failures.add(1));
+    falcon.map(Some).map_err(|e| StartError::Io("start falcon", e))
 }
 
 fn start_admin(

@@ -326,6 +326,16 @@ mod tests {
         answer
     }
 
+    /// Clients that say this and do nothing more, twice as many as there are places.
+    fn crowd(http: &Http, request: &[u8]) -> Vec<TcpStream> {
+        let clients = (0..2 * THREADS * PLACES).map(|_| {
+            let mut stream = connect(http);
+            stream.write_all(request).unwrap();
+            stream
+        });
+        clients.collect()
+    }
+
     #[track_caller]
     fn is_healthy(http: &Http) {
         let answer = ask(http, b"GET /healthz HTTP/1.1\r\n\r\n");
@@ -395,13 +405,7 @@ mod tests {
     #[test]
     fn whoever_sends_half_a_request_keeps_nobody_out() {
         let http = start(bounded(0).1);
-        let slow: Vec<TcpStream> = (0..2 * THREADS * PLACES)
-            .map(|_| {
-                let mut stream = connect(&http);
-                stream.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
-                stream
-            })
-            .collect();
+        let slow = crowd(&http, b"GET /healthz HTTP/1.1\r\n");
         is_healthy(&http);
         // All but those who have places are closed: end of file, or a reset.
         let is_open = |mut stream: &TcpStream| {
@@ -416,13 +420,7 @@ mod tests {
     #[test]
     fn whoever_does_not_read_keeps_nobody_out_and_holds_little_memory() {
         let http = start(bounded(0).1);
-        let slow: Vec<TcpStream> = (0..2 * THREADS * PLACES)
-            .map(|_| {
-                let mut stream = connect(&http);
-                stream.write_all(b"GET /big HTTP/1.1\r\n\r\n").unwrap();
-                stream
-            })
-            .collect();
+        let slow = crowd(&http, b"GET /big HTTP/1.1\r\n\r\n");
         is_healthy(&http);
         let answer = ask(&http, b"GET /big HTTP/1.1\r\n\r\n");
         assert!(answer.len() > 8 * MIB, "who reads gets all: {}", answer.len());

@@ -152,7 +152,7 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     let clusters = inside.clusters();
     let own = [OwnError::UnknownTable, OwnError::UnusableRoute, OwnError::Unavailable];
     let own = own.map(|error| {
-        let labels = vec![("cluster", "".into()), ("err", error.name().into())];
+        let labels = vec![("pegasus_cluster", "".into()), ("err", error.name().into())];
         (labels, metrics.own_errors.at(error as usize).get())
     });
     // A cluster that has been set up anew under its name is the same to who looks.
@@ -163,7 +163,7 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         }
     }
     let given = given.into_iter().map(|((cluster, at), n)| {
-        (vec![("cluster", cluster.into()), ("err", COUNTED[at].into())], n)
+        (vec![("pegasus_cluster", cluster.into()), ("err", COUNTED[at].into())], n)
     });
     let help = "Answers by cluster and error; those of the proxy itself have no cluster";
     out.counters("meta_proxy_answers", help, own.into_iter().chain(given))?;
@@ -241,6 +241,12 @@ fn zookeeper(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
 }
 
 fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+    let failures = inside.metrics.falcon_failures.get();
+    out.counter(
+        "meta_proxy_falcon_failures",
+        "Pushes that the falcon agent did not take",
+        failures,
+    )?;
     let is_ready = f64::from(u8::from((inside.ready)().is_ok()));
     out.gauge("meta_proxy_ready", "Whether /readyz says so", is_ready)?;
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

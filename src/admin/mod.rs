@@ -9,6 +9,7 @@
 //! Nothing here is on the way of a query: it reads what the parts of the proxy count and know.
 
 pub mod exposition;
+pub mod falcon;
 pub mod http;
 pub mod message;
 pub mod metrics;

@@ -1,5 +1,7 @@
 //! What operators see: pages over HTTP, and metrics.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use harness::http::{self, get, request};
@@ -9,6 +11,7 @@ use harness::wait::eventually;
 use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
 
+use crate::scrape::series;
 use crate::support::{BINARY, Routes, SOON, meta_with, record};
 
 const ROOT: &str = "/pegasus-cluster";
@@ -93,8 +96,11 @@ fn metrics_count_what_happened() {
     for (series, want) in [
         (r#"client_connection_count{region="test"}"#, 1.0),
         (r#"client_query_config_count{region="test",table="orders"}"#, 3.0),
-        (r#"meta_proxy_answers_total{region="test",cluster="a",err="ERR_OK"}"#, 3.0),
-        (r#"meta_proxy_answers_total{region="test",cluster="",err="ERR_OBJECT_NOT_FOUND"}"#, 1.0),
+        (r#"meta_proxy_answers_total{region="test",pegasus_cluster="a",err="ERR_OK"}"#, 3.0),
+        (
+            r#"meta_proxy_answers_total{region="test",pegasus_cluster="",err="ERR_OBJECT_NOT_FOUND"}"#,
+            1.0,
+        ),
         (r#"meta_proxy_answer_latency_seconds_count{region="test"}"#, 4.0),
         (r#"meta_proxy_malformed_total{region="test"}"#, 1.0),
         (r#"meta_proxy_connections_closed_total{region="test",why="malformed"}"#, 1.0),
@@ -116,10 +122,66 @@ fn metrics_count_what_happened() {
     assert_eq!(metric(&proxy, r#"meta_proxy_flights_joined_total{region="test"}"#), Some(1.0));
     waiting.read_answers(2);
     let failed = format!(
-        r#"meta_proxy_answers_total{{region="test",cluster="",err="{}"}}"#,
+        r#"meta_proxy_answers_total{{region="test",pegasus_cluster="",err="{}"}}"#,
         "ERR_SERVICE_NOT_ACTIVE"
     );
     assert_eq!(metric(&proxy, &failed), Some(2.0));
+}
+
+#[test]
+fn prometheus_reads_the_metrics_in_both_formats() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    assert!(proxy.ask("orders").is_ok());
+    for accept in ["application/openmetrics-text", "text/plain"] {
+        let page = request(proxy.admin(), "GET", "/metrics", accept);
+        let found = series(&page.content_type, &page.body);
+        for (name, want) in [
+            (r#"client_query_config_count{region="test",table="orders"}"#, 1.0),
+            (r#"zk_request_count{region="test",table="orders"}"#, 0.0),
+            (r#"meta_proxy_ready{region="test"}"#, 1.0),
+            (r#"meta_proxy_answer_latency_seconds_count{region="test"}"#, 1.0),
+        ] {
+            assert_eq!(found.get(name), Some(&want), "{accept}: {name} in {found:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_falcon_agent_gets_the_metrics() {
+    let agent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let routes = Routes::new([]);
+    let tell = format!(
+        "{{type: falcon, tags: [region=test], falcon_agent: '{}', falcon_step_s: 1}}",
+        agent.local_addr().unwrap()
+    );
+    let proxy = routes.proxy_with(&format!("metric: {tell}"));
+    let _client = proxy.client();
+    let (mut stream, _) = agent.accept().unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut request = Vec::new();
+    let body = loop {
+        let mut chunk = [0; 4096];
+        let len = stream.read(&mut chunk).unwrap();
+        assert!(len > 0, "a whole request, got {:?}", String::from_utf8_lossy(&request));
+        request.extend(&chunk[..len]);
+        let text = String::from_utf8_lossy(&request);
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Ok(numbers) = serde_json::from_str::<Value>(body)
+        {
+            assert!(head.starts_with("POST /v1/push HTTP/1.1"), "{head}");
+            break numbers;
+        }
+    };
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let numbers = body.as_array().unwrap();
+    let connections = numbers.iter().find(|number| {
+        number["tags"].as_str().is_some_and(|tags| tags.contains("name=client_connection_count"))
+    });
+    let connections = connections.unwrap_or_else(|| panic!("{body:#}"));
+    assert!(connections["tags"].as_str().unwrap().contains("region=test"), "{connections}");
+    assert_eq!((&connections["step"], &connections["counterType"]), (&1.into(), &"GAUGE".into()));
 }
 
 #[test]

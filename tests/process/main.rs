@@ -10,5 +10,6 @@ mod overload;
 mod pipeline;
 mod routes;
 mod run;
+mod scrape;
 mod support;
 mod upstream;
