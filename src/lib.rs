@@ -39,6 +39,7 @@
 //! | `zk-dial`, `zk-preflight` | nobody: one dial each | connect, name lookup | the dial is done |
 //! | `routes-file` | `server` | its stop channel, 200 ms | the channel closes |
 //! | `state-file` | `server` | its stop channel, 2 s | the channel closes |
+//! | `log` | the process | the disk, or who reads stderr | the process ends |
 //! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
 //!
 //! # Locks
