@@ -60,6 +60,7 @@ impl Ask {
     fn pass(mut self, cluster: &str, body: &Arc<Body>, now: Instant) -> (Arc<Connection>, Reply) {
         let head = reply::query_head(self.seq, body.result().len());
         let connection = self.connection.take().expect("an Ask is answered once");
+        connection.note_use(&self.table, now);
         self.note(&connection, cluster, error_code::COUNTED[body.counted_as], now);
         (connection, Reply::Passed { head, body: body.clone() })
     }

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 
 use super::outbox::{Outbox, Reply};
 use super::readiness::Readiness;
+use super::usage::{Usage, Use};
 use crate::logging::Throttle;
 use crate::metrics::{Closed, Metrics, Shed};
 use crate::wire::frame::{self, Cut, Frame, Malformed};
@@ -128,6 +129,8 @@ pub struct Desk {
     epoch: Instant,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who uses which table.
+    pub usage: Usage,
 }
 
 impl Desk {
@@ -141,7 +144,17 @@ impl Desk {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (pending, unread) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Desk { notes, waker, registry, limits, pending, unread, epoch: Instant::now(), metrics }
+        Desk {
+            notes,
+            waker,
+            registry,
+            limits,
+            pending,
+            unread,
+            epoch: Instant::now(),
+            metrics,
+            usage: Usage::default(),
+        }
     }
 
     /// Tells `accept`.
@@ -202,6 +215,8 @@ pub struct Connection {
     /// When it had its last answer from the worker that read its question, us of the desk.
     served_at_us: AtomicU64,
     quick_streak: AtomicU8,
+    /// What it asked for last, for [`Usage`].
+    last_use: Mutex<Option<Arc<Use>>>,
     /// Whether it is on `accept`'s list of deadlines.
     watched: AtomicBool,
     /// The end of the client's bytes is in the socket, perhaps behind others.
@@ -234,6 +249,7 @@ impl Connection {
             pending: AtomicU32::new(0),
             served_at_us: AtomicU64::new(0),
             quick_streak: AtomicU8::new(0),
+            last_use: Mutex::new(None),
             watched: AtomicBool::new(false),
             hang_up: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
@@ -345,6 +361,11 @@ impl Connection {
     /// The socket told that the client sends no more: it must be read to its end.
     pub fn hang_up(&self) {
         self.hang_up.store(true, SeqCst);
+    }
+
+    /// It has used a table.
+    pub fn note_use(&self, table: &str, now: Instant) {
+        self.desk.usage.note(&self.last_use, self.peer.ip(), table, now);
     }
 
     /// What is counted.

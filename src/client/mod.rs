@@ -13,4 +13,5 @@ pub mod linger;
 pub mod lobby;
 pub mod outbox;
 pub mod readiness;
+pub mod usage;
 pub mod workers;

@@ -150,10 +150,10 @@ impl RouteTable {
         let now_ms = self.ms(Instant::now());
         let trusted_since_ms = self.trusted_since_ms.load(Relaxed);
         let age = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
-        let list = |(table, entry): (&Box<str>, &Entry)| {
+        let list = |table: &str, entry: &Entry| {
             let confirmed_ms = entry.confirmed_ms.load(Relaxed);
             Listed {
-                table: table.clone(),
+                table: table.into(),
                 route: match &entry.cached {
                     Cached::Route(route) => Some(route.clone()),
                     Cached::Unusable => None,
@@ -165,7 +165,10 @@ impl RouteTable {
                 reads: entry.reads.load(Relaxed),
             }
         };
-        let mut tables: Vec<Listed> = self.inner.read().entries.iter().map(list).collect();
+        let inner = self.inner.read();
+        let entries = inner.entries.iter();
+        let mut tables: Vec<Listed> = entries.map(|(table, entry)| list(table, entry)).collect();
+        drop(inner);
         tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
         tables
     }

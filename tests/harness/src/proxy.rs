@@ -167,6 +167,15 @@ impl Proxy {
         self.addr.expect("it was started, not only launched")
     }
 
+    /// Where its pages for operators are.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        let log = self.log();
+        let at = log.lines().find_map(|line| line.split_once("pages for operators at http://"));
+        let addr = at.and_then(|(_, url)| url.trim_end_matches('/').parse().ok());
+        addr.unwrap_or_else(|| panic!("no pages for operators in the log:\n{log}"))
+    }
+
     /// A new connection to it.
     #[track_caller]
     pub fn client(&self) -> Client {
