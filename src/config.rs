@@ -527,8 +527,8 @@ fn is_label_name(name: &str) -> bool {
 /// Whether it is `info`, `zk=debug` or several of them.
 fn is_filter(text: &str) -> bool {
     text.split(',').all(|part| {
-        let level = part.rsplit('=').next().unwrap_or_default().trim();
-        level.parse::<log::LevelFilter>().is_ok()
+        let level = part.split_once('=').map_or(part, |(_, level)| level);
+        level.trim().parse::<log::LevelFilter>().is_ok()
     })
 }
 
@@ -763,6 +763,7 @@ limits:
             "{metric: {tags: [a=1, a=2]}}",
             "{metric: {tags: [1a=1]}}",
             "{log: {level: loud}}",
+            "{log: {level: 'a=b=info'}}",
             "{admin: {listen: 9091}}",
             "{stop: {grace: 0}}",
             "{metric: {falcon_agent: here}}",

@@ -39,7 +39,7 @@ impl Logged {
         prepare(scratch.path());
         // Where it listens is not always in its log.
         let addr = free_addr();
-        let config = scratch.write("mp.yaml", format!("listen: {addr}\nlog: {log}\n"));
+        let config = scratch.write("mp.yaml", config(addr, log));
         let mut command = Command::new(BINARY);
         command.arg("--routes").arg(routes.path()).arg(config).arg(scratch.path().join("mp.log"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -77,6 +77,10 @@ impl Logged {
     fn stop(&self) {
         assert_eq!(self.proxy.terminate(SOON).code(), Some(0));
     }
+}
+
+fn config(listen: SocketAddr, log: &str) -> String {
+    format!("listen: {listen}\nadmin: {{listen: none}}\nlog: {log}\n")
 }
 
 fn free_addr() -> SocketAddr {
@@ -182,7 +186,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
     let addr = free_addr();
     let scratch = Scratch::new("logs");
-    let config = scratch.write("mp.yaml", format!("listen: {addr}\nlog: {{access_sample: 1}}\n"));
+    let config = scratch.write("mp.yaml", config(addr, "{access_sample: 1}"));
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = Command::new(BINARY);
     command.arg("--routes").arg(routes.path()).arg(config).stderr(writer);
