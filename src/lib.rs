@@ -45,7 +45,7 @@
 //! # Locks
 //! None is held across I/O that can block, and none while another is taken, but for these, in this order:
 //! a connection's partial frame, then its outbox; both are per connection, and what happens under them is a
-//! non-blocking system call. The route table, a cluster's core and the resolver's cache are leaves.
+//! non-blocking system call. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
 //!
 //! # What bounds it
 //! Connections, frames, pending queries, unread answers: settings. Jobs: one per connection, and the pending
