@@ -47,7 +47,7 @@ impl Ask {
     pub fn refuse(mut self, error: OwnError) {
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.metrics().own_error(error);
-        self.note(&connection, "", error.name(), Instant::now());
+        self.note(&connection, "none", error.name(), Instant::now());
         connection.send([Reply::Own(reply::own_error(self.seq, error))]);
         connection.end_queries(1);
     }
@@ -70,8 +70,8 @@ impl Ask {
         let took = now.saturating_duration_since(self.asked_at);
         connection.metrics().latency.add(took, 1);
         if logging::is_access_sample() {
-            let (table, client) = (&self.table, connection.peer);
-            info!(target: "access", "table={table} cluster={cluster} client={client} err={err} took={took:?}");
+            let (table, client, us) = (&self.table, connection.peer, took.as_micros());
+            info!(target: "access", "table={table} cluster={cluster} client={client} err={err} latency_us={us}");
         }
     }
 }

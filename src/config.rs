@@ -564,8 +564,8 @@ impl Keys {
 /// Whether it is `info`, `zk=debug` or several of them.
 fn is_filter(text: &str) -> bool {
     text.split(',').all(|part| {
-        let level = part.rsplit('=').next().unwrap_or_default().trim();
-        level.parse::<log::LevelFilter>().is_ok()
+        let level = part.split_once('=').map_or(part, |(_, level)| level);
+        level.trim().parse::<log::LevelFilter>().is_ok()
     })
 }
 
@@ -804,7 +804,12 @@ limits:
         let text = "{stop: {grace: 100}, log: {level: 'info,zk=debug', format: json}}";
         let settings = parse(text, false).settings.unwrap();
         assert_eq!((settings.log.level.as_str(), settings.log.json), ("info,zk=debug", true));
-        for bad in ["{log: {level: loud}}", "{log: {format: xml}}", "{stop: {grace: 0}}"] {
+        for bad in [
+            "{log: {level: loud}}",
+            "{log: {level: 'a=b=info'}}",
+            "{log: {format: xml}}",
+            "{stop: {grace: 0}}",
+        ] {
             assert!(parse(bad, false).settings.is_err(), "{bad}");
         }
     }

@@ -39,12 +39,13 @@
 //! | `zk-dial`, `zk-preflight` | nobody: one dial each | connect, name lookup | the dial is done |
 //! | `routes-file` | `server` | its stop channel, 200 ms | the channel closes |
 //! | `state-file` | `server` | its stop channel, 2 s | the channel closes |
+//! | `log` | the process | the disk, or who reads stderr | the process ends |
 //! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
 //!
 //! # Locks
 //! None is held across I/O that can block, and none while another is taken, but for these, in this order:
 //! a connection's partial frame, then its outbox; both are per connection, and what happens under them is a
-//! non-blocking system call. The route table, a cluster's core and the resolver's cache are leaves.
+//! non-blocking system call. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
 //!
 //! # What bounds it
 //! Connections, frames, pending queries, unread answers: settings. Jobs: one per connection, and the pending

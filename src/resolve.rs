@@ -25,6 +25,8 @@ use crate::patience::{Patience, SLICE};
 const FRESH: Duration = Duration::from_secs(10);
 /// The same for a failure.
 const FRESH_FAILURE: Duration = Duration::from_secs(1);
+/// How often it is told that a name is still not resolved.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Names nobody asked for in this time are forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 /// Lookups at once. More than one, so that a name whose server is mute does not stop the others.
@@ -36,6 +38,30 @@ struct Entry {
     fetched_at: Option<Instant>,
     used_at: Instant,
     under_way: bool,
+    trouble: Trouble,
+}
+
+/// Whether a name's failures are told of: the first at once, then one now and then.
+#[derive(Default)]
+struct Trouble {
+    /// When one was told; `None`: the last lookup was good.
+    told_at: Option<Instant>,
+}
+
+impl Trouble {
+    /// A lookup failed. True: tell of it.
+    fn failed(&mut self, now: Instant) -> bool {
+        let is_due = self.told_at.is_none_or(|at| now >= at + TELL_EVERY);
+        if is_due {
+            self.told_at = Some(now);
+        }
+        is_due
+    }
+
+    /// A lookup was good. True: the one before was not.
+    fn ended(&mut self) -> bool {
+        self.told_at.take().is_some()
+    }
 }
 
 #[derive(Default)]
@@ -78,6 +104,7 @@ impl Resolver {
                 fetched_at: None,
                 used_at: now,
                 under_way: false,
+                trouble: Trouble::default(),
             });
             entry.used_at = now;
             let fresh = if entry.addrs.is_empty() { FRESH_FAILURE } else { FRESH };
@@ -114,16 +141,20 @@ fn look_up_all(shared: &Shared, inbox: &Receiver<String>) {
             entry.fetched_at = Some(now);
             match found {
                 Ok(addrs) if !addrs.is_empty() => {
-                    if addrs != entry.addrs {
-                        info!("host {name} is {addrs:?}");
+                    if entry.trouble.ended() {
+                        info!("host={name} addrs={addrs:?}: resolved again");
+                    } else if addrs != entry.addrs {
+                        info!("host={name} addrs={addrs:?}");
                     }
                     entry.addrs = addrs;
                 }
                 failed => {
                     let why = failed.err().map_or("no addresses".to_owned(), |e| e.to_string());
-                    if let Some(hidden) = FAILED.pass() {
+                    if entry.trouble.failed(now)
+                        && let Some(hidden) = FAILED.pass()
+                    {
                         let last = &entry.addrs;
-                        warn!("host {name} is not resolved, last known {last:?}: {why}{hidden}");
+                        warn!("host={name} last_known={last:?}: not resolved: {why}{hidden}");
                     }
                 }
             }
@@ -149,5 +180,16 @@ mod tests {
             slices < 200
         });
         assert!(none.is_empty());
+    }
+
+    #[test]
+    fn a_failure_is_told_once_then_now_and_then_and_so_is_its_end() {
+        let (start, mut trouble) = (Instant::now(), Trouble::default());
+        let mut failed = |secs| trouble.failed(start + Duration::from_secs(secs));
+        let told: Vec<u64> = (0..25).filter(|secs| failed(*secs)).collect();
+        assert_eq!(told, [0, 10, 20]);
+        assert!(trouble.ended());
+        assert!(!trouble.ended(), "nothing was wrong");
+        assert!(trouble.failed(start), "that is news again");
     }
 }

@@ -29,7 +29,7 @@ Options:
   --timeout-ms N      query: give up after N ms [5000]
   --version, --help
 
-The log goes to LOGFILE or stderr; RUST_LOG chooses levels, as in RUST_LOG=debug.
+The log goes to LOGFILE or stderr; RUST_LOG chooses levels, as in RUST_LOG=info,zk=debug.
 ";
 
 /// What to do.

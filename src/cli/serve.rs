@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> ExitCode {
         super::complain(&format!("log file {}: {e}", file.display()));
         return ExitCode::FAILURE;
     }
-    // Before any thread starts, so that no signal finds nobody listening.
+    // Before anything else starts, so that no signal finds nobody listening.
     let mut signals = match Signals::new([SIGTERM, SIGINT]) {
         Ok(signals) => signals,
         Err(e) => {
@@ -43,7 +43,6 @@ pub fn run(options: &Options) -> ExitCode {
     let Some((settings, source)) = read_settings(options) else {
         return ExitCode::FAILURE;
     };
-    logging::apply(&settings.log);
     info!("meta-proxy {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let server = match Server::start(&settings, source) {
         Ok(server) => server,
@@ -67,6 +66,9 @@ fn read_settings(options: &Options) -> Option<(Settings, Source)> {
         Some(path) => (path.display().to_string(), config::read(path, needs_zookeeper)),
         None => ("defaults".to_owned(), config::parse("", needs_zookeeper)),
     };
+    if let Ok(settings) = &checked.settings {
+        logging::apply(&settings.log);
+    }
     checked.warnings.iter().for_each(|warning| warn!("{shown}: {warning}"));
     let mut settings = checked
         .settings

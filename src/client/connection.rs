@@ -376,17 +376,22 @@ impl Connection {
     /// A query is under way from now on. False: over a limit, it must be refused.
     #[must_use]
     pub fn begin_query(self: &Arc<Self>) -> bool {
+        static SHED: Throttle = Throttle::new();
         let limits = &self.desk.limits;
         let mine = self.pending.fetch_add(1, SeqCst);
         let all = self.desk.pending.fetch_add(1, SeqCst);
-        let shed = if mine >= limits.max_pending {
-            Shed::ClientPending
+        let (shed, limit) = if mine >= limits.max_pending {
+            (Shed::ClientPending, "max_pending_per_client")
         } else if all >= limits.max_pending_total {
-            Shed::Pending
+            (Shed::Pending, "max_pending")
         } else {
             return true;
         };
         self.desk.metrics.shed.at(shed as usize).add(1);
+        if let Some(hidden) = SHED.pass() {
+            let (id, peer) = (self.id, self.peer);
+            warn!("conn={id} client={peer}: a query is refused, {limit} are under way{hidden}");
+        }
         self.end_queries(1);
         false
     }

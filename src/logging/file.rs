@@ -1,36 +1,23 @@
-//! Thread `log`: the only writer of the log, so that a disk that stalls holds nobody up but the log.
+//! The log file and the older ones beside it, as lumberjack of the Go meta-proxy keeps them, but in UTC.
 //!
 //! ```text
-//! every thread ─▶ queue of lines, bounded ─▶ log: stderr, or a file that is put aside when it is full
-//!                   └─ full: dropped, counted, told of when there is room
+//! meta-proxy.log ──full──▶ renamed to meta-proxy-2026-11-23T08-00-00.123.log, a new one is begun
+//!                            └── goes when it is too old, or too many are newer
 //! ```
+//! The new file is opened only after the rename, and the old one is let go only once the new one is open: while
+//! either fails, lines go on into the old one. Only the thread `log` calls this.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
-use super::line::Utc;
+use super::line::{Utc, is_stamp};
+use super::queue::count;
 use crate::config::LogSettings;
 
-/// Lines that wait for the disk at most.
-const MAX_QUEUED: usize = 8_192;
-/// How long the end of the process waits for the last lines.
-const FLUSH_LIMIT: Duration = Duration::from_secs(2);
-
-enum Message {
-    Line(Vec<u8>),
-    Reopen,
-    Keep(Keep),
-    Flush(Sender<()>),
-}
-
-/// How much of a log file is kept.
+/// How much of the log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
     /// Of the file, before it is put aside.
@@ -51,319 +38,330 @@ impl From<&LogSettings> for Keep {
     }
 }
 
-/// The way to the thread.
-#[derive(Clone)]
-pub struct Writer {
-    queue: Sender<Message>,
-    dropped: Arc<AtomicU64>,
+/// Pause after a file could not be put aside.
+const ROTATE_AGAIN: Duration = Duration::from_secs(60);
+/// How often it is looked for files that are too old, though none is put aside.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Lines that were not written, and why.
+pub struct Lost {
+    /// How many.
+    pub lines: u64,
+    /// Why.
+    pub why: io::Error,
 }
 
-impl Writer {
-    /// Starts the thread. `None`: stderr.
-    pub fn start(path: Option<&Path>, keep: Keep) -> io::Result<Self> {
-        let sink = match path {
-            Some(path) => Sink::File(LogFile::open(path.to_owned(), keep)?),
-            None => Sink::Stderr,
-        };
-        let (queue, inbox) = bounded(MAX_QUEUED);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let count = dropped.clone();
-        thread::Builder::new().name("log".to_owned()).spawn(move || run(sink, &inbox, &count))?;
-        Ok(Writer { queue, dropped })
-    }
-
-    /// Opens the file anew: somebody has put it aside.
-    pub fn reopen(&self) {
-        // With a full queue the disk is stuck, and waiting for it would be, too.
-        let _ = self.queue.try_send(Message::Reopen);
-    }
-
-    /// From now on so much is kept.
-    pub fn keep(&self, keep: Keep) {
-        let _ = self.queue.try_send(Message::Keep(keep));
-    }
-
-    /// Waits until all that was logged is written, for a while.
-    pub fn flush(&self) {
-        let (done, wait) = bounded(1);
-        if self.queue.send_timeout(Message::Flush(done), FLUSH_LIMIT).is_ok() {
-            let _ = wait.recv_timeout(FLUSH_LIMIT);
-        }
-    }
-}
-
-impl Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Message::Line(bytes.to_vec())).is_err() {
-            self.dropped.fetch_add(1, Relaxed);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-enum Sink {
-    Stderr,
-    File(LogFile),
-}
-
-fn run(mut sink: Sink, inbox: &Receiver<Message>, dropped: &AtomicU64) {
-    for message in inbox {
-        match (message, &mut sink) {
-            (Message::Line(bytes), sink) => {
-                write(sink, &bytes);
-                let lost = dropped.swap(0, Relaxed);
-                if lost > 0 {
-                    write(
-                        sink,
-                        own_line(&format!("{lost} lines were dropped, the log is too slow"))
-                            .as_bytes(),
-                    );
-                }
-            }
-            (Message::Reopen, Sink::File(file)) => file.reopen(),
-            (Message::Keep(keep), Sink::File(file)) => file.keep = keep,
-            (Message::Reopen | Message::Keep(_), Sink::Stderr) => {}
-            // Who waits has given up if nobody listens.
-            (Message::Flush(done), _) => drop(done.send(())),
-        }
-    }
-}
-
-fn write(sink: &mut Sink, bytes: &[u8]) {
-    match sink {
-        // A stderr that is closed has no reader either.
-        Sink::Stderr => drop(io::stderr().write_all(bytes)),
-        Sink::File(file) => file.write(bytes),
-    }
-}
-
-fn own_line(what: &str) -> String {
-    format!("{} WARN  log file: {what}\n", Utc::now())
-}
-
-struct LogFile {
+/// A file of lines that are only ever added to.
+pub struct LogFile {
+    /// As given: where it is opened again.
     path: PathBuf,
     file: File,
-    len: u64,
+    /// The same without symbolic links; `None` for what is no file, as /dev/null, and is never put aside.
+    real: Option<PathBuf>,
+    size: u64,
+    /// The last write stopped within a line.
+    torn: bool,
     keep: Keep,
-    /// Lines that could not be written since one could.
-    lost: u64,
+    rotate_at: Instant,
+    /// The time in the name of the file that was put aside last.
+    last_aside: Duration,
+    prune_at: Instant,
 }
 
 impl LogFile {
-    fn open(path: PathBuf, keep: Keep) -> io::Result<Self> {
-        let (file, len) = open(&path)?;
-        let log = LogFile { path, file, len, keep, lost: 0 };
-        log.prune();
-        Ok(log)
+    /// Opens or creates it.
+    pub fn open(path: &Path, keep: Keep) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let metadata = file.metadata()?;
+        let real = if metadata.is_file() { Some(fs::canonicalize(path)?) } else { None };
+        let (size, now) = (metadata.len(), Instant::now());
+        let path = path.to_owned();
+        Ok(LogFile {
+            path,
+            file,
+            real,
+            size,
+            torn: false,
+            keep,
+            rotate_at: now,
+            last_aside: Duration::ZERO,
+            prune_at: now,
+        })
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        if self.len > 0 && self.len + bytes.len() as u64 > self.keep.max_bytes {
-            self.put_aside();
-        }
-        if self.lost > 0 {
-            let line = own_line(&format!("{} lines before this could not be written", self.lost));
-            if self.file.write_all(line.as_bytes()).is_ok() {
-                self.lost = 0;
+    /// Its name, for people.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// From now on so much is kept.
+    pub fn set_keep(&mut self, keep: Keep) {
+        self.keep = keep;
+        self.rotate_at = Instant::now();
+        self.prune_at = Instant::now();
+    }
+
+    /// Lets go of the file and opens what has its name now; whoever renamed it wants that.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        *self = Self::open(&self.path, self.keep)?;
+        Ok(())
+    }
+
+    /// Adds whole lines, and sets files aside on the way. What cannot be put aside grows, and `complain` is told.
+    pub fn write(
+        &mut self,
+        mut lines: &[u8],
+        complain: &mut dyn FnMut(String),
+    ) -> Result<(), Lost> {
+        while !lines.is_empty() {
+            let may_rotate = self.real.is_some() && Instant::now() >= self.rotate_at;
+            let max = if may_rotate { self.keep.max_bytes } else { u64::MAX };
+            let fits = fitting(lines, self.size, max);
+            if fits == 0 {
+                if let Err(e) = self.rotate() {
+                    self.rotate_at = Instant::now() + ROTATE_AGAIN;
+                    complain(format!("file={} cannot be put aside: {e}", self.path.display()));
+                }
+                continue;
             }
-        }
-        match self.file.write_all(bytes) {
-            Ok(()) => self.len += bytes.len() as u64,
-            Err(_) => self.lost += 1,
-        }
-    }
-
-    /// The old file serves on if there can be no new one.
-    fn reopen(&mut self) {
-        match open(&self.path) {
-            Ok((file, len)) => (self.file, self.len) = (file, len),
-            Err(e) => {
-                let line = own_line(&format!("{} cannot be opened anew: {e}", self.path.display()));
-                self.write(line.as_bytes());
+            let written = write_lines(&mut self.file, &lines[..fits], &mut self.torn);
+            lines = &lines[fits..];
+            if let Err(lost) = written {
+                self.size = self.file.metadata().map_or(self.size, |metadata| metadata.len());
+                return Err(Lost { lines: lost.lines + count(lines), ..lost });
             }
+            self.size += fits as u64;
         }
+        Ok(())
     }
 
-    fn put_aside(&mut self) {
-        let backup = self.path.with_file_name(backup_name(&self.path, Utc::now()));
-        let renamed = fs::rename(&self.path, backup);
-        // Whether it worked or not, the next try is a whole file away.
-        self.len = 0;
-        self.reopen();
-        if renamed.is_ok() {
-            self.prune();
+    fn rotate(&mut self) -> io::Result<()> {
+        let Some(real) = &self.real else {
+            return Ok(());
+        };
+        // Another proxy that writes here too may have set it aside already: then its new file is not ours to rename.
+        let is_ours = match (fs::metadata(real), self.file.metadata()) {
+            (Ok(named), Ok(ours)) => (named.dev(), named.ino()) == (ours.dev(), ours.ino()),
+            _ => false,
+        };
+        if is_ours {
+            let permissions = self.file.metadata()?.permissions();
+            let names = Names::of(real);
+            // Names sort by time, also those of files that were put aside within one millisecond.
+            let next = self.last_aside + Duration::from_millis(1);
+            let mut now = Utc(Utc::now().0.max(next));
+            let aside = loop {
+                let aside = real.with_file_name(names.aside(now));
+                if !aside.exists() {
+                    break aside;
+                }
+                now.0 += Duration::from_millis(1);
+            };
+            fs::rename(real, aside)?;
+            self.last_aside = now.0;
+            self.reopen()?;
+            // Who may read the old one may read the new one; where that is refused the log matters more.
+            let _ = self.file.set_permissions(permissions);
+        } else {
+            self.reopen()?;
         }
+        Ok(())
     }
 
-    fn prune(&self) {
-        let Some(folder) = self.path.parent() else {
+    /// Deletes the files that are too old or too many, now and then.
+    pub fn prune(&mut self, complain: &mut dyn FnMut(String)) {
+        let Some(real) = self.real.as_ref().filter(|_| Instant::now() >= self.prune_at) else {
             return;
         };
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let names = fs::read_dir(folder).into_iter().flatten().flatten();
-        let names = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        for name in outdated(&self.path, names, Utc::now(), self.keep) {
-            let _ = fs::remove_file(folder.join(name)); // it is tried again next time
+        self.prune_at = Instant::now() + PRUNE_EVERY;
+        let names = Names::of(real);
+        let Some(folder) = real.parent() else {
+            return;
+        };
+        let found = fs::read_dir(folder).map(|entries| {
+            let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
+            entries.filter_map(|entry| name(entry.ok()?)).collect()
+        });
+        let delete = |name: String| match fs::remove_file(folder.join(&name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(format!("{name}: {e}")),
+            _ => Ok(()),
+        };
+        let done = found.map_err(|e| e.to_string()).and_then(|found| {
+            names.to_delete(found, Utc::now(), self.keep).into_iter().try_for_each(delete)
+        });
+        if let Err(why) = done {
+            complain(format!("file={}: old files cannot be deleted: {why}", self.path.display()));
         }
     }
 }
 
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    let len = file.metadata()?.len();
-    Ok((file, len))
+/// Adds whole lines to anything. A line that the write before tore is ended first.
+pub fn write_lines(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> Result<(), Lost> {
+    let mut at = 0;
+    while at < lines.len() {
+        let next = if *torn { b"\n" } else { &lines[at..] };
+        let failed = match out.write(next) {
+            Ok(0) => io::ErrorKind::WriteZero.into(),
+            Ok(_) if *torn => {
+                *torn = false;
+                continue;
+            }
+            Ok(n) => {
+                at += n;
+                continue;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => e,
+        };
+        let is_within = at > 0 && lines[at - 1] != b'\n';
+        *torn |= is_within;
+        // A line of which only the end is missing gets it with the next.
+        let is_whole = is_within && lines[at] == b'\n';
+        return Err(Lost { lines: count(&lines[at..]) - u64::from(is_whole), why: failed });
+    }
+    Ok(())
 }
 
-/// `meta-proxy-2026-11-24T08-00-00.123.log`, as the Go meta-proxy names them, in UTC.
-fn backup_name(path: &Path, now: Utc) -> String {
-    let (start, end) = around_time(path);
-    format!("{start}{}{end}", now.to_string().trim_end_matches('Z').replace(':', "-"))
+/// How many bytes of `lines` a file of this size takes, in whole lines; 0: it is full. An empty file takes a line
+/// of any length.
+fn fitting(lines: &[u8], size: u64, max: u64) -> usize {
+    let room = usize::try_from(max.saturating_sub(size)).unwrap_or(usize::MAX);
+    if lines.len() <= room {
+        return lines.len();
+    }
+    let end_of = |line_end: Option<usize>| line_end.map(|at| at + 1);
+    match end_of(lines[..room].iter().rposition(|&byte| byte == b'\n')) {
+        Some(fits) => fits,
+        None if size > 0 => 0,
+        None => end_of(lines.iter().position(|&byte| byte == b'\n')).unwrap_or(lines.len()),
+    }
 }
 
-fn around_time(path: &Path) -> (String, String) {
-    let part =
-        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
-    let end = match path.extension() {
-        Some(extension) => format!(".{}", part(Some(extension))),
-        None => String::new(),
-    };
-    (format!("{}-", part(path.file_stem())), end)
+/// What files that are put aside are called.
+struct Names {
+    /// `meta-proxy` of `meta-proxy.log`.
+    stem: String,
+    /// `.log`; empty if there is none.
+    extension: String,
 }
 
-/// Which of the files beside the log are backups of it, and too many or too old.
-fn outdated(path: &Path, names: Vec<String>, now: Utc, keep: Keep) -> Vec<String> {
-    let (start, end) = around_time(path);
-    let pattern = Utc(Duration::ZERO).to_string();
-    let is_time = |time: &str| {
-        time.len() == pattern.len() - 1
-            && time.bytes().zip(pattern.bytes()).all(|(byte, like)| match like {
-                b'0'..=b'9' => byte.is_ascii_digit(),
-                b':' => byte == b'-',
-                like => byte == like,
-            })
-    };
-    let mut backups: Vec<String> = names
-        .into_iter()
-        .filter(|name| {
-            let time = name.strip_prefix(&start).and_then(|rest| rest.strip_suffix(&end));
-            time.is_some_and(is_time)
-        })
-        .collect();
-    // Their times sort as text does.
-    backups.sort_unstable_by(|a, b| b.cmp(a));
-    let oldest = backup_name(path, Utc(now.0.saturating_sub(keep.max_age)));
-    let mut index = 0;
-    backups.retain(|name| {
-        index += 1;
-        index > keep.max_files || *name < oldest
-    });
-    backups
+impl Names {
+    fn of(path: &Path) -> Self {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let extension = path.extension().map(|extension| format!(".{}", extension.display()));
+        Names { stem, extension: extension.unwrap_or_default() }
+    }
+
+    fn aside(&self, now: Utc) -> String {
+        format!("{}-{}{}", self.stem, now.stamp(), self.extension)
+    }
+
+    /// When the file of this name was put aside; `None` if it is another file.
+    fn stamp<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let rest = name.strip_prefix(&self.stem)?.strip_prefix('-')?;
+        rest.strip_suffix(&self.extension).filter(|stamp| is_stamp(stamp))
+    }
+
+    /// Which of the files in the folder go.
+    fn to_delete(&self, mut found: Vec<String>, now: Utc, keep: Keep) -> Vec<String> {
+        let oldest = Utc(now.0.saturating_sub(keep.max_age)).stamp();
+        found.retain(|name| self.stamp(name).is_some());
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        let kept = found.iter().take(keep.max_files);
+        let kept = kept.take_while(|name| self.stamp(name).is_some_and(|stamp| *stamp >= *oldest));
+        let kept = kept.count();
+        found.split_off(kept)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KEEP: Keep = Keep { max_bytes: 100, max_age: Duration::from_secs(86_400), max_files: 2 };
+    const KEEP: Keep =
+        Keep { max_bytes: 20, max_age: Duration::from_secs(24 * 3600), max_files: 3 };
 
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let path =
-                std::env::temp_dir().join(format!("meta-proxy-{name}-{}", std::process::id()));
-            fs::create_dir_all(&path).unwrap();
-            Folder(path)
-        }
-
-        fn names(&self) -> Vec<String> {
-            let entries = fs::read_dir(&self.0).unwrap();
-            let mut names: Vec<String> =
-                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-            names.sort();
-            names
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+    #[test]
+    fn whole_lines_fill_a_file_and_a_long_one_has_its_own() {
+        for (why, lines, size, max, want) in [
+            ("all fit", "a\nb\n", 0, 4, 4),
+            ("one fits", "a\nb\n", 0, 3, 2),
+            ("none fits any more", "a\nb\n", 3, 4, 0),
+            ("it is over full", "a\n", 9, 4, 0),
+            ("too long for any file", "long\nb\n", 0, 3, 5),
+            ("too long for this file", "long\nb\n", 1, 3, 0),
+            ("no limit", "a\nb\n", 9, u64::MAX, 4),
+        ] {
+            assert_eq!(fitting(lines.as_bytes(), size, max), want, "{why}");
         }
     }
 
     #[test]
-    fn too_many_and_too_old_ones_go() {
-        let path = Path::new("/var/log/mp.log");
-        let now = Utc(Duration::from_secs(86_400 * 10));
-        let names = [
-            "mp-1970-01-10T23-59-59.000.log",
-            "mp-1970-01-10T12-00-00.000.log",
-            "mp-1970-01-10T11-00-00.000.log",
-            "mp-1970-01-09T00-00-00.000.log",
-            "mp.log",
-            "mp-1970-01-01.log",
-            "mp-notes.log",
+    fn the_oldest_go_by_age_and_by_number_and_nothing_else_does() {
+        let names = Names::of(Path::new("/var/log/meta-proxy.log"));
+        let day = |n: u64| Utc(Duration::from_secs(n * 24 * 3600));
+        assert_eq!(names.aside(day(0)), "meta-proxy-1970-01-01T00-00-00.000.log");
+        let others = [
+            "meta-proxy.log",
+            "meta-proxy-1970-01-01.log",
+            "meta-proxy-1970-01-01T00-00-00.000.gz",
+            "meta-proxy-1970-01-01T00-00-00.000",
+            "meta-proxy-b-1970-01-01T00-00-00.000.log",
             "other-1970-01-01T00-00-00.000.log",
         ];
-        let outdated = |keep| outdated(path, names.map(String::from).to_vec(), now, keep);
-        assert_eq!(outdated(KEEP), names[2..4]);
-        assert_eq!(outdated(Keep { max_files: 9, ..KEEP }), names[3..4]);
-        let bare = backup_name(Path::new("log"), now);
-        assert_eq!(bare, "log-1970-01-11T00-00-00.000");
+        let gone = |days: &[u64], now: u64| {
+            let mut found: Vec<String> = days.iter().map(|n| names.aside(day(*n))).collect();
+            found.extend(others.map(str::to_owned));
+            names.to_delete(found, day(now), KEEP)
+        };
+        assert_eq!(gone(&[], 99), [""; 0]);
+        assert_eq!(gone(&[5], 6), [""; 0], "a day old, no older");
+        assert_eq!(gone(&[5], 7), [names.aside(day(5))]);
+        assert_eq!(gone(&[9, 9, 9], 9), [""; 0]);
+        assert_eq!(gone(&[11, 13, 10, 12], 10), [names.aside(day(10))], "three are kept");
+        let no_extension = Names::of(Path::new("log"));
+        assert_eq!(no_extension.aside(day(0)), "log-1970-01-01T00-00-00.000");
+        assert!(no_extension.stamp("log-1970-01-01T00-00-00.000").is_some());
     }
 
-    #[test]
-    fn a_full_file_is_put_aside_and_no_line_is_lost() {
-        let folder = Folder::new("aside");
-        let mut log =
-            LogFile::open(folder.0.join("mp.log"), Keep { max_files: 100, ..KEEP }).unwrap();
-        for n in 0..20 {
-            log.write(format!("line {n:03} {}\n", "x".repeat(40)).as_bytes());
-            // Two files of one millisecond would have one name.
-            thread::sleep(Duration::from_millis(2));
+    /// Takes so many bytes, then fails once, and so on.
+    struct Full {
+        taken: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                self.room = usize::MAX;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let n = bytes.len().min(self.room);
+            self.room -= n;
+            self.taken.extend(&bytes[..n]);
+            Ok(n)
         }
-        let names = folder.names();
-        assert_eq!(names.len(), 10, "{names:?}");
-        let all: String =
-            names.iter().map(|name| fs::read_to_string(folder.0.join(name)).unwrap()).collect();
-        assert_eq!(all.lines().count(), 20);
-        assert!((0..20).all(|n| all.contains(&format!("line {n:03}"))));
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]
-    fn who_has_put_the_file_aside_gets_a_new_one() {
-        let folder = Folder::new("reopen");
-        let path = folder.0.join("mp.log");
-        let writer = Writer::start(Some(&path), KEEP).unwrap();
-        let say = |what: &str| writer.clone().write_all(what.as_bytes()).unwrap();
-        say("one\n");
-        writer.flush();
-        fs::rename(&path, folder.0.join("old")).unwrap();
-        say("two\n");
-        writer.reopen();
-        say("three\n");
-        writer.flush();
-        assert_eq!(fs::read_to_string(folder.0.join("old")).unwrap(), "one\ntwo\n");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_written_is_told_of_later() {
-        let folder = Folder::new("full");
-        let path = folder.0.join("mp.log");
-        let mut log = LogFile::open(path.clone(), KEEP).unwrap();
-        log.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        log.write(b"lost\n");
-        log.write(b"lost\n");
-        log.reopen();
-        log.write(b"kept\n");
-        let text = fs::read_to_string(path).unwrap();
-        assert!(text.contains("2 lines before this could not be written"), "{text}");
-        assert!(text.ends_with("kept\n"));
+    fn lines_that_found_no_room_are_counted_and_a_torn_one_spoils_no_other() {
+        for (room, lost, want) in [
+            (0, 3, "next\n"),
+            (1, 3, "a\nnext\n"),
+            (2, 2, "a1\nnext\n"),
+            (3, 2, "a1\nnext\n"),
+            (5, 1, "a1\na2\nnext\n"),
+        ] {
+            let mut out = Full { taken: Vec::new(), room };
+            let mut torn = false;
+            let failed = write_lines(&mut out, b"a1\na2\na3\n", &mut torn).unwrap_err();
+            assert_eq!(failed.lines, lost, "room for {room}");
+            assert!(write_lines(&mut out, b"next\n", &mut torn).is_ok());
+            assert_eq!(String::from_utf8(out.taken).unwrap(), want, "room for {room}");
+        }
     }
 }

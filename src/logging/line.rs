@@ -1,23 +1,34 @@
-//! One record as one line: text for people, or JSON for programs. Pure.
+//! One record as one line: text for people, or JSON for programs. What a record says may come from anywhere; its
+//! line stays one record. In text, a line that starts with spaces belongs to the one above it.
 
-use std::fmt;
-use std::io::{self, Write};
+use std::fmt::{self, Write};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::Record;
 use serde_json::{Map, Value};
 
+/// A message is cut here: what came with a record of ZooKeeper, or from a MetaServer, may be long.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+
 /// `2026-11-23T08:00:00.123Z WARN  worker-007 query: table=orders ...`
-pub fn text(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
+pub fn text(record: &Record<'_>) -> String {
     let level = record.level();
-    let (time, target, name) = (Utc::now(), target(record), thread_name());
-    writeln!(out, "{time} {level:<5} {name} {target}: {}", record.args())
+    let mut line = format!("{} {level:<5} {} {}: ", Utc::now(), thread_name(), target(record));
+    for c in message(record).chars() {
+        match c {
+            '\n' => line.push_str("\n    "),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line.push('\n');
+    line
 }
 
 /// `{"time":...,"level":"WARN","thread":"worker-007","target":"query","message":"table=orders ...","table":"orders"}`
-pub fn json(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
-    let message = record.args().to_string();
+pub fn json(record: &Record<'_>) -> String {
+    let message = message(record);
     let mut line = fields(&message);
     for (key, value) in [
         ("time", Utc::now().to_string()),
@@ -28,7 +39,26 @@ pub fn json(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
     ] {
         line.insert(key.to_owned(), Value::String(value));
     }
-    writeln!(out, "{}", Value::Object(line))
+    Value::Object(line).to_string() + "\n"
+}
+
+fn message(record: &Record<'_>) -> String {
+    let mut message = Bounded(String::new());
+    match message.write_fmt(*record.args()) {
+        Ok(()) => message.0,
+        Err(fmt::Error) => message.0 + "...",
+    }
+}
+
+/// Takes as much as a message may have.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let fits = text.floor_char_boundary(MAX_MESSAGE_BYTES - self.0.len());
+        self.0.push_str(&text[..fits]);
+        if fits < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 fn target<'a>(record: &Record<'a>) -> &'a str {
@@ -73,6 +103,21 @@ impl Utc {
     pub fn now() -> Self {
         Utc(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
+
+    /// The same as a part of a file name: `2026-11-23T08-00-00.123`. Stamps sort as their times do.
+    pub fn stamp(self) -> String {
+        self.to_string().trim_end_matches('Z').replace(':', "-")
+    }
+}
+
+/// Whether it looks as [`Utc::stamp`] writes it.
+pub fn is_stamp(text: &str) -> bool {
+    let shape = Utc(Duration::ZERO).stamp();
+    let fits = |(byte, like): (u8, u8)| match like {
+        b'0'..=b'9' => byte.is_ascii_digit(),
+        like => byte == like,
+    };
+    text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(fits)
 }
 
 impl fmt::Display for Utc {
@@ -138,16 +183,49 @@ mod tests {
         for message in
             ["", "a\nb \"c\" \u{1}", "level=high time=now", "==", "\u{e9}=\u{1f600}", "k=[", "k=\""]
         {
-            let mut out = Vec::new();
-            let said = format_args!("{message}");
-            json(&mut out, &Record::builder().args(said).target("a::b").build()).unwrap();
-            let line: Value = serde_json::from_slice(&out).unwrap();
+            let line =
+                json(&Record::builder().args(format_args!("{message}")).target("a::b").build());
+            assert!(line.ends_with('\n') && line.matches('\n').count() == 1);
+            let line: Value = serde_json::from_str(&line).unwrap();
             assert_eq!(
                 (line["message"].as_str(), line["target"].as_str()),
                 (Some(message), Some("b"))
             );
             assert_eq!(line["level"], "INFO");
-            assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_message_looks_like_another_line() {
+        let forged = "meta=a\n2026-11-23T08:00:00.123Z ERROR b \u{1b}[2J\r";
+        let line = text(&Record::builder().args(format_args!("{forged}")).build());
+        assert_eq!(line.lines().count(), 2, "{line:?}");
+        assert!(line.lines().nth(1).unwrap().starts_with("    2026-"), "{line:?}");
+        assert!(line.chars().all(|c| c == '\n' || !c.is_control()), "{line:?}");
+    }
+
+    #[test]
+    fn messages_are_bounded() {
+        let long = "ä".repeat(MAX_MESSAGE_BYTES);
+        let line = json(&Record::builder().args(format_args!("{long}")).build());
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let message = line["message"].as_str().unwrap();
+        assert_eq!(message.len(), MAX_MESSAGE_BYTES + 3);
+        assert!(message.ends_with("ä..."));
+    }
+
+    #[test]
+    fn stamps_are_told_from_other_words() {
+        assert_eq!(Utc(Duration::from_millis(7)).stamp(), "1970-01-01T00-00-00.007");
+        for (text, want) in [
+            ("1970-01-01T00-00-00.007", true),
+            ("1970-01-01T00:00:00.007", false),
+            ("1970-01-01T00-00-00.00", false),
+            ("1970-01-01T00-00-00.0077", false),
+            ("197O-01-01T00-00-00.007", false),
+            ("", false),
+        ] {
+            assert_eq!(is_stamp(text), want, "{text:?}");
         }
     }
 }

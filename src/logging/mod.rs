@@ -2,81 +2,136 @@
 //! that a client can cause.
 //!
 //! ```text
-//! log macros ─▶ Logger ─┬─ filter by level and target ─▶ line (text or JSON) ─▶ thread log ─▶ stderr or file
+//! log macros ─▶ Logger ─┬─ filter ─▶ line (text, JSON) ─▶ queue, 4 MiB ─▶ thread log ─▶ stderr or file
+//!                       │              full: dropped, counted ─┘             └─ fails: the same
 //!                       └─ the zookeeper crate's ─▶ zk::session, which reads what a server granted
 //! ```
+//! Only one thread waits for the disk. A worker that wrote by itself would hang on a disk that stalls, and all
+//! others behind it on the lock of the file; so it would on a stderr that is a pipe which nobody reads. The price: what
+//! is logged just before SIGKILL may be lost. A panic and the end of the process wait until it is written, but
+//! for [`FLUSH_LIMIT`] at most. Lines that were lost are told of as soon as one can be written again.
+//!
+//! A message has its fields as `key=value`, with the same keys everywhere: `table`, `cluster`, `meta`, `client`,
+//! `conn`, `host`, `file`, `znode`, `zxid`. In JSON they stand under their names, too.
 
 mod file;
 mod line;
+mod queue;
 mod throttle;
+mod writer;
 
+use std::env;
 use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
-use env_logger::{Builder, DEFAULT_FILTER_ENV, Target};
-use log::{LevelFilter, Log, Metadata, Record};
+use env_logger::{Builder, DEFAULT_FILTER_ENV};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::RwLock;
 
-use self::file::{Keep, Writer};
+use self::file::Keep;
+use self::queue::Queue;
 pub use self::throttle::{Hidden, Throttle};
 use crate::config::LogSettings;
 use crate::zk::session;
 
-static LOGGER: OnceLock<Logger> = OnceLock::new();
+/// How long a panic, and the end of the process, wait for the log to be written.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+static LOGGER: OnceLock<Arc<Logger>> = OnceLock::new();
 
 struct Logger {
+    /// Only decides; what it lets through is written here.
     filter: RwLock<env_logger::Logger>,
-    writer: Writer,
+    is_json: AtomicBool,
+    queue: Queue,
 }
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.filter.read().enabled(metadata)
+        let target = module(metadata.target());
+        let named = Metadata::builder().level(metadata.level()).target(target).build();
+        self.filter.read().enabled(&named)
     }
 
     fn log(&self, record: &Record<'_>) {
         // The crate logs each event of its connections, and each packet; what they mean to us is logged
         // where it is decided.
-        match record.target().starts_with(session::TARGET) {
-            true => session::hear(record),
-            false => self.filter.read().log(record),
+        if record.target().starts_with(session::TARGET) {
+            session::hear(record);
+        } else if self.enabled(record.metadata()) {
+            self.queue.push(&self.line(record));
         }
     }
 
     fn flush(&self) {
-        self.writer.flush();
+        self.queue.flush(FLUSH_LIMIT);
     }
+}
+
+impl Logger {
+    fn new(settings: &LogSettings) -> Self {
+        let logger = Logger {
+            filter: RwLock::new(Builder::new().build()),
+            is_json: AtomicBool::new(false),
+            queue: Queue::default(),
+        };
+        logger.apply(settings);
+        logger
+    }
+
+    fn apply(&self, settings: &LogSettings) {
+        let from_env = env::var(DEFAULT_FILTER_ENV).ok().filter(|levels| !levels.is_empty());
+        let levels = from_env.as_ref().unwrap_or(&settings.level);
+        *self.filter.write() = Builder::new().parse_filters(levels).build();
+        self.is_json.store(settings.json, Relaxed);
+        self.queue.order(|orders| orders.keep = Some(Keep::from(settings)));
+    }
+
+    fn line(&self, record: &Record<'_>) -> String {
+        if self.is_json.load(Relaxed) { line::json(record) } else { line::text(record) }
+    }
+
+    /// What the log says of itself.
+    fn say(&self, level: Level, what: &str) {
+        let args = format_args!("{what}");
+        self.log(&Record::builder().args(args).level(level).target(module_path!()).build());
+    }
+}
+
+/// The name by which the filter knows a module: its path in `src`, as `zk::watcher`.
+fn module(target: &str) -> &str {
+    target.strip_prefix("meta_proxy::").unwrap_or(target)
 }
 
 /// Sends the log to `file`, or to stderr, as it is by default. To be called once.
 pub fn start(file: Option<&Path>, settings: &LogSettings) -> io::Result<()> {
-    let writer = Writer::start(file, Keep::from(settings))?;
-    let filter = RwLock::new(build(settings, &writer));
-    let logger = LOGGER.get_or_init(|| Logger { filter, writer });
-    log::set_logger(logger).map_err(io::Error::other)?;
+    let out = writer::open(file, Keep::from(settings))?;
+    let logger = LOGGER.get_or_init(|| Arc::new(Logger::new(settings)));
+    writer::start(logger.clone(), out)?;
+    log::set_boxed_logger(Box::new(logger.clone())).map_err(io::Error::other)?;
     // All that the crate tells; the filter decides on ours.
     log::set_max_level(LevelFilter::Trace);
     log_panics();
-    apply(settings);
     Ok(())
 }
 
 /// What is logged from now on, and how. `RUST_LOG` counts more than the levels in the settings.
 pub fn apply(settings: &LogSettings) {
     if let Some(logger) = LOGGER.get() {
-        *logger.filter.write() = build(settings, &logger.writer);
-        logger.writer.keep(Keep::from(settings));
+        logger.apply(settings);
     }
     ACCESS_SAMPLE.store(settings.access_sample, Relaxed);
 }
 
-/// Opens the log file anew.
+/// Has the log file opened anew, after all lines before: somebody has put it aside. Returns at once. If it cannot be
+/// opened the old one goes on, and the log says so; nothing happens to stderr.
 pub fn reopen() {
     if let Some(logger) = LOGGER.get() {
-        logger.writer.reopen();
+        logger.queue.order(|orders| orders.reopen = true);
     }
 }
 
@@ -85,22 +140,18 @@ pub fn flush() {
     log::logger().flush();
 }
 
-fn build(settings: &LogSettings, writer: &Writer) -> env_logger::Logger {
-    let format = if settings.json { line::json } else { line::text };
-    let levels = std::env::var(DEFAULT_FILTER_ENV).unwrap_or_else(|_| settings.level.clone());
-    Builder::new()
-        .parse_filters(&levels)
-        .format(move |out, record| format(out, record))
-        .target(Target::Pipe(Box::new(writer.clone())))
-        .build()
-}
-
-/// A panic is a fault of ours or of a library; the log names the thread and the place.
+/// A panic is a fault of ours or of a library; the log names the thread and the place. One of the log's own thread
+/// can only be told on stderr.
 fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
+    let to_stderr = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
         let thread = thread::current();
+        if thread.name() == Some(writer::THREAD) {
+            return to_stderr(panic);
+        }
         let backtrace = std::backtrace::Backtrace::capture();
         log::error!("panic in thread {}: {panic}\n{backtrace}", thread.name().unwrap_or("?"));
+        flush();
     }));
 }
 

@@ -171,8 +171,10 @@ impl Source {
         self.writer.trust();
         for table in self.writer.by_use() {
             if !routes.contains_key(&*table) {
+                if let Some(Cached::Route(route)) = self.writer.get(&table) {
+                    info!("table={table} from={} to=none", route.cluster_name);
+                }
                 self.writer.remove(&table);
-                info!("table={table} gone");
             }
         }
         self.writer.set_names(Some(routes.keys().map(|table| table.as_str().into()).collect()));

@@ -1,0 +1,263 @@
+//! Thread `log`: the only one that waits for the disk, or for who reads stderr.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use log::{Level, Record};
+
+use super::Logger;
+use super::file::{Keep, LogFile, write_lines};
+use super::queue::Orders;
+
+/// Its name.
+pub const THREAD: &str = "log";
+/// How soon it is looked whether the file can be written again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked for old files while nothing is logged.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// Where lines go.
+pub enum Out {
+    /// Who reads stderr may be slow, or gone.
+    Stderr {
+        /// The last write stopped within a line.
+        torn: bool,
+    },
+    /// The file of the second argument.
+    File(LogFile),
+}
+
+struct Writer {
+    logger: Arc<Logger>,
+    out: Out,
+    /// Lines that were not written and of which nothing was told yet, and why.
+    lost: u64,
+    why: String,
+}
+
+/// What the thread writes to. The file must be there from the start: a log that goes nowhere should be known
+/// before anything happens.
+pub fn open(file: Option<&Path>, keep: Keep) -> io::Result<Out> {
+    match file {
+        Some(path) => LogFile::open(path, keep).map(Out::File),
+        None => Ok(Out::Stderr { torn: false }),
+    }
+}
+
+/// Starts the thread. It ends with the process, after a flush.
+pub fn start(logger: Arc<Logger>, out: Out) -> io::Result<()> {
+    let writer = Writer { logger, out, lost: 0, why: String::new() };
+    thread::Builder::new().name(THREAD.to_owned()).spawn(move || writer.run())?;
+    Ok(())
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let batch = self.logger.queue.take(if self.lost > 0 { LOOK_AGAIN } else { IDLE });
+            let is_written = self.write(&batch.text);
+            if batch.dropped > 0 {
+                self.lost += batch.dropped;
+                self.why = "they came faster than they could be written".to_owned();
+            }
+            if is_written && self.lost > 0 {
+                self.tell_of_lost();
+            }
+            self.obey(&batch.orders);
+            self.prune();
+            self.logger.queue.done(batch.work);
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) -> bool {
+        let written = match &mut self.out {
+            Out::Stderr { torn } => write_lines(&mut io::stderr(), lines, torn),
+            Out::File(file) => file.write(lines, &mut |fault| self.logger.say(Level::Warn, &fault)),
+        };
+        match written {
+            Ok(()) => true,
+            Err(lost) => {
+                self.lost += lost.lines;
+                self.why = lost.why.to_string();
+                false
+            }
+        }
+    }
+
+    /// In the log itself, at the first place where it can be; the filter has no say.
+    fn tell_of_lost(&mut self) {
+        let (lost, why) = (self.lost, self.why.clone());
+        let args = format_args!("{lost} lines before this one were lost: {why}");
+        let record = Record::builder().args(args).level(Level::Warn).target(module_path!()).build();
+        let line = self.logger.line(&record);
+        if self.write(line.as_bytes()) {
+            self.lost = 0;
+        } else {
+            self.lost = lost;
+        }
+    }
+
+    fn obey(&mut self, orders: &Orders) {
+        let Out::File(file) = &mut self.out else {
+            return;
+        };
+        if let Some(keep) = orders.keep {
+            file.set_keep(keep);
+        }
+        if orders.reopen {
+            let shown = file.path().display().to_string();
+            match file.reopen() {
+                Ok(()) => self.logger.say(Level::Info, &format!("file={shown} opened anew")),
+                Err(e) => self.logger.say(
+                    Level::Error,
+                    &format!("file={shown} cannot be opened anew, the old file goes on: {e}"),
+                ),
+            }
+        }
+    }
+
+    fn prune(&mut self) {
+        if let Out::File(file) = &mut self.out {
+            file.prune(&mut |fault| self.logger.say(Level::Warn, &fault));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, LogSettings};
+    use harness::scratch::Scratch;
+    use log::Log;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// A log of its own, in a folder of its own.
+    struct Own {
+        folder: Scratch,
+        logger: Arc<Logger>,
+    }
+
+    impl Own {
+        /// Logs to the file of this name, with so many bytes a file.
+        fn start(name: &str, max_file_bytes: u64, prepare: impl FnOnce(&Path)) -> Self {
+            let folder = Scratch::new("log");
+            prepare(folder.path());
+            let defaults = config::parse("", false).settings.unwrap().log;
+            let settings = LogSettings { max_file_bytes, max_files: 4, ..defaults };
+            let out = open(Some(&folder.path().join(name)), Keep::from(&settings)).unwrap();
+            let logger = Arc::new(Logger::new(&settings));
+            start(logger.clone(), out).unwrap();
+            Own { folder, logger }
+        }
+
+        fn log(&self, numbers: std::ops::Range<u32>) {
+            numbers.for_each(|n| self.logger.say(Level::Info, &format!("line {n:03}")));
+            self.logger.flush();
+        }
+
+        fn reopen(&self) {
+            self.logger.queue.order(|orders| orders.reopen = true);
+            self.logger.flush();
+        }
+
+        fn files(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.folder.path()).unwrap();
+            let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+            let mut names: Vec<String> = entries.map(|entry| name(entry.unwrap())).collect();
+            names.sort();
+            names
+        }
+
+        fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.folder.path().join(name)).unwrap()
+        }
+    }
+
+    fn numbers(text: &str) -> Vec<u32> {
+        let number = |line: &str| line.rsplit_once(": line ").map(|(_, n)| n.parse().unwrap());
+        text.lines().filter_map(number).collect()
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_and_the_newest_are_kept_without_a_gap() {
+        let own = Own::start("mp.log", 500, |_| ());
+        own.log(0..200);
+        let files = own.files();
+        assert_eq!(files.len(), 5, "{files:?}");
+        assert!(files[..4].iter().all(|name| name.starts_with("mp-20")), "{files:?}");
+        assert!(files.iter().all(|name| own.read(name).len() <= 500), "{files:?}");
+        let kept: Vec<u32> = files.iter().flat_map(|name| numbers(&own.read(name))).collect();
+        let first = kept[0];
+        assert!(first > 0 && kept == Vec::from_iter(first..200), "{kept:?}");
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_put_aside_is_opened_anew_without_losing_a_line() {
+        let own = Own::start("mp.log", 1 << 20, |_| ());
+        let (path, old) = (own.folder.path().join("mp.log"), own.folder.path().join("old"));
+        own.log(0..10);
+        fs::rename(&path, &old).unwrap();
+        own.log(10..20);
+        // Something that cannot be opened has the name now.
+        fs::create_dir(&path).unwrap();
+        own.reopen();
+        own.log(20..30);
+        own.log(30..31);
+        assert!(own.read("old").contains("cannot be opened anew, the old file goes on: Is a dir"));
+        fs::remove_dir(&path).unwrap();
+        own.reopen();
+        own.log(31..40);
+        own.log(40..50);
+        assert!(own.read("mp.log").contains("opened anew"), "{}", own.read("mp.log"));
+        let text = own.read("old") + &own.read("mp.log");
+        assert_eq!(numbers(&text), Vec::from_iter(0..50));
+    }
+
+    #[test]
+    fn the_file_behind_a_link_is_put_aside_where_it_is() {
+        let own = Own::start("link", 500, |folder| {
+            fs::create_dir(folder.join("data")).unwrap();
+            symlink("data/mp.log", folder.join("link")).unwrap();
+        });
+        own.log(0..50);
+        assert_eq!(own.files(), ["data", "link"]);
+        assert!(own.folder.path().join("link").is_symlink());
+        assert_eq!(fs::read_dir(own.folder.path().join("data")).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_aside_grows_and_says_so() {
+        let own = Own::start("mp.log", 500, |_| ());
+        own.log(0..1);
+        // What is renamed away under the log is not its own to put aside, and here it finds no folder for a new one.
+        let moved = own.folder.path().with_extension("moved");
+        fs::rename(own.folder.path(), &moved).unwrap();
+        own.log(1..50);
+        own.log(50..51);
+        let text = fs::read_to_string(moved.join("mp.log")).unwrap();
+        fs::rename(&moved, own.folder.path()).unwrap();
+        assert_eq!(numbers(&text), Vec::from_iter(0..51));
+        assert_eq!(text.matches("cannot be put aside: No such file").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn lines_for_a_full_disk_are_counted_and_told_of_later() {
+        let own = Own::start("mp.log", 500, |folder| {
+            symlink("/dev/full", folder.join("mp.log")).unwrap()
+        });
+        own.log(0..7);
+        fs::remove_file(own.folder.path().join("mp.log")).unwrap();
+        own.reopen();
+        own.log(7..9);
+        let text = own.read("mp.log");
+        assert!(
+            text.contains("7 lines before this one were lost: No space left on device"),
+            "{text}"
+        );
+        assert_eq!(numbers(&text), [7, 8]);
+    }
+}
