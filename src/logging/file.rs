@@ -103,7 +103,8 @@ impl LogFile {
 
     /// Lets go of the file and opens what has its name now; whoever renamed it wants that.
     pub fn reopen(&mut self) -> io::Result<()> {
-        *self = Self::open(&self.path, self.keep)?;
+        let last_aside = self.last_aside;
+        *self = Self { last_aside, ..Self::open(&self.path, self.keep)? };
         Ok(())
     }
 
