@@ -29,8 +29,8 @@ pub struct Batch {
     pub dropped: u64,
     /// What to do then.
     pub orders: Orders,
-    /// How much of the work of this queue it is: bytes and orders.
-    pub work: u64,
+    /// For [`Queue::done`].
+    pub number: u64,
 }
 
 #[derive(Default)]
@@ -38,16 +38,9 @@ struct State {
     waiting: Batch,
     /// Something is in `waiting`.
     is_news: bool,
-    /// Bytes and orders since the start, and those of them that are done with.
-    given: u64,
+    /// Records and orders since the start, and how many of them are done with.
+    came: u64,
     done: u64,
-}
-
-impl State {
-    fn give(&mut self, work: u64) {
-        self.given += work;
-        self.waiting.work += work;
-    }
 }
 
 /// See the top of the file.
@@ -64,7 +57,6 @@ impl Queue {
         let mut state = self.state.lock();
         if state.waiting.text.len() + lines.len() <= MAX_BYTES {
             state.waiting.text.extend_from_slice(lines.as_bytes());
-            state.give(lines.len() as u64);
         } else {
             state.waiting.dropped += count(lines.as_bytes());
         }
@@ -75,12 +67,12 @@ impl Queue {
     pub fn order(&self, order: impl FnOnce(&mut Orders)) {
         let mut state = self.state.lock();
         order(&mut state.waiting.orders);
-        state.give(1);
         self.wake(state);
     }
 
     fn wake(&self, mut state: parking_lot::MutexGuard<'_, State>) {
         state.is_news = true;
+        state.came += 1;
         drop(state);
         self.filled.notify_one();
     }
@@ -92,23 +84,23 @@ impl Queue {
             self.filled.wait_for(&mut state, patience);
         }
         state.is_news = false;
-        mem::take(&mut state.waiting)
+        Batch { number: state.came, ..mem::take(&mut state.waiting) }
     }
 
-    /// So much of the work that was taken is done, or can never be.
-    pub fn done(&self, work: u64) {
-        self.state.lock().done += work;
+    /// The batch of this number is written, or lost for good, and its orders are obeyed.
+    pub fn done(&self, number: u64) {
+        self.state.lock().done = number;
         self.emptied.notify_all();
     }
 
-    /// Waits until all that was given before is done with, but not for ever. False: it is not.
+    /// Waits until all that came before is done with, but not for ever. False: it is not.
     pub fn flush(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
-        let given = state.given;
-        while state.done < given {
+        let came = state.came;
+        while state.done < came {
             if self.emptied.wait_until(&mut state, deadline).timed_out() {
-                return state.done >= given;
+                return state.done >= came;
             }
         }
         true
@@ -148,8 +140,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let batch = queue.take(Duration::from_secs(10));
-                queue.push("later\n");
-                queue.done(batch.work);
+                queue.done(batch.number);
             });
             assert!(queue.flush(Duration::from_secs(10)));
         });
@@ -164,5 +155,8 @@ mod tests {
         assert_eq!(batch.text, b"a\n");
         assert!(batch.orders.reopen);
         assert!(!queue.take(Duration::ZERO).orders.reopen, "once");
+        assert!(!queue.flush(Duration::ZERO), "it is not obeyed yet");
+        queue.done(batch.number);
+        assert!(queue.flush(Duration::ZERO));
     }
 }

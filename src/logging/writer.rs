@@ -68,7 +68,7 @@ impl Writer {
             }
             self.obey(&batch.orders);
             self.prune();
-            self.logger.queue.done(batch.work);
+            self.logger.queue.done(batch.number);
         }
     }
 
