@@ -128,6 +128,8 @@ impl Routes {
         self.writer.trust();
         self.newest_zxid = 0;
         self.names_readable = true;
+        // A table that waits for its cluster is not cached, and so not read again: its record may be old by now.
+        self.forget_unnamed();
     }
 
     /// Without a client nobody can tell which tables there are not.
