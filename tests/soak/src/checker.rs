@@ -138,9 +138,14 @@ impl Checker {
             let since = |good: usize| &history.versions()[good + 1..=at.max(good)];
             seen.good.is_some_and(|good| since(good).iter().all(|v| v.value != Value::Absent))
         };
+        let is_cached = cached(window.end - 1);
+        if is_cached && took > weather.bounds.cached && !weather.is_mute(view, sent, answered) {
+            let bound = weather.bounds.cached;
+            return wrong(format!("the table is cached, and it took {took:.3?}, not {bound:?}"));
+        }
         match told {
             Told::Other(what) => return wrong(format!("no answer to accept: {what}")),
-            Told::Unavailable if cached(window.end - 1) => {
+            Told::Unavailable if is_cached => {
                 return wrong(
                     "the table is cached, and must be served whatever happens".to_owned(),
                 );
@@ -172,7 +177,7 @@ impl Checker {
         self.saw(asked, first, good);
         let replaced = history.versions().get(newest + 1).and_then(|next| next.returned);
         let age = replaced.map_or(Duration::ZERO, |at| sent.saturating_sub(at));
-        Ok(Right { age, cached: cached(window.end - 1) })
+        Ok(Right { age, cached: is_cached })
     }
 
     fn seen_before(&self, view: View, at: Time) -> Seen {
@@ -242,6 +247,7 @@ mod tests {
         calm: Duration::from_millis(100),
         recovery: Duration::from_secs(6),
         answer: Duration::from_millis(1_500),
+        cached: Duration::from_millis(100),
     };
 
     fn at(seconds: f64) -> Time {
@@ -499,6 +505,18 @@ mod tests {
         let lost = Asked { told: Told::Other("silence".into()), ..late };
         judge("given up", &steady, &frozen, std::slice::from_ref(&lost), None);
         judge("given up in calm", &steady, &calm, &[lost], Some("longer than 1.5s"));
+    }
+
+    #[test]
+    fn a_cached_table_does_not_wait_for_zookeeper() {
+        let history = history(&[(1.0, A), (6.0, Value::Absent), (7.0, B)]);
+        let slow =
+            |sent, cluster| Asked { answered: at(sent + 0.2), ..asked(sent, Cluster(cluster)) };
+        let weather = trouble(4.0, 20.0);
+        let waited = Some("the table is cached, and it took");
+        judge("the first time", &history, &weather, &[slow(5.0, 0)], None);
+        judge("cached", &history, &weather, &[asked(3.0, Cluster(0)), slow(5.0, 0)], waited);
+        judge("created anew", &history, &weather, &[asked(3.0, Cluster(0)), slow(9.0, 1)], None);
     }
 
     #[test]

@@ -32,9 +32,10 @@ const ASKER_STREAM: u64 = 2_000;
 pub fn soak(options: &Options) -> Result<(), String> {
     let Options { tables, proxies, time, slack, .. } = options;
     println!("tables={tables} proxies={proxies} time={time:?} proxy={}", options.proxy.display());
-    let Bounds { calm, recovery, answer } = options.bounds();
+    let Bounds { calm, recovery, answer, cached } = options.bounds();
     println!(
-        "bounds: {calm:?} in calm, {recovery:?} after trouble, {answer:?} for an answer, of it slack {slack:?}"
+        "bounds: {calm:?} in calm, {recovery:?} after trouble, {answer:?} for an answer, {cached:?} for one of a \
+         cached table, of it slack {slack:?}"
     );
     println!("tolerated after a fault: {}", aftermath::tolerance());
     run(options)
@@ -111,11 +112,11 @@ fn fault_upon_fault(world: &World, options: &Options, mut rng: Rng) {
     }
     for (name, took) in took {
         let worst = took.iter().max().copied().unwrap_or_default();
-        println!("fault={name} blows={} current_after_max={worst:.3?}", took.len());
+        println!("fault={name} looks={} current_after_max={worst:.3?}", took.len());
     }
 }
 
-/// One fault and its aftermath; after each blow, the time until every route was current.
+/// One fault and its aftermath; after each blow and at the end, the time until every route was current.
 fn suffer(
     world: &World,
     fault: &Fault,
@@ -126,9 +127,10 @@ fn suffer(
     world.set_fault(fault.name);
     let mut scene = Scene { world, rng, took: Vec::new() };
     (fault.inflict)(&mut scene);
-    let took = scene.took;
+    let mut took = scene.took;
     world.say(&format!("fault={} is over", fault.name));
     let Some(current) = aftermath::await_current(world) else { return took };
+    took.push(current);
     let now =
         if options.untidy { Holdings::of(world) } else { aftermath::await_tidy(world, before) };
     world.say(&format!("fault={} every route is current after {current:.3?}; {now}", fault.name));

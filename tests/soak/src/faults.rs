@@ -82,11 +82,14 @@ pub const FAULTS: &[Fault] = &[
     short("hide-tables", hide_tables),
     Fault { name: "move-hidden-tables", is_long: true, inflict: move_hidden_tables },
     short("junk", junk),
+    short("recreate", recreate),
 ];
 
 /// What happens at the end of each run.
 pub const LAST: Fault = short("root-gone", root_gone);
 
+/// How often a table is deleted and created.
+const RECREATIONS: usize = 4;
 /// Tables moved after each blow.
 const MOVED_PERCENT: usize = 20;
 /// Past the time-out of a proxy's session, 6 s.
@@ -163,8 +166,11 @@ fn quorum_loss(scene: &mut Scene<'_>) {
     });
 }
 
+fn cut(world: &World) {
+    world.relays.iter().for_each(|relay| relay.cut());
+}
+
 fn cut_links(scene: &mut Scene<'_>) {
-    let cut = |world: &World| world.relays.iter().for_each(|relay| relay.cut());
     for _ in 0..scene.rng.below(4) {
         scene.world.disturb("all links are cut", cut);
         scene.hold_ms(0..=1_500);
@@ -334,6 +340,24 @@ fn junk(scene: &mut Scene<'_>) {
     for table in tables() {
         world.write(table, |history| another_cluster(history, scene.rng));
     }
+}
+
+/// A tenth of the tables are gone for a moment, over and over, while links are cut: what a read finds is old at once.
+fn recreate(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let first = scene.rng.below(10);
+    for round in 0..RECREATIONS {
+        world.say("  a tenth of the tables are deleted and created at once");
+        for table in (first..world.writable()).step_by(10) {
+            world.write(table, |_| Value::Absent);
+            world.write(table, |history| another_cluster(history, scene.rng));
+        }
+        // The first time nothing is wrong with ZooKeeper.
+        if round > 0 {
+            world.disturb("all links are cut", cut);
+        }
+    }
+    scene.settle();
 }
 
 /// All tables are deleted, and then the root; both come back. Nothing is wrong with ZooKeeper.

@@ -20,6 +20,8 @@ pub struct Bounds {
     pub recovery: Duration,
     /// A query has its answer after this time.
     pub answer: Duration,
+    /// One about a table that is cached for certain has it after this time: it waits for no ZooKeeper.
+    pub cached: Duration,
 }
 
 /// What a trouble excuses.
@@ -173,6 +175,7 @@ mod tests {
         calm: Duration::from_millis(100),
         recovery: Duration::from_secs(6),
         answer: Duration::from_millis(1_500),
+        cached: Duration::from_millis(100),
     };
 
     fn at(seconds: f64) -> Time {
