@@ -412,3 +412,41 @@ impl Routes {
         self.writer.put(table, Cached::Route(Arc::new(route)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::Resolver;
+    use crate::route::table::{RouteTable, Source};
+    use crate::upstream::cluster::{Upstream, UpstreamLimits};
+
+    fn routes() -> Routes {
+        let limits = UpstreamLimits { max_calls: 1, slow_after: Duration::from_millis(1) };
+        let resolver = Resolver::start().unwrap();
+        let clusters = Clusters::new(Arc::new(Upstream { resolver, limits }));
+        let (_, writer) = RouteTable::new(10, Source::ZooKeeper);
+        Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
+    }
+
+    fn record(text: &str, mzxid: i64) -> Result<Found, ReadError> {
+        Ok(Found::Record { data: text.into(), mzxid })
+    }
+
+    #[test]
+    fn a_table_that_waited_for_its_cluster_is_read_again_after_a_reconnect() {
+        let mut routes = routes();
+        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        let names_cluster = || record(r#"{"cluster": "c1"}"#, 1);
+        let now = Instant::now();
+        let taken = routes.take(&table, names_cluster(), now);
+        assert_eq!(taken.read, [What::Cluster("c1".into())]);
+        routes.lost_client();
+        routes.new_client();
+        let metas = || record(r#"{"meta_addrs": "h:1"}"#, 2);
+        let taken = routes.take(&cluster, metas(), now);
+        assert!(taken.known.is_empty() && !routes.has("t"), "its record may name another by now");
+        routes.take(&table, names_cluster(), now);
+        let taken = routes.take(&cluster, metas(), now);
+        assert!(taken.known == ["t".into()] && routes.has("t"));
+    }
+}
