@@ -417,14 +417,14 @@ impl Routes {
 mod tests {
     use super::*;
     use crate::resolve::Resolver;
-    use crate::route::table::{RouteTable, Source};
+    use crate::route::table::RouteTable;
     use crate::upstream::cluster::{Upstream, UpstreamLimits};
 
     fn routes() -> Routes {
         let limits = UpstreamLimits { max_calls: 1, slow_after: Duration::from_millis(1) };
         let resolver = Resolver::start().unwrap();
         let clusters = Clusters::new(Arc::new(Upstream { resolver, limits }));
-        let (_, writer) = RouteTable::new(10, Source::ZooKeeper);
+        let (_, writer) = RouteTable::new(10);
         Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
     }
 
