@@ -4,3 +4,5 @@ pub mod exposition;
 pub mod falcon;
 pub mod http;
 pub mod message;
+pub mod overview;
+pub mod page;

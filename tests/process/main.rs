@@ -6,6 +6,7 @@ mod hostile;
 mod house;
 mod interop;
 mod overload;
+mod page;
 mod pipeline;
 mod routes;
 mod run;
