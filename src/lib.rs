@@ -38,6 +38,8 @@
 //! | `zk-dial`, `zk-preflight` | nobody: one dial each | connect, name lookup | the dial is done |
 //! | `routes-file` | `server` | its stop channel, 200 ms | the channel closes |
 //! | `state-file` | `server` | its stop channel, 2 s | the channel closes |
+//! | `admin-N` | `server` | poll on its exchanges, 250 ms | a flag says so |
+//! | `falcon` | `server` | its stop channel; the agent, 250 ms at a time | the channel closes |
 //! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
 //!
 //! # Locks
