@@ -40,6 +40,8 @@
 //! | `routes-file` | `server` | its stop channel, 200 ms | the channel closes |
 //! | `state-file` | `server` | its stop channel, 2 s | the channel closes |
 //! | `log` | the process | the disk, or who reads stderr | the process ends |
+//! | `admin-N` | `server` | poll on its exchanges, 250 ms | a flag says so |
+//! | `falcon` | `server` | its stop channel; the agent, 250 ms at a time | the channel closes |
 //! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
 //!
 //! # Locks

@@ -13,6 +13,8 @@ pub mod falcon;
 pub mod http;
 pub mod message;
 pub mod metrics;
+pub mod overview;
+pub mod page;
 pub mod pages;
 
 use std::path::PathBuf;

@@ -12,6 +12,8 @@ const MAX_CRATES: usize = 85;
 const PURE: &[&str] = &[
     "admin/exposition.rs",
     "admin/message.rs",
+    "admin/overview.rs",
+    "admin/page.rs",
     "wire/answer.rs",
     "wire/config_view.rs",
     "wire/error_code.rs",

@@ -8,6 +8,7 @@ mod house;
 mod interop;
 mod logs;
 mod overload;
+mod page;
 mod pipeline;
 mod routes;
 mod run;

@@ -1,0 +1,487 @@
+//! How the proxy is doing, as plain values: what the status page shows and the JSON pages print. Pure.
+//!
+//! Whoever fills it only reads what the proxy knows; what that means for an operator is decided here, in
+//! [`Overview::verdict`].
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Overview {
+    /// Name of the host.
+    pub host: String,
+    /// Version of the proxy.
+    pub version: &'static str,
+    /// When the proxy started, in seconds since 1970.
+    pub started_unix_s: u64,
+    /// The moment.
+    pub now_unix_s: u64,
+    /// Where the process is in its life.
+    pub life: Life,
+    /// How it stands with ZooKeeper; nothing with a routes file.
+    pub zookeeper: Option<ZooKeeper>,
+    /// The clusters that routes name.
+    pub clusters: Vec<Cluster>,
+    /// The cached routes.
+    pub routes: Vec<Route>,
+    /// What clients do.
+    pub clients: Clients,
+    /// What is wrong beyond what the rest tells, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Where a process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Life {
+    /// It is not ready for clients yet.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It serves, and clients should go elsewhere.
+    Draining,
+    /// It only finishes what is under way.
+    Stopping,
+}
+
+/// Whether changes of routes are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// There is no connection, and changes go unseen.
+    Down,
+    /// There is one, and what changed before it came is being read.
+    Confirming,
+    /// There is one, and all that is cached is current.
+    Confirmed,
+}
+
+/// How it stands with ZooKeeper.
+#[derive(Clone, Debug, Serialize)]
+pub struct ZooKeeper {
+    /// Whether changes are noticed.
+    pub state: Trust,
+    /// Since when it is so, in seconds.
+    pub since_s: u64,
+    /// The server, while there is a connection.
+    pub server: Option<String>,
+    /// The session time-out asked for.
+    pub asked_timeout_ms: u64,
+    /// The one that the server grants.
+    pub granted_timeout_ms: Option<u64>,
+    /// Connections built anew since the first.
+    pub rebuilds: u64,
+    /// Why the last connection was given up, or not made.
+    pub last_fault: Option<String>,
+    /// Tables cached.
+    pub cached: usize,
+    /// Those of them that were not read again since the connection was lost.
+    pub unconfirmed: usize,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// Its MetaServers.
+    pub metas: Vec<String>,
+    /// Who of them leads, if that is known.
+    pub leader: Option<String>,
+    /// Connections to MetaServers that wait for use.
+    pub links: usize,
+    /// Calls under way.
+    pub calls: usize,
+    /// Queries that wait for calls.
+    pub waiting: usize,
+    /// It fails for so long, in seconds, and queries are refused but for probes.
+    pub failing_s: Option<u64>,
+    /// Calls that failed since the last answer.
+    pub failures: u32,
+    /// How long answers take of late.
+    pub usual_us: Option<u64>,
+    /// Answers ERR_OK since the start.
+    pub answers_ok: u64,
+    /// All others.
+    pub answers_other: u64,
+}
+
+/// One cached table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Route {
+    /// The table.
+    pub table: String,
+    /// Its cluster; none if the record in its znode cannot be used.
+    pub cluster: Option<String>,
+    /// The MetaServers of its cluster.
+    pub metas: Vec<String>,
+    /// zxid of the change that wrote its record.
+    pub zxid: i64,
+    /// Time since it changed.
+    pub age_s: u64,
+    /// Time since it was found to be current, if it was.
+    pub confirmed_age_s: Option<u64>,
+    /// `zookeeper`, `state file`, `file`.
+    pub source: &'static str,
+    /// Whether it may have changed unseen.
+    pub stale: bool,
+    /// Queries for it since the start.
+    pub queries: u64,
+}
+
+/// What clients do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Clients {
+    /// Connections.
+    pub connections: usize,
+    /// Queries under way.
+    pub pending: usize,
+    /// Answers that clients have not read yet.
+    pub unread_bytes: usize,
+    /// Queries since the start.
+    pub queries: u64,
+    /// Queries per second of late, see [`Rate`].
+    pub queries_per_s: f64,
+}
+
+/// What it all means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// How bad it is.
+    pub level: Level,
+    /// All is well, or the worst of what is wrong, in one sentence.
+    pub headline: String,
+    /// What else is wrong, a sentence each.
+    pub details: Vec<String>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Nothing to do.
+    Well,
+    /// All that is known is served, but something should be seen to.
+    Warning,
+    /// Some clients do not get what they ask for.
+    Bad,
+}
+
+/// Clusters or tables that a sentence names.
+const NAMES_IN_A_SENTENCE: usize = 3;
+/// Confirming the routes takes so long at times; longer is a reason to look.
+const CONFIRMING_S: u64 = 10;
+
+impl Overview {
+    /// What is wrong, the worst first.
+    pub fn verdict(&self) -> Verdict {
+        let mut found = self.wrongs();
+        found.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
+        let mut found = found.into_iter();
+        let (level, headline) =
+            found.next().unwrap_or_else(|| (Level::Well, "All is well".to_owned()));
+        Verdict { level, headline, details: found.map(|(_, sentence)| sentence).collect() }
+    }
+
+    fn wrongs(&self) -> Vec<(Level, String)> {
+        let mut found = Vec::new();
+        match self.life {
+            Life::Serving => {}
+            Life::Starting => found.push((Level::Warning, "Starting, not ready yet".to_owned())),
+            Life::Draining => {
+                let sentence = "Draining: clients are asked to go elsewhere";
+                found.push((Level::Warning, sentence.to_owned()));
+            }
+            Life::Stopping => found.push((Level::Warning, "Stopping".to_owned())),
+        }
+        let failing = self.clusters.iter().filter(|cluster| cluster.failing_s.is_some());
+        let failing: Vec<&Cluster> = failing.collect();
+        match failing[..] {
+            [] => {}
+            [Cluster { name, failing_s, failures, .. }] => {
+                let since = span(failing_s.unwrap_or_default());
+                let sentence =
+                    format!("Cluster {name} does not answer: {failures} failures in {since}");
+                found.push((Level::Bad, sentence));
+            }
+            _ => {
+                let names = some_of(failing.iter().map(|cluster| cluster.name.as_str()));
+                let sentence = format!("{} clusters do not answer: {names}", failing.len());
+                found.push((Level::Bad, sentence));
+            }
+        }
+        let unusable = self.routes.iter().filter(|route| route.cluster.is_none());
+        let unusable: Vec<&str> = unusable.map(|route| route.table.as_str()).collect();
+        if !unusable.is_empty() {
+            let sentence = match unusable[..] {
+                [table] => format!("The record of table {table} cannot be used"),
+                _ => {
+                    let names = some_of(unusable.iter().copied());
+                    format!("The records of {} tables cannot be used: {names}", unusable.len())
+                }
+            };
+            found.push((Level::Bad, sentence));
+        }
+        if let Some(zookeeper) = &self.zookeeper {
+            found.extend(zookeeper.wrong());
+        }
+        if self.routes.is_empty() {
+            match &self.zookeeper {
+                Some(ZooKeeper { state: Trust::Down, .. }) => {
+                    found.push((Level::Bad, "There is no route at all to serve".to_owned()));
+                }
+                // Nobody has asked for a table yet.
+                Some(_) => {}
+                None => found.push((Level::Bad, "The routes file has no table".to_owned())),
+            }
+        }
+        found.extend(self.problems.iter().map(|problem| (Level::Warning, problem.clone())));
+        found
+    }
+}
+
+impl ZooKeeper {
+    fn wrong(&self) -> Option<(Level, String)> {
+        let (since, unconfirmed) = (span(self.since_s), self.unconfirmed);
+        let sentence = match self.state {
+            Trust::Down => format!(
+                "ZooKeeper is out of reach for {since}: cached routes serve on, their changes are \
+                 not seen"
+            ),
+            Trust::Confirming if self.since_s > CONFIRMING_S && unconfirmed > 0 => {
+                format!("{} routes wait to be confirmed for {since}", thousands(unconfirmed as u64))
+            }
+            Trust::Confirming | Trust::Confirmed => return None,
+        };
+        Some((Level::Warning, sentence))
+    }
+}
+
+/// `a, b, c and 4 more`.
+fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = names.len().saturating_sub(NAMES_IN_A_SENTENCE);
+    let shown: Vec<&str> = names.take(NAMES_IN_A_SENTENCE).collect();
+    match more {
+        0 => shown.join(", "),
+        _ => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// A time for people: one number, one unit.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A number for people: `12,345`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Over this time [`Rate`] takes the mean.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Not more often is a total kept.
+const RATE_STEP: Duration = Duration::from_secs(1);
+
+/// Events per second of late, from totals told now and then: whenever somebody looks.
+pub struct Rate {
+    /// Totals of the window, and one from before it. The oldest first.
+    totals: VecDeque<(Instant, u64)>,
+}
+
+impl Rate {
+    /// Nothing has happened by now.
+    pub fn new(now: Instant) -> Self {
+        Rate { totals: [(now, 0)].into() }
+    }
+
+    /// So many by now; that is so many per second.
+    pub fn tell(&mut self, now: Instant, total: u64) -> f64 {
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= RATE_WINDOW;
+        while self.totals.get(1).is_some_and(|(at, _)| is_old(*at)) {
+            self.totals.pop_front();
+        }
+        let (since, before) = self.totals.front().copied().unwrap_or((now, total));
+        if self.totals.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= RATE_STEP)
+        {
+            self.totals.push_back((now, total));
+        }
+        let seconds = now.saturating_duration_since(since).as_secs_f64();
+        if seconds > 0.0 { total.saturating_sub(before) as f64 / seconds } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A proxy in good order: two clusters, three tables.
+    pub fn sample() -> Overview {
+        let cluster = |name: &str, net: u8, usual_us| Cluster {
+            name: name.to_owned(),
+            metas: (1..=3).map(|host| format!("10.{net}.0.{host}:34601")).collect(),
+            leader: Some(format!("10.{net}.0.2:34601")),
+            links: 2,
+            calls: 1,
+            waiting: 4,
+            failing_s: None,
+            failures: 0,
+            usual_us: Some(usual_us),
+            answers_ok: 1_234_567,
+            answers_other: 12,
+        };
+        let route = |table: &str, cluster: &Cluster, queries| Route {
+            table: table.to_owned(),
+            cluster: Some(cluster.name.clone()),
+            metas: cluster.metas.clone(),
+            zxid: 0x5_0000_1234,
+            age_s: 86_400 * 12,
+            confirmed_age_s: Some(14),
+            source: "zookeeper",
+            stale: false,
+            queries,
+        };
+        let (ad, ml) = (cluster("c3srv-ad", 1, 410), cluster("c4srv-ml", 2, 2_300));
+        Overview {
+            host: "proxy-07".to_owned(),
+            version: "0.1.0",
+            started_unix_s: 1_800_000_000,
+            now_unix_s: 1_800_000_000 + 86_400 * 3,
+            life: Life::Serving,
+            zookeeper: Some(ZooKeeper {
+                state: Trust::Confirmed,
+                since_s: 86_400 * 3,
+                server: Some("10.0.0.21:2181".to_owned()),
+                asked_timeout_ms: 6_000,
+                granted_timeout_ms: Some(6_000),
+                rebuilds: 0,
+                last_fault: None,
+                cached: 3,
+                unconfirmed: 0,
+            }),
+            routes: vec![
+                route("orders", &ad, 900_123),
+                route("users", &ad, 12),
+                route("items", &ml, 7),
+            ],
+            clusters: vec![ad, ml],
+            clients: Clients {
+                connections: 9_871,
+                pending: 3,
+                unread_bytes: 0,
+                queries: 1_234_579,
+                queries_per_s: 412.34,
+            },
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_the_worst_first() {
+        let verdict = |change: &dyn Fn(&mut Overview)| {
+            let mut overview = sample();
+            change(&mut overview);
+            overview.verdict()
+        };
+        let one = |level, headline: &str| Verdict {
+            level,
+            headline: headline.to_owned(),
+            details: Vec::new(),
+        };
+        assert_eq!(verdict(&|_| ()), one(Level::Well, "All is well"));
+        assert_eq!(
+            verdict(&|overview| overview.life = Life::Draining),
+            one(Level::Warning, "Draining: clients are asked to go elsewhere")
+        );
+        assert_eq!(
+            verdict(&|overview| overview.routes[1].cluster = None),
+            one(Level::Bad, "The record of table users cannot be used")
+        );
+        let confirming = |since_s| {
+            move |overview: &mut Overview| {
+                let zookeeper = overview.zookeeper.as_mut().unwrap();
+                (zookeeper.state, zookeeper.since_s, zookeeper.unconfirmed) =
+                    (Trust::Confirming, since_s, 1_200);
+            }
+        };
+        assert_eq!(verdict(&confirming(CONFIRMING_S)), one(Level::Well, "All is well"));
+        assert_eq!(
+            verdict(&confirming(CONFIRMING_S + 1)),
+            one(Level::Warning, "1,200 routes wait to be confirmed for 11 s")
+        );
+        assert_eq!(
+            verdict(&|overview| overview.routes.clear()),
+            one(Level::Well, "All is well"),
+            "a proxy that nobody has asked yet"
+        );
+
+        let many = verdict(&|overview| {
+            let zookeeper = overview.zookeeper.as_mut().unwrap();
+            (zookeeper.state, zookeeper.since_s) = (Trust::Down, 200);
+            overview.problems.push("max_connections is reached".to_owned());
+            let failing =
+                Cluster { failing_s: Some(40), failures: 17, ..overview.clusters[0].clone() };
+            overview.clusters = vec![failing; 5];
+        });
+        assert_eq!(many.level, Level::Bad);
+        assert_eq!(
+            many.headline,
+            "5 clusters do not answer: c3srv-ad, c3srv-ad, c3srv-ad and 2 more"
+        );
+        assert_eq!(
+            many.details,
+            [
+                "ZooKeeper is out of reach for 3 min: cached routes serve on, their changes are \
+                 not seen",
+                "max_connections is reached",
+            ]
+        );
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        for (seconds, want) in [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7_199, "119 min"),
+            (7_200, "2 h"),
+            (172_800, "2 days"),
+        ] {
+            assert_eq!(span(seconds), want);
+        }
+        for (number, want) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(thousands(number), want);
+        }
+    }
+
+    #[test]
+    fn a_rate_is_that_of_the_last_seconds() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut rate = Rate::new(start);
+        assert_eq!(rate.tell(start, 0), 0.0);
+        assert_eq!(rate.tell(at(2_000), 100), 50.0);
+        assert_eq!(rate.tell(at(12_000), 100), 0.0, "the first seconds are forgotten");
+        for ms in 12_000..100_000 {
+            rate.tell(at(ms), 100);
+        }
+        assert!(rate.totals.len() <= 12, "{}", rate.totals.len());
+        assert_eq!(rate.tell(at(1_000_000), 100), 0.0);
+        assert_eq!(rate.tell(at(1_010_000), 200), 10.0);
+    }
+}

@@ -1,0 +1,452 @@
+//! The status page: an [`Overview`] as HTML that an operator reads in five seconds. Pure.
+//!
+//! One document with all it needs: no other file, no other host. It is complete without its script, which only
+//! fetches it again and again. Every text that comes from outside goes through [`Text`].
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use super::message::Response;
+use super::overview::{Cluster, Level, Life, Overview, Route, Trust, ZooKeeper, span, thousands};
+
+const HTML: &str = include_str!("page.html");
+const CSS: &str = include_str!("page.css");
+const JS: &str = include_str!("page.js");
+
+/// Rows of the table of routes: what a browser shows at once, and what people look through.
+const MAX_ROUTES: usize = 200;
+/// Rows of the table of clusters.
+const MAX_CLUSTERS: usize = 100;
+
+/// The page; of the routes those with `q` in their table, cluster or addresses.
+pub fn response(overview: &Overview, q: &str) -> Response {
+    let nonce = nonce();
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
+         connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    );
+    Response::html(render(overview, q, &nonce), policy)
+}
+
+/// Tells the page's own script and style from any that got into it: nobody can guess the next one, because what
+/// hashes it has its keys from the system.
+fn nonce() -> String {
+    let random = || RandomState::new().hash_one(0);
+    format!("{:016x}{:016x}", random(), random())
+}
+
+fn render(overview: &Overview, q: &str, nonce: &str) -> String {
+    let verdict = overview.verdict();
+    let level = match verdict.level {
+        Level::Well => "well",
+        Level::Warning => "warning",
+        Level::Bad => "bad",
+    };
+    fill(HTML, |name| match name {
+        "title" => {
+            let mark = if verdict.level == Level::Well { "" } else { "! " };
+            format!("{mark}{} - meta-proxy", Text(&overview.host))
+        }
+        "icon" => icon(verdict.level),
+        "nonce" => nonce.to_owned(),
+        "css" => CSS.to_owned(),
+        "js" => JS.to_owned(),
+        "host" => Text(&overview.host).to_string(),
+        "age" => age(overview),
+        "level" => level.to_owned(),
+        "verdict" => {
+            let details: String =
+                verdict.details.iter().map(|detail| format!("<li>{}</li>", Text(detail))).collect();
+            let list = if details.is_empty() { details } else { format!("<ul>{details}</ul>") };
+            format!("{}{list}", Text(&verdict.headline))
+        }
+        "numbers" => numbers(overview),
+        "zookeeper" => overview.zookeeper.as_ref().map_or_else(
+            || "<p>Routes come from a file, without ZooKeeper.</p>".to_owned(),
+            zookeeper,
+        ),
+        "clusters" => clusters(&overview.clusters),
+        "q" => Text(q).to_string(),
+        "routes" => routes(&overview.routes, q),
+        other => unreachable!("page.html has {other}"),
+    })
+}
+
+/// Puts a value in place of each `{{name}}`; what a value holds is not looked at again.
+fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
+    let mut parts = template.split("{{");
+    let mut page = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once("}}").expect("page.html closes what it opens");
+        page += &value(name);
+        page += rest;
+    }
+    page
+}
+
+/// Text that may hold anything, for text and for attributes in double quotes.
+struct Text<'a>(&'a str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for char in self.0.chars() {
+            match char {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                char => write!(f, "{char}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A dot in the colour of the verdict, so that a row of tabs tells which proxy to look at.
+fn icon(level: Level) -> String {
+    let colour = match level {
+        Level::Well => "2a9d5c",
+        Level::Warning => "e0a100",
+        Level::Bad => "d3322a",
+    };
+    format!(
+        "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
+         %3Ccircle cx='8' cy='8' r='7' fill='%23{colour}'/%3E%3C/svg%3E"
+    )
+}
+
+fn age(overview: &Overview) -> String {
+    let life = match overview.life {
+        Life::Starting => "starting",
+        Life::Serving => "serving",
+        Life::Draining => "draining",
+        Life::Stopping => "stopping",
+    };
+    let up = span(overview.now_unix_s.saturating_sub(overview.started_unix_s));
+    format!("version {}, {life}, up {up}", Text(overview.version))
+}
+
+fn numbers(overview: &Overview) -> String {
+    let clients = &overview.clients;
+    let per_s = match clients.queries_per_s {
+        rate if rate < 10.0 => format!("{rate:.1}"),
+        rate => thousands(rate as u64),
+    };
+    let stale = overview.routes.iter().filter(|route| route.stale).count();
+    let stale =
+        if stale > 0 { format!(", {} stale", thousands(stale as u64)) } else { String::new() };
+    [
+        (per_s, "queries/s".to_owned()),
+        (thousands(clients.connections as u64), "connections".to_owned()),
+        (thousands(clients.pending as u64), "queries under way".to_owned()),
+        (bytes(clients.unread_bytes), "answers not read".to_owned()),
+        (thousands(overview.routes.len() as u64), format!("tables{stale}")),
+        (thousands(overview.clusters.len() as u64), "clusters".to_owned()),
+    ]
+    .into_iter()
+    .map(|(number, what)| format!("<div><b>{number}</b><span>{what}</span></div>"))
+    .collect()
+}
+
+fn bytes(bytes: usize) -> String {
+    match bytes {
+        0..10_000 => format!("{} B", thousands(bytes as u64)),
+        10_000..10_000_000 => format!("{} KB", thousands(bytes as u64 / 1_000)),
+        _ => format!("{} MB", thousands(bytes as u64 / 1_000_000)),
+    }
+}
+
+fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),
+        10_000..1_000_000 => format!("{} ms", us / 1_000),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
+fn zookeeper(zookeeper: &ZooKeeper) -> String {
+    let since = span(zookeeper.since_s);
+    let server = zookeeper.server.as_deref().unwrap_or("no server");
+    let (class, state) = match zookeeper.state {
+        Trust::Confirmed => ("well", format!("connected to {server} for {since}")),
+        Trust::Confirming => {
+            ("warning", format!("connected to {server}, reading what changed, for {since}"))
+        }
+        Trust::Down => ("bad", format!("out of reach for {since}")),
+    };
+    let granted = match zookeeper.granted_timeout_ms {
+        Some(granted) if granted == zookeeper.asked_timeout_ms => String::new(),
+        Some(granted) => format!(", granted {} ms", thousands(granted)),
+        None => ", none granted".to_owned(),
+    };
+    let asked = thousands(zookeeper.asked_timeout_ms);
+    let unconfirmed = match zookeeper.unconfirmed {
+        0 => "all confirmed".to_owned(),
+        n => format!("{} not confirmed", thousands(n as u64)),
+    };
+    let fault = zookeeper.last_fault.as_ref().map(|fault| format!("; last fault: {}", Text(fault)));
+    format!(
+        "<p>ZooKeeper <b class=\"{class}\">{}</b></p><p>session time-out {asked} ms{granted}; \
+         {} tables cached, {unconfirmed}; connection rebuilt {} times{}</p>",
+        Text(&state),
+        thousands(zookeeper.cached as u64),
+        thousands(zookeeper.rebuilds),
+        fault.unwrap_or_default()
+    )
+}
+
+/// Failing ones first, then those that fail now and then, then the slow ones.
+fn clusters(clusters: &[Cluster]) -> String {
+    let mut sorted: Vec<&Cluster> = clusters.iter().collect();
+    sorted.sort_by_key(|cluster| {
+        Reverse((cluster.failing_s.is_some(), cluster.failures, cluster.usual_us))
+    });
+    let rows: String =
+        sorted.iter().take(MAX_CLUSTERS).map(|cluster| cluster_row(cluster)).collect();
+    let more = match clusters.len().saturating_sub(MAX_CLUSTERS) {
+        0 => String::new(),
+        n => format!("<p class=\"more\">and {} more, see /clusters</p>", thousands(n as u64)),
+    };
+    if rows.is_empty() {
+        return "<p class=\"more\">None: no route is cached yet.</p>".to_owned();
+    }
+    format!(
+        "<table><thead><tr><th>cluster</th><th>state</th><th>leader</th>\
+         <th class=\"n\">usual answer</th><th class=\"n wide\">calls</th>\
+         <th class=\"n wide\">waiting</th><th class=\"n wide\">links</th>\
+         <th class=\"n wide\">answers</th><th class=\"n wide\">errors</th></tr></thead>\
+         <tbody>{rows}</tbody></table>{more}"
+    )
+}
+
+fn cluster_row(cluster: &Cluster) -> String {
+    let failures = thousands(cluster.failures.into());
+    let (class, state) = match (cluster.failing_s, cluster.failures) {
+        (Some(failing_s), _) => {
+            let state = format!("failing for {}", span(failing_s));
+            ("bad", format!("{state}<small>{failures} calls in a row</small>"))
+        }
+        (None, 0) => ("", "answers".to_owned()),
+        (None, _) => ("warning", format!("{failures} failed")),
+    };
+    format!(
+        "<tr class=\"{class}\"><th scope=\"row\">{}</th><td class=\"state\">{state}</td>\
+         <td>{}<small class=\"wide\">{}</small></td><td class=\"n\">{}</td>\
+         <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{}</td>\
+         <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td></tr>",
+        Text(&cluster.name),
+        Text(cluster.leader.as_deref().unwrap_or("unknown")),
+        Text(&others(cluster)),
+        cluster.usual_us.map_or_else(|| "-".to_owned(), micros),
+        thousands(cluster.calls as u64),
+        thousands(cluster.waiting as u64),
+        thousands(cluster.links as u64),
+        thousands(cluster.answers_ok),
+        thousands(cluster.answers_other),
+    )
+}
+
+/// The MetaServers that do not lead.
+fn others(cluster: &Cluster) -> String {
+    let is_other = |meta: &&String| cluster.leader.as_ref() != Some(meta);
+    let others: Vec<&str> = cluster.metas.iter().filter(is_other).map(String::as_str).collect();
+    others.join(", ")
+}
+
+/// Those that need a look first, then the busiest.
+fn routes(routes: &[Route], q: &str) -> String {
+    let wanted = q.trim().to_lowercase();
+    let has = |text: &str| text.to_lowercase().contains(&wanted);
+    let mut found: Vec<&Route> = routes
+        .iter()
+        .filter(|route| {
+            has(&route.table)
+                || route.cluster.as_deref().is_some_and(has)
+                || route.metas.iter().any(|meta| has(meta))
+        })
+        .collect();
+    found.sort_by_key(|route| (route.cluster.is_some(), !route.stale, Reverse(route.queries)));
+    let rows: String = found.iter().take(MAX_ROUTES).map(|route| route_row(route)).collect();
+    let all = thousands(routes.len() as u64);
+    let count = thousands(found.len() as u64);
+    let told = match (found.len(), wanted.is_empty()) {
+        (0, true) => "No table has been asked for yet.".to_owned(),
+        (0, false) => format!("None of {all} tables has this in it."),
+        (n, _) if n > MAX_ROUTES => format!(
+            "{MAX_ROUTES} of {count} are shown, stale ones and the busiest first; search for the \
+             others, or see /routes"
+        ),
+        (_, true) => String::new(),
+        (_, false) => format!("{count} of {all} tables"),
+    };
+    let told = if told.is_empty() { told } else { format!("<p class=\"more\">{told}</p>") };
+    if rows.is_empty() {
+        return told;
+    }
+    format!(
+        "<table><thead><tr><th>table</th><th>cluster</th><th>state</th>\
+         <th class=\"n wide\">confirmed</th><th class=\"n wide\">changed</th>\
+         <th class=\"n wide\">zxid</th><th class=\"n\">queries</th></tr></thead>\
+         <tbody>{rows}</tbody></table>{told}"
+    )
+}
+
+fn route_row(route: &Route) -> String {
+    let (class, state) = match (&route.cluster, route.stale) {
+        (None, _) => ("bad", "unusable"),
+        (Some(_), true) => ("warning", "stale"),
+        (Some(_), false) => ("", "current"),
+    };
+    // Where all of them should come from is not worth a word in each row.
+    let source = if route.source == "zookeeper" { "" } else { route.source };
+    let ago = |seconds| format!("{} ago", span(seconds));
+    format!(
+        "<tr class=\"{class}\"><th scope=\"row\">{}</th>\
+         <td>{}<small class=\"wide\">{}</small></td>\
+         <td><span class=\"state\">{state}</span><small>{}</small></td>\
+         <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{:#x}</td>\
+         <td class=\"n\">{}</td></tr>",
+        Text(&route.table),
+        Text(route.cluster.as_deref().unwrap_or("-")),
+        Text(&route.metas.join(", ")),
+        Text(source),
+        route.confirmed_age_s.map_or_else(|| "never".to_owned(), ago),
+        ago(route.age_s),
+        route.zxid,
+        thousands(route.queries),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::overview::tests::sample;
+    use super::*;
+
+    fn page(overview: &Overview, q: &str) -> String {
+        render(overview, q, "abc")
+    }
+
+    /// First cells of the rows of a table, in their order.
+    fn rows<'a>(page: &'a str, table: &str) -> Vec<&'a str> {
+        let from = page.split(&format!("id=\"{table}\"")).nth(1).unwrap();
+        let table = from.split("</table>").next().unwrap();
+        let cells = table.split("<th scope=\"row\">").skip(1);
+        cells.map(|cell| cell.split("</th>").next().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_proxy_in_good_order_says_so() {
+        let page = page(&sample(), "");
+        for want in [
+            "class=\"live well\" role=\"status\">All is well</section>",
+            "<title>proxy-07 - meta-proxy</title>",
+            "version 0.1.0, serving, up 3 days",
+            "<b>412</b><span>queries/s</span>",
+            "<b>9,871</b><span>connections</span>",
+            "connected to 10.0.0.21:2181 for 3 days",
+            "session time-out 6,000 ms;",
+            "410 µs",
+            "2.3 ms",
+            "<script nonce=\"abc\">",
+            "<noscript><meta http-equiv=\"refresh\"",
+        ] {
+            assert!(page.contains(want), "{want} in {page}");
+        }
+        assert!(!page.contains("{{"), "{page}");
+        assert_eq!(rows(&page, "clusters"), ["c4srv-ml", "c3srv-ad"], "the slower first");
+        assert_eq!(rows(&page, "routes"), ["orders", "users", "items"], "the busiest first");
+    }
+
+    #[test]
+    fn what_needs_a_look_comes_first() {
+        let mut overview = sample();
+        overview.routes[1].stale = true;
+        overview.routes[2].cluster = None;
+        overview.clusters[0].failing_s = Some(40);
+        overview.clusters[0].failures = 17;
+        overview.zookeeper.as_mut().unwrap().granted_timeout_ms = Some(4_000);
+        let page = page(&overview, "");
+        assert!(page.contains("<title>! proxy-07"), "{page}");
+        assert!(page.contains(
+            "class=\"live bad\" role=\"status\">Cluster c3srv-ad does not answer: \
+             17 failures in 40 s<ul><li>The record of table items cannot be used</li></ul>"
+        ));
+        assert!(page.contains("6,000 ms, granted 4,000 ms"), "{page}");
+        assert!(page.contains("failing for 40 s<small>17 calls in a row"), "{page}");
+        assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"]);
+        assert_eq!(rows(&page, "routes"), ["items", "users", "orders"]);
+    }
+
+    #[test]
+    fn a_search_looks_at_tables_clusters_and_addresses() {
+        let overview = sample();
+        for (q, want) in [
+            (" ORDERS ", vec!["orders"]),
+            ("c3srv", vec!["orders", "users"]),
+            ("10.2.0.3", vec!["items"]),
+            ("nosuch", vec![]),
+        ] {
+            let page = page(&overview, q);
+            assert_eq!(rows(&page, "routes"), want, "{q}");
+            assert!(page.contains(&format!("value=\"{q}\"")), "{q}");
+        }
+    }
+
+    #[test]
+    fn very_many_tables_are_few_rows() {
+        let mut overview = sample();
+        let route = overview.routes[0].clone();
+        overview.routes = (0..5_000)
+            .map(|n| Route { table: format!("t{n}"), queries: n, stale: n == 7, ..route.clone() })
+            .collect();
+        overview.clusters = vec![overview.clusters[0].clone(); 300];
+        let page = page(&overview, "");
+        assert_eq!(rows(&page, "routes").len(), MAX_ROUTES);
+        assert_eq!(rows(&page, "routes")[..2], ["t7", "t4999"]);
+        assert_eq!(rows(&page, "clusters").len(), MAX_CLUSTERS);
+        assert!(page.contains("200 of 5,000 are shown"), "{page}");
+        assert!(page.contains("and 200 more, see /clusters"), "{page}");
+        assert!(page.len() < 200_000, "{}", page.len());
+    }
+
+    #[test]
+    fn no_text_becomes_markup() {
+        let evil = "</script><script>\"'&{{nonce}}";
+        let mut overview = sample();
+        overview.host = evil.to_owned();
+        overview.problems.push(evil.to_owned());
+        overview.zookeeper.as_mut().unwrap().last_fault = Some(evil.to_owned());
+        overview.zookeeper.as_mut().unwrap().server = Some(evil.to_owned());
+        for cluster in &mut overview.clusters {
+            cluster.name = evil.to_owned();
+            cluster.metas = vec![evil.to_owned()];
+            cluster.leader = Some(evil.to_owned());
+        }
+        for route in &mut overview.routes {
+            route.table = evil.to_owned();
+            route.cluster = Some(evil.to_owned());
+            route.metas = vec![evil.to_owned()];
+        }
+        let page = page(&overview, evil);
+        assert_eq!(page.matches("<script").count(), 1, "{page}");
+        assert_eq!(page.matches("</script").count(), 1, "{page}");
+        assert!(page.contains("&lt;/script&gt;&lt;script&gt;&quot;&#39;&amp;{{nonce}}"));
+    }
+
+    #[test]
+    fn only_its_own_script_and_style_may_run() {
+        let answer = || String::from_utf8(response(&sample(), "").to_bytes(false)).unwrap();
+        let (text, other) = (answer(), answer());
+        let nonce = |text: &str| text.split("<script nonce=\"").nth(1).unwrap()[..32].to_owned();
+        assert_ne!(nonce(&text), nonce(&other));
+        let nonce = nonce(&text);
+        let policy = format!(
+            "\r\nContent-Security-Policy: default-src 'none'; script-src 'nonce-{nonce}'; \
+             style-src 'nonce-{nonce}';"
+        );
+        assert!(text.contains(&policy), "{policy} in {text}");
+    }
+}

@@ -1,0 +1,210 @@
+//! The status page in a real browser, headless Chromium, which scripts/setup installs.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use harness::scratch::Scratch;
+use meta_proxy::admin::http::{self, Http};
+use meta_proxy::admin::message::Request;
+use meta_proxy::admin::overview::{Clients, Cluster, Life, Overview, Route, Trust, ZooKeeper};
+use meta_proxy::admin::page;
+
+use crate::run::{Finished, run};
+use crate::support::addr;
+
+/// A browser takes its time on a crowded machine.
+const BROWSER_WITHIN: Duration = Duration::from_secs(120);
+
+/// A proxy with so many clusters, and tables spread over them.
+fn overview(clusters: usize, tables: usize) -> Overview {
+    let clusters: Vec<Cluster> = (0..clusters)
+        .map(|n| Cluster {
+            name: format!("c{}srv-{}", n + 3, ["ad", "ml", "user", "feed"][n % 4]),
+            metas: (1..=3).map(|host| format!("10.{n}.0.{host}:34601")).collect(),
+            leader: Some(format!("10.{n}.0.2:34601")),
+            links: 1 + n % 3,
+            calls: n % 2,
+            waiting: 0,
+            failing_s: None,
+            failures: 0,
+            usual_us: Some(380 + 170 * n as u64),
+            answers_ok: 8_412_345 / (n as u64 + 1),
+            answers_other: 3 * n as u64,
+        })
+        .collect();
+    let route = |n: usize| {
+        let cluster = &clusters[n % clusters.len()];
+        Route {
+            table: format!("{}_{:02}", ["orders", "users", "items", "feed_index"][n % 4], n / 4),
+            cluster: Some(cluster.name.clone()),
+            metas: cluster.metas.clone(),
+            zxid: 0x5_0000_1234 + n as i64,
+            age_s: 7_200 * (n as u64 + 1),
+            confirmed_age_s: Some(3 + n as u64 % 27),
+            source: "zookeeper",
+            stale: false,
+            queries: 2_345_678 / (n as u64 + 1),
+        }
+    };
+    Overview {
+        host: "proxy-07.example".to_owned(),
+        version: "0.1.0",
+        started_unix_s: 1_800_000_000,
+        now_unix_s: 1_800_259_200,
+        life: Life::Serving,
+        zookeeper: Some(ZooKeeper {
+            state: Trust::Confirmed,
+            since_s: 86_400 * 3,
+            server: Some("10.0.0.21:2181".to_owned()),
+            asked_timeout_ms: 6_000,
+            granted_timeout_ms: Some(6_000),
+            rebuilds: 0,
+            last_fault: None,
+            cached: tables,
+            unconfirmed: 0,
+        }),
+        routes: (0..tables).map(route).collect(),
+        clusters,
+        clients: Clients {
+            connections: 9_871,
+            pending: 3,
+            unread_bytes: 0,
+            queries: 12_345_678,
+            queries_per_s: 1_412.0,
+        },
+        problems: Vec::new(),
+    }
+}
+
+/// The same with ZooKeeper down and a cluster dead.
+fn in_trouble() -> Overview {
+    let mut overview = overview(5, 37);
+    if let Some(zookeeper) = &mut overview.zookeeper {
+        zookeeper.state = Trust::Down;
+        zookeeper.since_s = 200;
+        zookeeper.server = None;
+        zookeeper.granted_timeout_ms = None;
+        zookeeper.rebuilds = 4;
+        zookeeper.last_fault = Some("10.0.0.21:2181: connection refused".to_owned());
+        zookeeper.unconfirmed = 37;
+    }
+    let dead = &mut overview.clusters[3];
+    (dead.failing_s, dead.failures, dead.waiting) = (Some(83), 17, 12);
+    (dead.leader, dead.links) = (None, 0);
+    overview.clusters[1].failures = 1;
+    overview.routes.iter_mut().take(4).for_each(|route| route.stale = true);
+    overview
+}
+
+/// Serves a page of what `overview` says of the n-th request, from 0 on.
+fn serve(overview: impl Fn(u64) -> Overview + Send + Sync + 'static) -> Http {
+    let count = AtomicU64::new(0);
+    let handler = move |request: &Request| {
+        page::response(&overview(count.fetch_add(1, SeqCst)), request.query("q").unwrap_or(""))
+    };
+    let listener = http::listen(addr("127.0.0.1:0"), false).expect("a free port");
+    Http::start(listener, Arc::new(handler)).expect("threads")
+}
+
+/// Opens the page in a browser of its own.
+#[track_caller]
+fn browse(server: SocketAddr, path: &str, arguments: &[&str]) -> Finished {
+    let scratch = Scratch::new("browser");
+    let mut command = Command::new("chromium");
+    command
+        .args("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run".split(' '))
+        .args(
+            "--disable-background-networking --disable-component-update --disable-sync".split(' '),
+        )
+        .args("--disable-dev-shm-usage --hide-scrollbars --enable-logging=stderr".split(' '))
+        .arg(format!("--user-data-dir={}", scratch.path().display()))
+        .args(arguments)
+        .arg(format!("http://{server}{path}"));
+    let done = run(command, BROWSER_WITHIN).expect_code(0);
+    // What the page's policy forbids, and what its script throws.
+    for bad in ["Refused to", "Content Security Policy", "Uncaught", "\"SyntaxError"] {
+        assert!(!done.stderr.contains(bad), "{bad}\n{done}");
+    }
+    done
+}
+
+#[test]
+fn the_page_follows_the_proxy_by_itself() {
+    let server = serve(|request| if request == 0 { overview(2, 5) } else { in_trouble() });
+    let first = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=500"]);
+    assert!(first.stdout.contains("All is well"), "{first}");
+    server.stop();
+
+    let server = serve(|request| if request == 0 { overview(2, 5) } else { in_trouble() });
+    let later = browse(server.addr(), "/?q=feed", &["--dump-dom", "--virtual-time-budget=9000"]);
+    for want in [
+        "class=\"live bad\" role=\"status\">Cluster c6srv-feed does not answer",
+        "<li>ZooKeeper is out of reach",
+        "<title>! proxy-07.example - meta-proxy</title>",
+        "value=\"feed\"",
+        "d3322a",
+    ] {
+        assert!(later.stdout.contains(want), "{want}\n{later}");
+    }
+    assert!(!later.stdout.contains(">orders_00<"), "the search stays\n{later}");
+    server.stop();
+}
+
+#[test]
+fn the_page_says_when_it_is_out_of_date() {
+    let server = serve(|request| {
+        assert!(request == 0, "an answer of 500 stands for a proxy that does not answer");
+        overview(2, 5)
+    });
+    let late = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=9000"]);
+    assert!(late.stdout.contains("<body class=\"lost\">"), "{late}");
+    assert!(late.stdout.contains("no answer since "), "{late}");
+    server.stop();
+}
+
+#[test]
+fn names_from_outside_stay_text() {
+    let evil =
+        "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>";
+    let server = serve(move |_| {
+        let mut overview = overview(1, 1);
+        overview.clusters[0].name = evil.to_owned();
+        overview.routes[0].cluster = Some(evil.to_owned());
+        overview.problems.push(evil.to_owned());
+        overview
+    });
+    let page = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=9000"]);
+    assert!(page.stdout.contains("<title>! proxy-07.example"), "{page}");
+    assert!(page.stdout.contains("&lt;img src=x onerror="), "{page}");
+    assert!(!page.stdout.contains("<img"), "{page}");
+    server.stop();
+}
+
+/// For people to look at: target/tmp/page-*.png.
+#[test]
+fn the_page_is_drawn_light_dark_and_narrow() {
+    let (well, bad) = (serve(|_| overview(5, 37)), serve(|_| in_trouble()));
+    for (name, server, size, scheme) in [
+        ("light", &well, "1280,1000", "light"),
+        ("dark", &bad, "1280,1000", "dark"),
+        ("trouble", &bad, "1280,1000", "light"),
+        ("narrow", &bad, "500,1000", "light"),
+    ] {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"));
+        let _ = fs::remove_file(&file);
+        let shot = format!("--screenshot={}", file.display());
+        let size = format!("--window-size={size}");
+        let scheme = if scheme == "dark" { 0 } else { 1 };
+        let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
+        let done = browse(server.addr(), "/", &[&shot, &size, &scheme]);
+        let bytes = fs::metadata(&file).map_or(0, |file| file.len());
+        assert!(bytes > 10_000, "{}: {bytes} bytes\n{done}", file.display());
+    }
+    well.stop();
+    bad.stop();
+}
