@@ -247,7 +247,7 @@ fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         "Pushes that the falcon agent did not take",
         failures,
     )?;
-    let is_ready = f64::from(u8::from((inside.ready)().is_ok()));
+    let is_ready = f64::from(u8::from(inside.life.is_ready().is_ok()));
     out.gauge("meta_proxy_ready", "Whether /readyz says so", is_ready)?;
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64())?;

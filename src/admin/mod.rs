@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::client::connection::Desk;
 use crate::jobs::Jobs;
+use crate::life::Life;
 use crate::metrics::Metrics;
 use crate::query::Job;
 use crate::route::table::RouteTable;
@@ -43,10 +44,8 @@ pub struct Inside {
     pub state_file: Option<PathBuf>,
     /// When the proxy started.
     pub started: SystemTime,
-    /// Whether clients should come here, and why not.
-    pub ready: Box<dyn Fn() -> Result<(), &'static str> + Send + Sync>,
-    /// Takes the proxy out of service, or back.
-    pub drain: Box<dyn Fn(bool) + Send + Sync>,
+    /// Whether clients should come here.
+    pub life: Arc<Life>,
 }
 
 impl Inside {

@@ -55,7 +55,7 @@ impl Pages {
                 &request.accept,
             ),
             "/healthz" => Response::text(200, "ok\n"),
-            "/readyz" => match (inside.ready)() {
+            "/readyz" => match inside.life.is_ready() {
                 Ok(()) => Response::text(200, "ready\n"),
                 Err(why) => Response::text(503, format!("{why}\n")),
             },
@@ -83,17 +83,22 @@ impl Pages {
             "/clients" => json_page(&clients(inside, request)),
             "/drain" => {
                 info!("client={} drain", request.peer);
-                (inside.drain)(true);
-                Response::text(200, "draining\n")
+                inside.life.drain();
+                in_service(inside)
             }
             "/undrain" => {
                 info!("client={} undrain", request.peer);
-                (inside.drain)(false);
-                Response::text(200, "in service\n")
+                inside.life.undrain();
+                in_service(inside)
             }
             _ => Response::not_found(),
         }
     }
+}
+
+/// What became of it: a proxy that stops neither drains nor comes back.
+fn in_service(inside: &Inside) -> Response {
+    Response::text(200, format!("{}\n", inside.life.is_ready().err().unwrap_or("in service")))
 }
 
 fn json_page(value: &Value) -> Response {
