@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use harness::client::{ANSWER_WITHIN, Client};
 use harness::freeze::Frozen;
+use harness::http::request;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::{Builder, Proxy};
 use harness::scratch::Scratch;
@@ -42,6 +43,12 @@ fn stop(min_age_ms: u32, grace_ms: u32) -> String {
 fn ends(proxy: &Proxy) {
     let status = proxy.process().wait(SOON).expect("it ends");
     assert_eq!(status.code(), Some(0));
+}
+
+/// Status and text of `/readyz`.
+fn readiness(admin: SocketAddr) -> (u16, String) {
+    let page = request(admin, "GET", "/readyz", "");
+    (page.status, page.body)
 }
 
 fn refuses(addr: SocketAddr) -> bool {
@@ -95,6 +102,7 @@ fn all_is_as_ever_before_the_delay_is_over_and_a_second_signal_ends_it() {
         proxy.wait_for_log("SIGTERM: stopping", SOON);
         let mut client = proxy.client();
         assert!(client.ask("orders").is_ok(), "a new client is served");
+        assert_eq!(readiness(proxy.admin()), (503, "stopping\n".to_owned()));
         proxy.process().signal(second);
         client.expect_closed(SOON);
         ends(&proxy);
@@ -120,28 +128,22 @@ fn many_clients_do_not_leave_in_one_instant() {
 #[test]
 fn a_drained_proxy_serves_and_lets_idle_clients_go_until_it_is_undrained() {
     let (_meta, routes) = orders();
-    let yaml = format!("listen: 127.0.0.1:0\n{}", stop(0, NEVER_MS));
-    let settings = meta_proxy::config::parse(&yaml, false).settings.expect("good settings");
-    let source = meta_proxy::server::Source::File(routes.path());
-    let server = meta_proxy::server::Server::start(&settings, source, None, || ()).unwrap();
-    let life = server.life().clone();
-    let mut client = Client::connect(server.addr());
+    let proxy = routes.proxy_with(&stop(0, NEVER_MS));
+    let mut client = proxy.client();
     assert!(client.ask("orders").is_ok());
-    assert_eq!(life.is_ready(), Ok(()));
+    assert_eq!(readiness(proxy.admin()), (200, "ready\n".to_owned()));
 
-    life.drain();
-    assert_eq!(life.is_ready(), Err("draining"));
+    assert_eq!(request(proxy.admin(), "POST", "/drain", "").body, "draining\n");
+    assert_eq!(readiness(proxy.admin()), (503, "draining\n".to_owned()));
     client.expect_closed(SOON);
-    let mut client = Client::connect(server.addr());
-    client.expect_closed(SOON);
+    proxy.client().expect_closed(SOON);
 
-    life.undrain();
-    assert_eq!(life.is_ready(), Ok(()));
-    let mut client = Client::connect(server.addr());
+    assert_eq!(request(proxy.admin(), "POST", "/undrain", "").body, "in service\n");
+    assert_eq!(readiness(proxy.admin()), (200, "ready\n".to_owned()));
+    let mut client = proxy.client();
     assert!(client.ask("orders").is_ok());
     client.expect_silence(Duration::from_millis(300));
     assert!(client.ask("orders").is_ok());
-    assert!(server.stop());
 }
 
 // ---- reload
@@ -242,7 +244,7 @@ fn an_upgrade_in_place_refuses_nobody() {
     let (_meta, routes) = orders();
     let yaml = stop(0, NEVER_MS);
     let mut running = routes.proxy_with(&yaml);
-    let addr = running.addr();
+    let (addr, admin) = (running.addr(), running.admin());
     let crowd = Crowd::default();
     let failed: Vec<String> = thread::scope(|scope| {
         let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| crowd.run(addr))).collect();
@@ -250,8 +252,11 @@ fn an_upgrade_in_place_refuses_nobody() {
         let upgraded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..3 {
                 crowd.waits_for(2_000);
-                let next = builder(&routes, &format!("listen: {addr}\n{yaml}")).start();
-                next.wait_for_log(&format!("another process listens at {addr} too"), SOON);
+                let same = format!("listen: {addr}\nadmin: {{listen: {admin}}}\n{yaml}");
+                let next = builder(&routes, &same).start();
+                for shared in [addr, admin] {
+                    next.wait_for_log(&format!("another process listens at {shared} too"), SOON);
+                }
                 crowd.waits_for(500);
                 running.process().signal("TERM");
                 ends(&running);
