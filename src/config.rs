@@ -7,9 +7,11 @@
 //! The Go meta-proxy's file works as it is, in the ways its reader allows: keys in any case, numbers in
 //! quotes, lists as text with commas. `docs` of each key: README, section Settings.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::mem;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,6 @@ use serde_saphyr::Spanned;
 
 use crate::client::accept::AcceptLimits;
 use crate::client::connection::ClientLimits;
-use crate::patience::SLICE;
 use crate::route::record::is_host_port;
 use crate::upstream::cluster::UpstreamLimits;
 
@@ -58,6 +59,74 @@ pub struct Settings {
     pub log: LogSettings,
     /// How the proxy stops.
     pub stop: StopSettings,
+    /// Each key with its value, to tell what has changed.
+    pub values: Values,
+}
+
+/// Values of settings by key, as text.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Values(BTreeMap<String, Value>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Value {
+    text: String,
+    is_secret: bool,
+}
+
+/// One setting that is another than before.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key, `zookeeper.root`.
+    pub key: String,
+    /// What it was.
+    pub old: String,
+    /// What it is.
+    pub new: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {}", self.key, self.old, self.new)
+    }
+}
+
+impl Values {
+    fn note(&mut self, key: String, text: String, is_secret: bool) {
+        self.0.insert(key, Value { text, is_secret });
+    }
+
+    fn shown(&self, key: &str) -> String {
+        match self.0.get(key) {
+            None => "nothing".to_owned(),
+            Some(Value { is_secret: true, .. }) => "***".to_owned(),
+            Some(Value { text, .. }) => text.clone(),
+        }
+    }
+
+    /// What has changed, by key.
+    pub fn changes(&self, new: &Values) -> Vec<Change> {
+        let mut keys: Vec<&String> = self.0.keys().chain(new.0.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.retain(|key| self.0.get(*key) != new.0.get(*key));
+        let change =
+            |key: &String| Change { key: key.clone(), old: self.shown(key), new: new.shown(key) };
+        keys.into_iter().map(change).collect()
+    }
+
+    /// Takes the new value of one key.
+    pub fn take(&mut self, key: &str, new: &Values) {
+        match new.0.get(key) {
+            Some(value) => self.0.insert(key.to_owned(), value.clone()),
+            None => self.0.remove(key),
+        };
+    }
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.keys().map(|key| (key, self.shown(key)))).finish()
+    }
 }
 
 /// What the proxy counts, and for whom.
@@ -104,8 +173,8 @@ pub struct LogSettings {
 pub struct StopSettings {
     /// Between `/readyz` turning bad and the listener closing.
     pub delay: Duration,
-    /// An idle connection is closed at this age. A Go client that loses a younger one does not dial again for up
-    /// to a minute (its session keeps the time of its last dial).
+    /// An idle connection is closed at this age. A Go client that loses one of less than a minute does not dial again
+    /// for a minute (its session keeps the time of its last dial, a little later than ours).
     pub min_age: Duration,
     /// All of it takes at most so long.
     pub grace: Duration,
@@ -306,7 +375,7 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     let mut section = keys.section("stop", notes);
     let stop = StopSettings {
         delay: section.ms("delay", 0..=600_000, 0, notes),
-        min_age: section.ms("min_age", 0..=600_000, 60_000, notes),
+        min_age: section.ms("min_age", 0..=600_000, 61_000, notes),
         grace: section.ms("grace", 100..=3_600_000, 70_000, notes),
     };
     section.warn_of_rest(notes);
@@ -315,7 +384,6 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     let upstream = UpstreamLimits {
         // A quarter of the workers, so that no cluster can take them all.
         max_calls: max_calls.min((workers / 4).max(1)),
-        slow_after: (query_timeout / 3).max(SLICE),
     };
     Settings {
         listen,
@@ -329,6 +397,7 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
         metric,
         log,
         stop,
+        values: mem::take(&mut notes.values),
     }
 }
 
@@ -336,6 +405,7 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
 struct Notes {
     faults: Vec<Fault>,
     warnings: Vec<Fault>,
+    values: Values,
 }
 
 impl Notes {
@@ -373,7 +443,22 @@ impl Keys {
     }
 
     /// The value that `read` makes of a key; the default without it, or with a fault.
-    fn read<T>(
+    fn read<T: fmt::Debug>(
+        &mut self,
+        key: &str,
+        want: &str,
+        default: Option<T>,
+        notes: &mut Notes,
+        read: impl FnOnce(&Node) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.read_node(key, want, default, notes, read);
+        if let Some(value) = &value {
+            notes.values.note(self.full(key), format!("{value:?}"), false);
+        }
+        value
+    }
+
+    fn read_node<T>(
         &mut self,
         key: &str,
         want: &str,
@@ -401,7 +486,7 @@ impl Keys {
 
     fn section(&mut self, key: &str, notes: &mut Notes) -> Keys {
         let entries =
-            self.read(key, "keys and values", Some(Vec::new()), notes, |node| match node {
+            self.read_node(key, "keys and values", Some(Vec::new()), notes, |node| match node {
                 Node::Map(entries) => Some(entries.clone()),
                 Node::Null => Some(Vec::new()),
                 _ => None,
@@ -488,6 +573,7 @@ impl Keys {
         if digest.is_none() {
             notes.fault(line, &self.full(key), "want user:password, got something else".to_owned());
         }
+        notes.values.note(self.full(key), digest.clone().unwrap_or_default(), true);
         digest
     }
 
@@ -495,9 +581,10 @@ impl Keys {
     fn one_of(&mut self, key: &str, names: &[&str], notes: &mut Notes) -> usize {
         let read = |node: &Node| {
             let text = node.text()?;
-            names.iter().position(|name| *name == text)
+            names.iter().find(|name| **name == text)
         };
-        self.read(key, &names.join(" or "), Some(0), notes, read).unwrap_or(0)
+        let name = self.read(key, &names.join(" or "), names.first(), notes, read);
+        names.iter().position(|known| Some(known) == name).unwrap_or(0)
     }
 
     fn log_filter(&mut self, key: &str, default: &str, notes: &mut Notes) -> String {
@@ -519,10 +606,11 @@ impl Keys {
     }
 
     fn tags(&mut self, key: &str, kind: MetricKind, notes: &mut Notes) -> Vec<(String, String)> {
+        let full = self.full(key);
         let Some((line, node)) = self.take(key) else {
             return Vec::new();
         };
-        let full = self.full(key);
+        notes.values.note(full.clone(), node.to_string(), false);
         let list = if let Node::Null = node { Some(Vec::new()) } else { node.list() };
         let Some(list) = list else {
             notes.fault(line, &full, format!("want a list of name=value, got {node}"));
@@ -780,6 +868,35 @@ limits:
     }
 
     #[test]
+    fn what_has_changed_is_told_by_key_and_secrets_are_not() {
+        let values = |text: &str| parse(text, true).settings.unwrap().values;
+        let zk = "zookeeper: {address: [h:1], root: /r, digest: 'u:old'}\n";
+        let old = values(zk);
+        let spelled = format!("{zk}workers: '64'\nmetric: {{type: prometheus}}\n");
+        assert_eq!(old.changes(&values(&spelled)), [], "the defaults, spelled out");
+        let mut new = values(
+            "zookeeper: {address: [h:1], root: /s, digest: 'u:new', clusters_root: /c}\n\
+             query_timeout_ms: 900\nlog: {format: json}\n",
+        );
+        let shown: Vec<_> = old.changes(&new).iter().map(Change::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                r#"log.format: "text" -> "json""#,
+                "query_timeout_ms: 1500 -> 900",
+                r#"zookeeper.clusters_root: nothing -> "/c""#,
+                "zookeeper.digest: *** -> ***",
+                r#"zookeeper.root: "/r" -> "/s""#,
+            ]
+        );
+        assert!(!format!("{new:?}").contains("u:new"), "a secret");
+        for change in old.changes(&new) {
+            new.take(&change.key, &old);
+        }
+        assert_eq!(old.changes(&new), []);
+    }
+
+    #[test]
     fn optional_keys() {
         let text = "zookeeper: {address: 'h:1', root: /r, digest: 'u:p', clusters_root: /c, preload: true, state_file: /s}";
         let zookeeper = parse(text, true).settings.unwrap().zookeeper.unwrap();
@@ -800,7 +917,7 @@ limits:
     fn logs_and_stops() {
         let settings = parse("", false).settings.unwrap();
         assert_eq!(settings.log.max_file_bytes, 500 << 20);
-        assert_eq!(settings.stop.min_age, Duration::from_secs(60));
+        assert_eq!(settings.stop.min_age, Duration::from_secs(61));
         let text = "{stop: {grace: 100}, log: {level: 'info,zk=debug', format: json}}";
         let settings = parse(text, false).settings.unwrap();
         assert_eq!((settings.log.level.as_str(), settings.log.json), ("info,zk=debug", true));

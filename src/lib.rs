@@ -31,9 +31,10 @@
 //! # Threads
 //! | thread | owner | blocks on | ends when |
 //! |---|---|---|---|
-//! | `main` | the process | signals | SIGTERM, SIGINT |
+//! | `main` | the process | signals | SIGINT, or SIGTERM and all clients have left |
 //! | `accept` | `server` | poll, at most until the next deadline | a note says so |
 //! | `worker-NNN` | `server` | the job queue; one MetaServer, for a slice at a time | a job says so |
+//! | `watchdog` | `cli::serve` | a beat through `accept` and a worker | its stop channel closes |
 //! | `zk-watch` | `server` | its channels, at most until the planner's next act | its stop channel closes |
 //! | `zk-read-N` | a ZooKeeper client | one read, for as long as ZooKeeper likes | the client is given up |
 //! | `zk-dial`, `zk-preflight` | nobody: one dial each | connect, name lookup | the dial is done |
@@ -69,13 +70,20 @@
 //! - A worker lingers some microseconds at a client that always asks again at once (`client::linger`); epoll forgets
 //!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
 //! - Clients of the crate that were given up need no reaper: the last of their reading threads closes them.
+//! - The service manager is told by some lines of our own: `sd-notify` does not know abstract sockets.
+//! - Idle connections leave at 61 s, not 60: a Go client counts its minute from when it learned that it is connected,
+//!   a little after we do.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod config;
+pub mod life;
 pub mod logging;
 pub mod metrics;
+pub mod reload;
 pub mod server;
+pub mod systemd;
+pub mod watchdog;
 
 pub mod admin;
 pub mod client;

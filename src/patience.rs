@@ -4,6 +4,7 @@
 //! stops when nobody waits any more. All of it happens in the one closure that every blocking function
 //! takes.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 /// The longest time that a thread blocks without calling its [`Patience`]. Deadlines are kept to it.
@@ -25,6 +26,35 @@ pub trait Meanwhile {
 
 /// Nothing.
 impl Meanwhile for () {}
+
+/// The time in which a query is answered; a setting that may change while the proxy runs.
+pub struct QueryTimeout {
+    ms: AtomicU32,
+}
+
+impl QueryTimeout {
+    /// Of at most some weeks.
+    pub fn new(timeout: Duration) -> Self {
+        let shared = QueryTimeout { ms: AtomicU32::new(0) };
+        shared.set(timeout);
+        shared
+    }
+
+    /// For the queries that come from now on.
+    pub fn set(&self, timeout: Duration) {
+        self.ms.store(timeout.as_millis().try_into().unwrap_or(u32::MAX), Relaxed);
+    }
+
+    /// The time as it is now.
+    pub fn get(&self) -> Duration {
+        Duration::from_millis(self.ms.load(Relaxed).into())
+    }
+
+    /// A MetaServer that has not answered after this time is slow, and another is asked.
+    pub fn slow_after(&self) -> Duration {
+        (self.get() / 3).max(SLICE)
+    }
+}
 
 /// Called at least every [`SLICE`] by who blocks. False: stop waiting.
 pub type Patience<'a> = dyn FnMut() -> bool + 'a;

@@ -17,7 +17,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use log::error;
@@ -28,7 +28,7 @@ use crate::client::lobby::Lobby;
 use crate::client::outbox::Reply;
 use crate::jobs::Jobs;
 use crate::metrics::{Metrics, OtherMethod, Shed};
-use crate::patience::{Meanwhile, SLICE};
+use crate::patience::{Meanwhile, QueryTimeout, SLICE};
 use crate::route::table::{Found, RouteTable};
 use crate::upstream::cluster::{Cluster, Joined, Outcome};
 use crate::upstream::flight::Lead;
@@ -50,6 +50,8 @@ pub enum Job {
     Refuse(Vec<Ask>, OwnError),
     /// Make this call.
     Call(Flight),
+    /// Tell that a worker took this.
+    Beat(Sender<()>),
     /// End.
     Stop,
 }
@@ -67,7 +69,7 @@ pub struct Router {
     jobs: Jobs<Job>,
     lobby: Arc<Lobby>,
     metrics: Arc<Metrics>,
-    query_timeout: Duration,
+    query_timeout: Arc<QueryTimeout>,
 }
 
 impl Router {
@@ -78,7 +80,7 @@ impl Router {
         jobs: Jobs<Job>,
         lobby: Arc<Lobby>,
         metrics: Arc<Metrics>,
-        query_timeout: Duration,
+        query_timeout: Arc<QueryTimeout>,
     ) -> Self {
         Router { routes, misses, jobs, lobby, metrics, query_timeout }
     }
@@ -89,7 +91,7 @@ impl Router {
             Job::Retry(asks) => asks.into_iter().for_each(|ask| self.route(ask, flights)),
             Job::Refuse(asks, why) => asks.into_iter().for_each(|ask| ask.refuse(why)),
             Job::Call(flight) => flights.push(flight),
-            Job::Read | Job::Stop => unreachable!("a worker does these by itself"),
+            Job::Read | Job::Beat(_) | Job::Stop => unreachable!("a worker does these by itself"),
         }
     }
 
@@ -171,7 +173,7 @@ impl Router {
                     self.own_error(call.seq, OwnError::Unavailable)
                 } else {
                     // A worker looks up every slice, so an answer can be as late as that.
-                    let deadline = now + self.query_timeout.saturating_sub(SLICE);
+                    let deadline = now + self.query_timeout.get().saturating_sub(SLICE);
                     let (connection, table) = (connection.clone(), table.into());
                     let ask = Ask::new(connection, call.seq, table, call.args, now, deadline);
                     self.route(ask, flights);

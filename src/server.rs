@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -11,25 +11,33 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{bounded, unbounded};
 use log::{error, info, warn};
 use mio::{Poll, Waker};
+use parking_lot::Mutex;
 
 use crate::admin::falcon::{self, Falcon, FalconOptions};
-use crate::admin::http::{self, Http};
+use crate::admin::http::Http;
+use crate::admin::inside::Inside;
 use crate::admin::message::Request;
+use crate::admin::metrics;
+use crate::admin::overview::Rate;
 use crate::admin::pages::Pages;
-use crate::admin::{Inside, metrics};
-use crate::client::accept::{self, Acceptor};
+use crate::client::accept::{self, AcceptLimits, Acceptor, Parts};
 use crate::client::connection::{Desk, Note};
+use crate::client::listener::{self, Listener};
 use crate::client::lobby::Lobby;
 use crate::client::workers::Workers;
 use crate::config::{MetricKind, MetricSettings, Settings, ZooKeeperSettings};
 use crate::jobs::Jobs;
+use crate::life::Life;
 use crate::metrics::Metrics;
+use crate::patience::QueryTimeout;
 use crate::query::Router;
 use crate::resolve::Resolver;
 use crate::route::file::RoutesFile;
 use crate::route::state::{self, StateFile};
 use crate::route::table::RouteTable;
+use crate::systemd::Given;
 use crate::upstream::cluster::{Clusters, Upstream};
+use crate::watchdog::Pulse;
 use crate::zk::watcher::ZkWatch;
 
 /// Where the routes come from.
@@ -75,9 +83,10 @@ const CONFIRM_LIMIT: Duration = Duration::from_secs(1);
 /// The running proxy.
 pub struct Server {
     addr: SocketAddr,
-    query_timeout: Duration,
+    life: Arc<Life>,
+    query_timeout: Arc<QueryTimeout>,
     desk: Arc<Desk>,
-    accept: JoinHandle<()>,
+    accept: JoinHandle<io::Result<()>>,
     workers: Workers,
     source: RouteSource,
     admin: Option<Http>,
@@ -85,14 +94,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts all threads. Clients can connect when it returns.
-    pub fn start(settings: &Settings, source: Source) -> Result<Self, StartError> {
+    /// Starts all threads. Clients can connect when it returns, to sockets that are `given` where there are some. `tell_over` is called when only [`Server::stop`] is left to do.
+    pub fn start(
+        settings: &Settings,
+        source: Source,
+        given: Given,
+        tell_over: impl Fn() + Clone + Send + 'static,
+    ) -> Result<Self, StartError> {
         let io = |what| move |e| StartError::Io(what, e);
-        let mut accept_limits = settings.accept.clone();
-        accept_limits.max_connections = fit_to_descriptors(accept_limits.max_connections);
+        let life = Arc::new(Life::new(settings.stop.clone()));
+        let query_timeout = Arc::new(QueryTimeout::new(settings.query_timeout));
 
         let resolver = Resolver::start().map_err(io("start resolve threads"))?;
-        let upstream = Arc::new(Upstream { resolver, limits: settings.upstream.clone() });
+        let (limits, timeout) = (settings.upstream.clone(), query_timeout.clone());
+        let upstream = Arc::new(Upstream { resolver, limits, query_timeout: timeout });
         // Jobs are bounded by what they are about: one per connection, and the pending queries.
         let jobs = Jobs::default();
         let (misses, missed) = bounded(settings.client.max_pending_total);
@@ -130,7 +145,7 @@ impl Server {
             }
         };
         let lobby = Arc::new(Lobby::new(jobs.clone()));
-        let (timeout, waiting) = (settings.query_timeout, lobby.clone());
+        let (timeout, waiting) = (query_timeout.clone(), lobby.clone());
         let shown_jobs = jobs.clone();
         let metrics = Arc::new(Metrics::default());
         let count = metrics.clone();
@@ -143,16 +158,28 @@ impl Server {
         let waker = Waker::new(poll.registry(), accept::WAKER).map_err(io("eventfd"))?;
         let (notes, noted) = unbounded();
         let registry = poll.registry().try_clone().map_err(io("epoll"))?;
-        let desk =
-            Arc::new(Desk::new(notes, waker, registry, settings.client.clone(), metrics.clone()));
-        let listener =
-            accept::listen(settings.listen).map_err(|e| StartError::Listen(settings.listen, e))?;
-        let addr = listener.local_addr().map_err(io("getsockname"))?;
-        let acceptor = Acceptor::new(poll, listener, accept_limits, desk.clone(), noted, lobby)
-            .map_err(io("epoll"))?;
+        let desk = Arc::new(Desk::new(notes, waker, registry, metrics.clone()));
+        let is_lent = given.clients.is_some();
+        let socket = given
+            .clients
+            .map_or_else(|| listener::bind(settings.listen), Ok)
+            .map_err(|e| StartError::Listen(settings.listen, e))?;
+        let addr = socket.local_addr().map_err(io("getsockname"))?;
+        let acceptor = Acceptor::new(Parts {
+            poll,
+            listener: Listener::new(socket, is_lent).map_err(io("listener"))?,
+            limits: fit_to_descriptors(&settings.accept),
+            client_limits: Arc::new(settings.client.clone()),
+            life: life.clone(),
+            tell_over: Box::new(tell_over.clone()),
+            desk: desk.clone(),
+            notes: noted,
+            lobby,
+        })
+        .map_err(io("epoll"))?;
         let accept = thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept_or_stop(acceptor))
+            .spawn(move || accept_or_stop(acceptor, tell_over))
             .map_err(io("start accept"))?;
         let (zookeeper, state_file) = match &source {
             RouteSource::ZooKeeper(watch, _) => {
@@ -169,14 +196,43 @@ impl Server {
             zookeeper,
             state_file,
             started: SystemTime::now(),
-            ready: Box::new(|| Ok(())),
-            drain: Box::new(|_| ()),
+            life: life.clone(),
+            rate: Mutex::new(Rate::new(Instant::now())),
         });
         let falcon = start_falcon(&inside, &settings.metric)?;
-        let admin = settings.admin.map(|admin| start_admin(admin, inside, settings)).transpose()?;
+        let pages = Pages { inside, tags: settings.metric.tags.clone() };
+        let admin = start_admin(settings.admin, given.admin, pages)?;
         info!("listening on {addr}, {} workers", settings.workers);
-        let query_timeout = settings.query_timeout;
-        Ok(Server { addr, query_timeout, desk, accept, workers, source, admin, falcon })
+        let wakes = desk.clone();
+        life.serve(move || wakes.tell(Note::Life));
+        Ok(Server { addr, life, query_timeout, desk, accept, workers, source, admin, falcon })
+    }
+
+    /// Whether it is ready, drains or stops, and the way to change that.
+    pub fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    /// Whether it works.
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(self.desk.clone())
+    }
+
+    /// Ends in order: clients are asked to leave. Where another process has the pages too, they are its own now: what
+    /// this one would say of its readiness is not meant for it.
+    pub fn leave(&mut self) {
+        self.life.stop();
+        if self.admin.as_ref().is_some_and(|admin| listener::is_shared(admin.addr())) {
+            self.admin.take().into_iter().for_each(Http::stop);
+        }
+    }
+
+    /// Takes over what can change, see `reload`. Limits count for who connects from now on.
+    pub fn apply(&self, settings: &Settings) {
+        self.query_timeout.set(settings.query_timeout);
+        let limits = fit_to_descriptors(&settings.accept);
+        self.desk.tell(Note::Limits(limits, Arc::new(settings.client.clone())));
+        self.life.set(settings.stop.clone());
     }
 
     /// Where clients connect.
@@ -184,10 +240,11 @@ impl Server {
         self.addr
     }
 
-    /// Stops: nobody new, then the queries under way are answered, then all connections close.
-    pub fn stop(self) {
+    /// Stops: nobody new, then the queries under way are answered, then all connections close. False: the accept
+    /// loop had failed.
+    pub fn stop(self) -> bool {
         self.desk.tell(Note::StopAccepting);
-        let grace = Instant::now() + self.query_timeout + Duration::from_millis(500);
+        let grace = Instant::now() + self.query_timeout.get() + Duration::from_millis(500);
         while self.desk.pending() > 0 && Instant::now() < grace {
             thread::sleep(Duration::from_millis(10));
         }
@@ -196,7 +253,7 @@ impl Server {
             left => warn!("stopping, {left} queries stay without an answer"),
         }
         self.desk.tell(Note::Stop);
-        let _ = self.accept.join();
+        let is_good = self.accept.join().is_ok_and(|ran| ran.is_ok());
         self.workers.stop();
         match self.source {
             RouteSource::File(file) => file.stop(),
@@ -208,6 +265,7 @@ impl Server {
         // Last, so that operators can watch the end.
         self.admin.into_iter().for_each(Http::stop);
         self.falcon.into_iter().for_each(Falcon::stop);
+        is_good
     }
 }
 
@@ -229,30 +287,36 @@ fn start_falcon(
     falcon.map(Some).map_err(|e| StartError::Io("start falcon", e))
 }
 
+/// The pages, at the address of the settings, or where the service manager has opened a socket for them.
 fn start_admin(
-    addr: SocketAddr,
-    inside: Arc<Inside>,
-    settings: &Settings,
-) -> Result<Http, StartError> {
-    let pages = Pages { inside, tags: settings.metric.tags.clone() };
-    let listener = http::listen(addr, true).map_err(|e| StartError::Listen(addr, e))?;
+    addr: Option<SocketAddr>,
+    given: Option<TcpListener>,
+    pages: Pages,
+) -> Result<Option<Http>, StartError> {
+    let bind = |addr| listener::bind(addr).map_err(|e| StartError::Listen(addr, e));
+    let Some(listener) = given.map(Ok).or_else(|| addr.map(bind)).transpose()? else {
+        return Ok(None);
+    };
     let admin = Http::start(listener, Arc::new(move |request: &Request| pages.answer(request)));
     let admin = admin.map_err(|e| StartError::Io("start admin", e))?;
     info!("pages for operators at http://{}/", admin.addr());
-    Ok(admin)
+    Ok(Some(admin))
 }
 
 /// Without its accept loop the proxy is deaf: it stops, in order, and is started anew.
-fn accept_or_stop(acceptor: Acceptor) {
-    if let Err(e) = acceptor.run() {
+fn accept_or_stop(acceptor: Acceptor, tell_over: impl Fn()) -> io::Result<()> {
+    let ran = acceptor.run();
+    if let Err(e) = &ran {
         error!("the accept loop failed: {e}");
-        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGTERM);
     }
+    tell_over();
+    ran
 }
 
 /// Raises the limit of descriptors as far as it goes, and keeps some from clients: without a descriptor
 /// for a MetaServer or ZooKeeper a client connection is of no use.
-fn fit_to_descriptors(wanted: usize) -> usize {
+fn fit_to_descriptors(limits: &AcceptLimits) -> AcceptLimits {
+    let wanted = limits.max_connections;
     let limit = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         Err(e) => {
@@ -265,5 +329,5 @@ fn fit_to_descriptors(wanted: usize) -> usize {
     if room < wanted {
         warn!("RLIMIT_NOFILE {limit} has room for {room} clients, max_connections is {wanted}");
     }
-    wanted.min(room)
+    AcceptLimits { max_connections: wanted.min(room), ..limits.clone() }
 }

@@ -52,17 +52,6 @@ impl<F: Fn(&Request) -> Response + Send + Sync> Handler for F {
     }
 }
 
-/// A listener at `addr`. With `reuse_port` other processes may listen there too, if they say the same.
-pub fn listen(addr: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
-    use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    socket.bind(&addr.into())?;
-    socket.listen(256)?;
-    Ok(socket.into())
-}
-
 /// The running server.
 pub struct Http {
     addr: SocketAddr,
@@ -286,6 +275,7 @@ fn answer(handler: &dyn Handler, request: &Request) -> Response {
 mod tests {
     use super::*;
     use crate::admin::message::Method;
+    use crate::client::listener::bind;
     use crossbeam_channel::{Receiver, bounded};
 
     /// As long as a health check waits at most: less than an exchange may take.
@@ -307,8 +297,7 @@ mod tests {
             (_, "/drain") => Response::wrong_method("POST"),
             _ => Response::not_found(),
         };
-        Http::start(listen("127.0.0.1:0".parse().unwrap(), false).unwrap(), Arc::new(handler))
-            .unwrap()
+        Http::start(bind("127.0.0.1:0".parse().unwrap()).unwrap(), Arc::new(handler)).unwrap()
     }
 
     fn connect(http: &Http) -> TcpStream {
@@ -430,7 +419,7 @@ mod tests {
 
     #[test]
     fn what_nobody_reads_is_bounded() {
-        let listener = listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
         let exchange = |unread| {
             let stream = TcpStream::connect(addr).unwrap();
@@ -469,13 +458,5 @@ mod tests {
         (0..2 * THREADS).for_each(|_| is_healthy(&http));
         drop(release);
         http.stop();
-    }
-
-    #[test]
-    fn a_port_is_shared_only_by_those_who_say_so() {
-        let first = listen("127.0.0.1:0".parse().unwrap(), true).unwrap();
-        let addr = first.local_addr().unwrap();
-        assert!(listen(addr, false).is_err());
-        assert!(listen(addr, true).is_ok());
     }
 }

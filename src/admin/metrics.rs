@@ -17,7 +17,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::Inside;
+use super::inside::Inside;
 use crate::metrics::{Closed, LATENCY_BOUNDS_US, OtherMethod, Refusal, Shed};
 use crate::wire::error_code::{COUNTED, OwnError};
 use crate::zk::status::Trust;
@@ -183,7 +183,7 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         "MetaServers that gave no usable answer",
         failures,
     )?;
-    let failing = clusters.iter().filter(|cluster| cluster.state().is_failing).count();
+    let failing = clusters.iter().filter(|cluster| cluster.state().failing.is_some()).count();
     out.gauge(
         "meta_proxy_clusters_failing",
         "Clusters that are only probed, not asked",
@@ -247,7 +247,7 @@ fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         "Pushes that the falcon agent did not take",
         failures,
     )?;
-    let is_ready = f64::from(u8::from((inside.ready)().is_ok()));
+    let is_ready = f64::from(u8::from(inside.is_ready().is_ok()));
     out.gauge("meta_proxy_ready", "Whether /readyz says so", is_ready)?;
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64())?;

@@ -68,6 +68,8 @@ pub struct ZooKeeper {
     pub since_s: u64,
     /// The server, while there is a connection.
     pub server: Option<String>,
+    /// The session, as ZooKeeper's tools show it.
+    pub session: Option<String>,
     /// The session time-out asked for.
     pub asked_timeout_ms: u64,
     /// The one that the server grants.
@@ -101,12 +103,25 @@ pub struct Cluster {
     pub failing_s: Option<u64>,
     /// Calls that failed since the last answer.
     pub failures: u32,
+    /// Failures since the start.
+    pub meta_failures: Vec<MetaFailure>,
     /// How long answers take of late.
     pub usual_us: Option<u64>,
     /// Answers ERR_OK since the start.
     pub answers_ok: u64,
     /// All others.
     pub answers_other: u64,
+}
+
+/// How often a MetaServer failed in one way.
+#[derive(Clone, Debug, Serialize)]
+pub struct MetaFailure {
+    /// The MetaServer.
+    pub meta: String,
+    /// `refused`, `timeout`, ...
+    pub kind: &'static str,
+    /// Since the start.
+    pub count: u64,
 }
 
 /// One cached table.
@@ -128,15 +143,17 @@ pub struct Route {
     pub source: &'static str,
     /// Whether it may have changed unseen.
     pub stale: bool,
-    /// Queries for it since the start.
+    /// Queries for it since it is cached.
     pub queries: u64,
+    /// Reads of ZooKeeper for it since it is cached.
+    pub reads: u64,
 }
 
 /// What clients do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Clients {
     /// Connections.
-    pub connections: usize,
+    pub connections: u64,
     /// Queries under way.
     pub pending: usize,
     /// Answers that clients have not read yet.
@@ -340,6 +357,7 @@ pub(super) mod tests {
             waiting: 4,
             failing_s: None,
             failures: 0,
+            meta_failures: Vec::new(),
             usual_us: Some(usual_us),
             answers_ok: 1_234_567,
             answers_other: 12,
@@ -354,6 +372,7 @@ pub(super) mod tests {
             source: "zookeeper",
             stale: false,
             queries,
+            reads: 3,
         };
         let (ad, ml) = (cluster("c3srv-ad", 1, 410), cluster("c4srv-ml", 2, 2_300));
         Overview {
@@ -366,6 +385,7 @@ pub(super) mod tests {
                 state: Trust::Confirmed,
                 since_s: 86_400 * 3,
                 server: Some("10.0.0.21:2181".to_owned()),
+                session: None,
                 asked_timeout_ms: 6_000,
                 granted_timeout_ms: Some(6_000),
                 rebuilds: 0,

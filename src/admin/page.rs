@@ -139,7 +139,7 @@ fn numbers(overview: &Overview) -> String {
         if stale > 0 { format!(", {} stale", thousands(stale as u64)) } else { String::new() };
     [
         (per_s, "queries/s".to_owned()),
-        (thousands(clients.connections as u64), "connections".to_owned()),
+        (thousands(clients.connections), "connections".to_owned()),
         (thousands(clients.pending as u64), "queries under way".to_owned()),
         (bytes(clients.unread_bytes), "answers not read".to_owned()),
         (thousands(overview.routes.len() as u64), format!("tables{stale}")),

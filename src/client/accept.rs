@@ -4,8 +4,8 @@
 //! poll ─┬─ listener ─▶ accept until it would block ─▶ registry (token -> connection)
 //!       ├─ readable ─▶ readiness.notify ─▶ lobby, where workers read
 //!       ├─ writable ─▶ connection.flush
-//!       ├─ waker ────▶ notes: closed, watch, stop
-//!       └─ time ─────▶ deadlines of half frames and of answers not taken; accept again
+//!       ├─ waker ────▶ notes: closed, watch, life, limits, beat, stop
+//!       └─ time ─────▶ deadlines of half frames and of answers not taken; accept again; what `life` has due
 //! ```
 //! It never blocks but in poll. A connection is registered once, edge-triggered, for both directions;
 //! its registration ends with its descriptor, when the last query that holds it is answered. An event of
@@ -19,15 +19,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use log::warn;
+use log::{info, warn};
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::connection::{CloseReason, Connection, Desk, Note};
+use super::connection::{ClientLimits, CloseReason, Connection, Desk, Note};
+use super::listener::{HANDSHAKES, Listener};
 use super::lobby::Lobby;
+use crate::life::Life;
 use crate::logging::Throttle;
 use crate::metrics::Refusal;
 
@@ -40,6 +42,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts between two looks at the clients that are connected already.
 const ACCEPTS_PER_TURN: usize = 256;
+
+/// Idle clients that are let go at once, ten times a second. Other proxies take them: ten thousand that came in one
+/// instant would be a burden.
+const LEAVES_PER_TICK: usize = 100;
 
 /// Who may connect.
 #[derive(Clone, Debug)]
@@ -55,8 +61,16 @@ pub struct AcceptLimits {
 /// The state of the thread.
 pub struct Acceptor {
     poll: Poll,
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
+    /// The listener takes no new connections, and closes then.
+    closes_at: Option<Instant>,
     limits: AcceptLimits,
+    client_limits: Arc<ClientLimits>,
+    life: Arc<Life>,
+    /// Look what is due, then.
+    life_at: Option<Instant>,
+    /// Says, once, that a stop has nothing to wait for any more.
+    tell_over: Option<Box<dyn FnOnce() + Send>>,
     desk: Arc<Desk>,
     notes: Receiver<Note>,
     lobby: Arc<Lobby>,
@@ -72,24 +86,45 @@ pub struct Acceptor {
     next_id: u64,
 }
 
+/// What the thread needs from others.
+pub struct Parts {
+    /// That of the desk's waker.
+    pub poll: Poll,
+    /// Where clients come in.
+    pub listener: Listener,
+    /// Who may connect.
+    pub limits: AcceptLimits,
+    /// What each of them may use.
+    pub client_limits: Arc<ClientLimits>,
+    /// Who may stay.
+    pub life: Arc<Life>,
+    /// Called when a stop has nothing to wait for any more.
+    pub tell_over: Box<dyn FnOnce() + Send>,
+    /// What connections share.
+    pub desk: Arc<Desk>,
+    /// The desk's notes.
+    pub notes: Receiver<Note>,
+    /// Where workers read.
+    pub lobby: Arc<Lobby>,
+}
+
 impl Acceptor {
-    /// `poll` is that of the desk's waker.
-    pub fn new(
-        poll: Poll,
-        mut listener: TcpListener,
-        limits: AcceptLimits,
-        desk: Arc<Desk>,
-        notes: Receiver<Note>,
-        lobby: Arc<Lobby>,
-    ) -> io::Result<Self> {
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    /// Of these parts.
+    pub fn new(mut parts: Parts) -> io::Result<Self> {
+        let registry = parts.poll.registry();
+        registry.register(&mut parts.listener.socket, LISTENER, Interest::READABLE)?;
         Ok(Acceptor {
-            poll,
-            listener: Some(listener),
-            limits,
-            desk,
-            notes,
-            lobby,
+            poll: parts.poll,
+            listener: Some(parts.listener),
+            closes_at: None,
+            limits: parts.limits,
+            client_limits: parts.client_limits,
+            life: parts.life,
+            life_at: None,
+            tell_over: Some(parts.tell_over),
+            desk: parts.desk,
+            notes: parts.notes,
+            lobby: parts.lobby,
             registry: Slab::new(),
             per_address: HashMap::new(),
             deadlines: BTreeMap::new(),
@@ -130,6 +165,9 @@ impl Acceptor {
             if self.accept_at.is_some_and(|at| at <= now) {
                 self.accept();
             }
+            if self.life_at.is_some_and(|at| at <= now) {
+                self.follow_life(now);
+            }
         }
         for connection in self.registry.drain() {
             connection.close(CloseReason::Stop);
@@ -139,7 +177,7 @@ impl Acceptor {
 
     fn timeout(&self) -> Option<Duration> {
         let deadline = self.deadlines.keys().next().map(|(at, _)| *at);
-        let next = [deadline, self.accept_at].into_iter().flatten().min()?;
+        let next = [deadline, self.accept_at, self.life_at].into_iter().flatten().min()?;
         // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
         let left = next.saturating_duration_since(Instant::now());
         Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
@@ -166,16 +204,69 @@ impl Acceptor {
             match note {
                 Note::Closed(connection) => self.forget(&connection),
                 Note::Watch(connection) => self.watch(&connection, Instant::now()),
-                Note::StopAccepting => {
-                    self.accept_at = None;
-                    if let Some(mut listener) = self.listener.take() {
-                        let _ = self.poll.registry().deregister(&mut listener);
-                    }
+                Note::Life => self.life_at = Some(Instant::now()),
+                Note::Limits(limits, client_limits) => {
+                    (self.limits, self.client_limits) = (limits, client_limits);
                 }
+                Note::Beat(heard) => self.lobby.beat(heard),
+                Note::StopAccepting => self.close_listener(),
                 Note::Stop => return std::ops::ControlFlow::Break(()),
             }
         }
         std::ops::ControlFlow::Continue(())
+    }
+
+    /// Does what is due at this point of the proxy's life.
+    fn follow_life(&mut self, now: Instant) {
+        let due = self.life.due(now);
+        self.life_at = due.next;
+        if !due.accepts {
+            self.hand_over(now);
+        }
+        if let Some(age) = due.leave_at_age {
+            let leaving = self.registry.iter().filter(|(_, connection)| connection.leave(age));
+            leaving.take(LEAVES_PER_TICK).for_each(drop);
+        }
+        let is_deserted = !due.accepts && self.listener.is_none() && self.registry.is_empty();
+        if (is_deserted || due.is_over)
+            && let Some(tell_over) = self.tell_over.take()
+        {
+            match self.registry.len() {
+                0 => info!("all clients have left"),
+                left => info!("the grace time is over, {left} clients are left"),
+            }
+            tell_over();
+        }
+    }
+
+    /// Closes the listener so that nobody is refused who can go to another process that listens there.
+    fn hand_over(&mut self, now: Instant) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let closes_at = *self.closes_at.get_or_insert_with(|| {
+            now + if listener.turn_newcomers_away() { HANDSHAKES } else { Duration::ZERO }
+        });
+        if now < closes_at {
+            self.life_at = self.life_at.map_or(Some(closes_at), |at| Some(at.min(closes_at)));
+            return;
+        }
+        if !listener.is_lent {
+            self.accept_at = Some(now);
+            while self.accept_at.is_some_and(|at| at <= Instant::now()) {
+                self.accept();
+            }
+        }
+        self.close_listener();
+        info!("listening no more, {} clients are connected", self.registry.len());
+    }
+
+    fn close_listener(&mut self) {
+        self.accept_at = None;
+        if let Some(mut listener) = self.listener.take() {
+            // It fails only for what is not registered.
+            let _ = self.poll.registry().deregister(&mut listener.socket);
+        }
     }
 
     fn forget(&mut self, connection: &Arc<Connection>) {
@@ -188,6 +279,9 @@ impl Acceptor {
             return;
         }
         self.registry.remove(slot);
+        if self.registry.is_empty() && self.listener.is_none() {
+            self.life_at = Some(Instant::now());
+        }
         let ip = connection.peer.ip();
         if let Some(count) = self.per_address.get_mut(&ip) {
             *count -= 1;
@@ -222,7 +316,7 @@ impl Acceptor {
             let Some(listener) = &self.listener else {
                 return;
             };
-            match listener.accept() {
+            match listener.socket.accept() {
                 Ok((stream, peer)) => {
                     let Err((refusal, why)) = self.admit(stream, peer) else {
                         continue;
@@ -274,7 +368,8 @@ impl Acceptor {
     fn register(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let slot = self.registry.vacant_entry();
         let token = Token(slot.key());
-        let connection = Connection::new(self.next_id, peer, token, stream, self.desk.clone());
+        let (desk, limits) = (self.desk.clone(), self.client_limits.clone());
+        let connection = Connection::new(self.next_id, peer, token, stream, desk, limits);
         connection.watch_socket()?;
         self.next_id += 1;
         slot.insert(Arc::new(connection));
@@ -288,15 +383,4 @@ fn is_of_one_client(e: &io::Error) -> bool {
         e.kind(),
         ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
     )
-}
-
-/// A listener at `addr` with a backlog for all clients of a region that come back at once.
-pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(16_384)?;
-    Ok(TcpListener::from_std(socket.into()))
 }

@@ -10,7 +10,8 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst,
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
 };
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, Waker};
 use parking_lot::Mutex;
 
+use super::accept::AcceptLimits;
 use super::outbox::{Outbox, Reply};
 use super::readiness::Readiness;
 use super::usage::{Usage, Use};
@@ -72,7 +74,7 @@ pub enum CloseReason {
     Unread(usize),
     /// A query was lost by a fault of ours; closing tells the client, silence would not.
     QueryLost,
-    /// The proxy stops.
+    /// The proxy drains or stops.
     Stop,
 }
 
@@ -99,7 +101,7 @@ impl fmt::Display for CloseReason {
             CloseReason::HalfFrame => write!(f, "half a frame, not finished in time"),
             CloseReason::Unread(bytes) => write!(f, "{bytes} bytes of answers not taken"),
             CloseReason::QueryLost => write!(f, "a query was lost"),
-            CloseReason::Stop => write!(f, "the proxy stops"),
+            CloseReason::Stop => write!(f, "the proxy drains or stops"),
         }
     }
 }
@@ -110,19 +112,23 @@ pub enum Note {
     Closed(Arc<Connection>),
     /// It holds half a frame, or answers not taken: see to its deadline.
     Watch(Arc<Connection>),
+    /// Life has changed: see what is due.
+    Life,
+    /// Take these limits for who comes from now on.
+    Limits(AcceptLimits, Arc<ClientLimits>),
+    /// Have a worker tell that it took a job.
+    Beat(Sender<()>),
     /// Accept nobody any more.
     StopAccepting,
     /// Close all that is left and end.
     Stop,
 }
 
-/// What all connections share: their way to `accept`, their limits, their sums.
+/// What all connections share: their way to `accept`, their sums.
 pub struct Desk {
     notes: Sender<Note>,
     waker: Waker,
     registry: Registry,
-    /// What one client may use.
-    pub limits: ClientLimits,
     /// Queries under way in all.
     pending: AtomicUsize,
     unread: AtomicUsize,
@@ -140,7 +146,6 @@ impl Desk {
         notes: Sender<Note>,
         waker: Waker,
         registry: Registry,
-        limits: ClientLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (pending, unread) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -148,7 +153,6 @@ impl Desk {
             notes,
             waker,
             registry,
-            limits,
             pending,
             unread,
             epoch: Instant::now(),
@@ -204,6 +208,11 @@ pub struct Connection {
     pub token: Token,
     stream: TcpStream,
     desk: Arc<Desk>,
+    /// Those of the time when it was accepted.
+    limits: Arc<ClientLimits>,
+    accepted_at_ms: u64,
+    /// Whether the client has asked since [`Connection::leave`] looked.
+    asked: AtomicBool,
     /// The start of a frame. Only the worker that RUNNING names touches it.
     partial: Mutex<Vec<u8>>,
     /// When the frame in `partial` was begun, ms of the desk; 0: there is none.
@@ -234,6 +243,7 @@ impl Connection {
         token: Token,
         stream: TcpStream,
         desk: Arc<Desk>,
+        limits: Arc<ClientLimits>,
     ) -> Self {
         Connection {
             id,
@@ -241,7 +251,10 @@ impl Connection {
             readiness: Readiness::default(),
             token,
             stream,
+            accepted_at_ms: desk.now_ms(),
             desk,
+            limits,
+            asked: AtomicBool::new(false),
             partial: Mutex::default(),
             partial_since_ms: AtomicU64::new(0),
             outbox: Mutex::default(),
@@ -264,7 +277,7 @@ impl Connection {
         scratch: &mut Vec<u8>,
         mut take: impl FnMut(Frame<'_>) -> Result<(), Malformed>,
     ) -> Turn {
-        let max = self.desk.limits.max_frame_bytes;
+        let max = self.limits.max_frame_bytes;
         let mut partial = self.partial.lock();
         let had_partial = !partial.is_empty();
         let mut filled = partial.len();
@@ -347,8 +360,8 @@ impl Connection {
             0 => None,
             ms => Some(self.desk.epoch + Duration::from_millis(ms) + timeout),
         };
-        let frame = deadline(&self.partial_since_ms, self.desk.limits.frame_timeout);
-        let unread = deadline(&self.unread_since_ms, self.desk.limits.unread_timeout);
+        let frame = deadline(&self.partial_since_ms, self.limits.frame_timeout);
+        let unread = deadline(&self.unread_since_ms, self.limits.unread_timeout);
         if frame.is_some_and(|at| at <= now) {
             self.close(CloseReason::HalfFrame);
         } else if unread.is_some_and(|at| at <= now) {
@@ -377,7 +390,8 @@ impl Connection {
     #[must_use]
     pub fn begin_query(self: &Arc<Self>) -> bool {
         static SHED: Throttle = Throttle::new();
-        let limits = &self.desk.limits;
+        let limits = &self.limits;
+        self.asked.store(true, Relaxed);
         let mine = self.pending.fetch_add(1, SeqCst);
         let all = self.desk.pending.fetch_add(1, SeqCst);
         let (shed, limit) = if mine >= limits.max_pending {
@@ -406,7 +420,7 @@ impl Connection {
     /// Writes replies as far as the client takes them; the rest waits for `accept`. A client may leave one
     /// answer of any size unread, but not ask for more before it has read.
     pub fn send(self: &Arc<Self>, replies: impl IntoIterator<Item = Reply>) {
-        let limits = &self.desk.limits;
+        let limits = &self.limits;
         let mut outbox = self.outbox.lock();
         let mut is_greedy = false;
         for reply in replies {
@@ -516,6 +530,29 @@ impl Connection {
             && self.unread_since_ms.load(SeqCst) == 0
             && self.partial_since_ms.load(SeqCst) == 0
             && !self.is_closed()
+    }
+
+    /// Closes the connection if its client loses nothing by it: it is so old, nothing is under way for the client nor
+    /// in the socket, and the client has asked nothing since the last such look, for in the middle of a series of
+    /// questions the next one is on its way. True: it is closed. Only for `accept`.
+    pub fn leave(self: &Arc<Self>, min_age: Duration) -> bool {
+        let age = Duration::from_millis(self.desk.now_ms() - self.accepted_at_ms);
+        // While it is resumed here no worker reads.
+        if self.asked.swap(false, Relaxed)
+            || age < min_age
+            || !self.is_quiet()
+            || !self.readiness.resume()
+        {
+            return false;
+        }
+        let peeked = self.stream.peek(&mut [0]);
+        let leaves = matches!(peeked, Err(e) if e.kind() == ErrorKind::WouldBlock);
+        if leaves {
+            self.close(CloseReason::Stop);
+        }
+        // Nobody but `accept` notifies, so no readiness came in between; what was peeked at has an edge of its own.
+        self.readiness.end();
+        leaves
     }
 
     /// `accept` is told of this connection's readiness.

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 
+use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
 use super::connection::Connection;
@@ -55,6 +56,11 @@ impl<C> Lobby<C> {
         if calls {
             self.jobs.send(Job::Read);
         }
+    }
+
+    /// Has a worker tell that it took a job.
+    pub fn beat(&self, heard: Sender<()>) {
+        self.jobs.send(Job::Beat(heard));
     }
 
     /// The caller becomes a reader, if one is of use.

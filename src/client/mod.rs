@@ -10,6 +10,7 @@
 pub mod accept;
 pub mod connection;
 pub mod linger;
+pub mod listener;
 pub mod lobby;
 pub mod outbox;
 pub mod readiness;

@@ -83,6 +83,8 @@ impl Worker<'_> {
             match jobs.next() {
                 Job::Stop => return,
                 Job::Read => self.is_reader.set(true),
+                // Who waited for it may have given up.
+                Job::Beat(heard) => drop(heard.try_send(())),
                 other => {
                     let mut flights = Vec::new();
                     lost_by_panic(|| self.router.resume(other, &mut flights));

@@ -35,7 +35,7 @@ use crate::ask::Ask;
 use crate::client::outbox::Body;
 use crate::logging::Throttle;
 use crate::metrics::Count;
-use crate::patience::{Meanwhile, SLICE};
+use crate::patience::{Meanwhile, QueryTimeout, SLICE};
 use crate::resolve::Resolver;
 use crate::route::record::Record;
 use crate::wire::answer::Answer;
@@ -61,8 +61,6 @@ const NEVER_US: u32 = u32::MAX;
 pub struct UpstreamLimits {
     /// Calls to one cluster at once, and so links to one MetaServer.
     pub max_calls: usize,
-    /// How long a call waits for one MetaServer before it asks another, too.
-    pub slow_after: Duration,
 }
 
 /// What all clusters share.
@@ -71,6 +69,8 @@ pub struct Upstream {
     pub resolver: Resolver,
     /// What calls may use.
     pub limits: UpstreamLimits,
+    /// Also decides how long a call waits for one MetaServer before it asks another, too.
+    pub query_timeout: Arc<QueryTimeout>,
 }
 
 /// What became of a query that wants an answer of a cluster.
@@ -162,8 +162,10 @@ pub struct State {
     pub calls: usize,
     /// Calls that failed since the last answer.
     pub failures: u32,
-    /// Whether queries are refused but for probes.
-    pub is_failing: bool,
+    /// Queries that wait for calls.
+    pub waiting: usize,
+    /// For how long queries are refused but for probes.
+    pub failing: Option<Duration>,
     /// How long answers took of late; `None` before the first.
     pub usual: Option<Duration>,
 }
@@ -214,7 +216,8 @@ impl Cluster {
             idle_links: core.idle.values().map(Vec::len).sum(),
             calls: self.upstream.limits.max_calls - core.flights.free_places(),
             failures: core.health.failures(),
-            is_failing: core.health.is_failing(),
+            waiting: core.flights.waiting(),
+            failing: core.health.failing_since().map(|since| since.elapsed()),
             usual: (usual_us < NEVER_US).then(|| Duration::from_micros(usual_us.into())),
         }
     }
@@ -404,7 +407,7 @@ impl<'a> Call<'a> {
     fn resolve(&mut self, host_ports: &[String]) -> Vec<SocketAddr> {
         let upstream = &self.cluster.upstream;
         // With several names a slow one must not use up the time of the others.
-        let end = Instant::now() + upstream.limits.slow_after;
+        let end = Instant::now() + upstream.query_timeout.slow_after();
         let mut found = Vec::new();
         for host_port in host_ports {
             let mut patience = || self.goes_on() && Instant::now() < end;
@@ -415,7 +418,7 @@ impl<'a> Call<'a> {
 
     /// Asks each server of the plan until one answers as leader.
     fn round(&mut self, mut plan: Plan) -> Result<Option<Arc<Body>>, Over> {
-        let slow_after = self.cluster.upstream.limits.slow_after;
+        let slow_after = self.cluster.upstream.query_timeout.slow_after();
         let mut slow: VecDeque<(SocketAddr, Link)> = VecDeque::new();
         while let Some(addr) = plan.next_server() {
             let wait = if plan.has_more() { slow_after } else { SLICE };

@@ -97,6 +97,14 @@ impl<W> Flights<W> {
         self.free_places
     }
 
+    /// Those who wait for a call that has not started.
+    pub fn waiting(&self) -> usize {
+        let waiters = |flight: &Flight<W>| match flight {
+            Flight::Queued(waiters) | Flight::Flying(waiters) => waiters.len(),
+        };
+        self.flights.values().map(waiters).sum()
+    }
+
     /// Takes out those who wait for a call that has not started and for whom `gone` is true.
     pub fn take(&mut self, gone: impl Fn(&W) -> bool) -> Vec<W> {
         let mut taken = Vec::new();

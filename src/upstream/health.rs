@@ -34,6 +34,7 @@ pub struct Health {
     failures: u32,
     probing: bool,
     last_failure: Option<Instant>,
+    failing_since: Option<Instant>,
 }
 
 impl Health {
@@ -62,7 +63,16 @@ impl Health {
         self.failures = self.failures.saturating_add(1);
         self.probing = false;
         self.last_failure = Some(now);
-        self.failures == FAILURES_TO_REFUSE
+        let is_news = self.failures == FAILURES_TO_REFUSE;
+        if is_news {
+            self.failing_since = Some(now);
+        }
+        is_news
+    }
+
+    /// Since when queries are refused but for probes.
+    pub fn failing_since(&self) -> Option<Instant> {
+        self.failing_since
     }
 
     /// A call ended for a reason that says nothing of the cluster: all who waited have left, or its

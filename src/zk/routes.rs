@@ -416,14 +416,16 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patience::QueryTimeout;
     use crate::resolve::Resolver;
     use crate::route::table::RouteTable;
     use crate::upstream::cluster::{Upstream, UpstreamLimits};
 
     fn routes() -> Routes {
-        let limits = UpstreamLimits { max_calls: 1, slow_after: Duration::from_millis(1) };
+        let limits = UpstreamLimits { max_calls: 1 };
+        let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
         let resolver = Resolver::start().unwrap();
-        let clusters = Clusters::new(Arc::new(Upstream { resolver, limits }));
+        let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
         let (_, writer) = RouteTable::new(10);
         Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
     }

@@ -480,6 +480,7 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
     routes.put("users", record("a", &[meta.addr()]));
     let mut client = Client::connect(proxy_addr);
     eventually("it follows its routes", SOON, || client.ask("users").config().err == "ERR_OK");
+    drop(client); // which would be waited for
     assert_eq!(proxy.terminate(SOON).code(), Some(0));
 }
 
@@ -487,12 +488,12 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
 
 #[test]
 fn a_stop_answers_what_is_under_way() {
-    for signal in ["TERM", "INT"] {
+    for (signal, stop) in [("TERM", "{min_age: 0}"), ("INT", "{min_age: 600000, grace: 600000}")] {
         let meta = meta_with("orders", PRIMARY);
         meta.set(Behaviour::Slow(Duration::from_secs(60)));
         let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
         // Long, so that only the MetaServer decides when it answers.
-        let proxy = routes.proxy_with("query_timeout_ms: 20000");
+        let proxy = routes.proxy_with(&format!("query_timeout_ms: 20000\nstop: {stop}"));
         let mut idle = proxy.client();
         let mut client = proxy.client();
         client.send_query(7, "orders");
@@ -524,7 +525,7 @@ fn a_stop_waits_no_longer_than_a_query_may_take() {
     let mut client = proxy.client();
     client.send_query(7, "orders");
     eventually("the query is under way", SOON, || meta.calls() > 0);
-    proxy.process().signal("TERM");
+    proxy.process().signal("INT");
     let answer = client.read_answer();
     assert_eq!((answer.seq, answer.err.as_deref()), (7, Some("ERR_SERVICE_NOT_ACTIVE")));
     let status = proxy.process().wait(QUERY_TIMEOUT + SOON).expect("the grace has an end");

@@ -6,6 +6,7 @@ mod golden;
 mod hostile;
 mod house;
 mod interop;
+mod life;
 mod logs;
 mod overload;
 mod page;

@@ -1,7 +1,7 @@
 //! The status page in a real browser, headless Chromium, which scripts/setup installs.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use harness::scratch::Scratch;
-use meta_proxy::admin::http::{self, Http};
+use meta_proxy::admin::http::Http;
 use meta_proxy::admin::message::Request;
 use meta_proxy::admin::overview::{Clients, Cluster, Life, Overview, Route, Trust, ZooKeeper};
 use meta_proxy::admin::page;
@@ -32,6 +32,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             waiting: 0,
             failing_s: None,
             failures: 0,
+            meta_failures: Vec::new(),
             usual_us: Some(380 + 170 * n as u64),
             answers_ok: 8_412_345 / (n as u64 + 1),
             answers_other: 3 * n as u64,
@@ -49,6 +50,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             source: "zookeeper",
             stale: false,
             queries: 2_345_678 / (n as u64 + 1),
+            reads: 3,
         }
     };
     Overview {
@@ -61,6 +63,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             state: Trust::Confirmed,
             since_s: 86_400 * 3,
             server: Some("10.0.0.21:2181".to_owned()),
+            session: None,
             asked_timeout_ms: 6_000,
             granted_timeout_ms: Some(6_000),
             rebuilds: 0,
@@ -107,7 +110,7 @@ fn serve(overview: impl Fn(u64) -> Overview + Send + Sync + 'static) -> Http {
     let handler = move |request: &Request| {
         page::response(&overview(count.fetch_add(1, SeqCst)), request.query("q").unwrap_or(""))
     };
-    let listener = http::listen(addr("127.0.0.1:0"), false).expect("a free port");
+    let listener = TcpListener::bind(addr("127.0.0.1:0")).expect("a free port");
     Http::start(listener, Arc::new(handler)).expect("threads")
 }
 

@@ -29,6 +29,7 @@ pub struct Builder {
     routes_file: Option<PathBuf>,
     config_extra: String,
     env: Vec<(OsString, OsString)>,
+    wrapper: Vec<OsString>,
 }
 
 impl Builder {
@@ -62,6 +63,12 @@ impl Builder {
         self
     }
 
+    /// Runs it by way of a program with these arguments, which becomes the proxy in the end.
+    pub fn wrapper(mut self, words: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.wrapper = words.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Starts it; returns when it listens.
     #[track_caller]
     pub fn start(self) -> Proxy {
@@ -80,10 +87,14 @@ impl Builder {
     pub fn launch(self) -> Proxy {
         let scratch = Scratch::new("proxy");
         let config = self.config();
+        let base_config = config.strip_suffix(&self.config_extra).unwrap_or_default().to_owned();
         let config_path = scratch.write("meta-proxy.yaml", &config);
 
         let (reader, writer) = io::pipe().expect("a pipe for the log");
-        let mut command = Command::new(&self.binary);
+        let binary = self.binary.clone().into_os_string();
+        let mut words = self.wrapper.iter().chain([&binary]);
+        let mut command = Command::new(words.next().expect("the binary at least"));
+        command.args(words);
         if let Some(routes) = &self.routes_file {
             command.arg("--routes").arg(routes);
         }
@@ -113,7 +124,8 @@ impl Builder {
             collector: Some(collector),
             command_line,
             config,
-            _scratch: scratch,
+            base_config,
+            scratch,
         }
     }
 
@@ -146,7 +158,9 @@ pub struct Proxy {
     collector: Option<JoinHandle<()>>,
     command_line: String,
     config: String,
-    _scratch: Scratch,
+    /// The config without extra YAML.
+    base_config: String,
+    scratch: Scratch,
 }
 
 impl Proxy {
@@ -158,6 +172,7 @@ impl Proxy {
             routes_file: None,
             config_extra: String::new(),
             env: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 
@@ -186,6 +201,13 @@ impl Proxy {
     #[track_caller]
     pub fn ask(&self, table: &str) -> Answer {
         self.client().ask(table)
+    }
+
+    /// Writes its settings file anew, with other extra YAML in the place of the first. It has to be told.
+    #[track_caller]
+    pub fn rewrite_config(&self, extra: &str) {
+        let config = format!("{}{extra}\n", self.base_config);
+        self.scratch.write("meta-proxy.yaml", config);
     }
 
     /// All it wrote so far.

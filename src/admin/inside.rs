@@ -1,0 +1,173 @@
+//! The parts of the proxy that are looked into, and what they say together at one moment.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::falcon;
+use super::overview::{self, MetaFailure, Overview, Rate};
+use crate::client::connection::Desk;
+use crate::jobs::Jobs;
+use crate::life::{Life, Phase};
+use crate::metrics::Metrics;
+use crate::query::Job;
+use crate::route::table::{Listed, RouteTable};
+use crate::upstream::cluster::Cluster;
+use crate::wire::error_code::{COUNTED, ERR_OK};
+use crate::zk::status::{Status, Trust};
+
+/// The parts.
+pub struct Inside {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The clients.
+    pub desk: Arc<Desk>,
+    /// What waits for workers.
+    pub jobs: Jobs<Job>,
+    /// The routes.
+    pub routes: Arc<RouteTable>,
+    /// ZooKeeper, if the routes are there.
+    pub zookeeper: Option<Status>,
+    /// Where the last good routes are kept.
+    pub state_file: Option<PathBuf>,
+    /// When the proxy started.
+    pub started: SystemTime,
+    /// Whether clients should come here.
+    pub life: Arc<Life>,
+    /// How fast queries come.
+    pub rate: Mutex<Rate>,
+}
+
+impl Inside {
+    /// Whether clients should come here, or why not.
+    pub fn is_ready(&self) -> Result<(), &'static str> {
+        self.life.is_ready()?;
+        let down = |status: &Status| status.view().trust == Trust::Down;
+        match self.routes.is_empty() && self.zookeeper.as_ref().is_none_or(down) {
+            true => Err("there is no route at all"),
+            false => Ok(()),
+        }
+    }
+
+    /// The clusters that cached routes name: failing and slow ones first, then by name.
+    pub fn clusters(&self) -> Vec<Arc<Cluster>> {
+        let routes = self.routes.list().into_iter().filter_map(|listed| listed.route);
+        let mut clusters: Vec<Arc<Cluster>> = routes.map(|route| route.cluster.clone()).collect();
+        clusters.sort_unstable_by_key(Arc::as_ptr);
+        clusters.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        clusters.sort_by_cached_key(|cluster| {
+            let state = cluster.state();
+            let trouble = (state.failing.is_some(), state.failures);
+            (std::cmp::Reverse(trouble), cluster.name.clone())
+        });
+        clusters
+    }
+
+    /// Time since the last good routes were written to disk.
+    pub fn state_file_age(&self) -> Option<Duration> {
+        let written = self.state_file.as_ref()?.metadata().and_then(|file| file.modified()).ok()?;
+        Some(written.elapsed().unwrap_or_default())
+    }
+
+    /// Everything at this moment.
+    pub fn overview(&self) -> Overview {
+        let routes = self.routes.list();
+        let queries = self.metrics.latency.get().0.iter().sum();
+        Overview {
+            host: falcon::host_name(),
+            version: env!("CARGO_PKG_VERSION"),
+            started_unix_s: unix_s(self.started),
+            now_unix_s: unix_s(SystemTime::now()),
+            life: match self.life.phase() {
+                Phase::Starting => overview::Life::Starting,
+                Phase::Serving => overview::Life::Serving,
+                Phase::Draining => overview::Life::Draining,
+                Phase::Stopping { .. } => overview::Life::Stopping,
+            },
+            zookeeper: self.zookeeper.as_ref().map(|status| zookeeper(status, &routes)),
+            clusters: self.clusters().iter().map(cluster).collect(),
+            routes: routes.iter().map(|listed| route(listed, self.zookeeper.is_some())).collect(),
+            clients: overview::Clients {
+                connections: self.metrics.connections(),
+                pending: self.desk.pending(),
+                unread_bytes: self.desk.unread(),
+                queries,
+                queries_per_s: self.rate.lock().tell(Instant::now(), queries),
+            },
+            problems: Vec::new(),
+        }
+    }
+}
+
+fn unix_s(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn zookeeper(status: &Status, routes: &[Listed]) -> overview::ZooKeeper {
+    let view = status.view();
+    overview::ZooKeeper {
+        state: match view.trust {
+            Trust::Down => overview::Trust::Down,
+            Trust::Confirming => overview::Trust::Confirming,
+            Trust::Confirmed => overview::Trust::Confirmed,
+        },
+        since_s: view.since.elapsed().as_secs(),
+        server: view.server.map(|server| server.to_string()),
+        session: view.session.map(|session| format!("{:#x}", session.id)),
+        asked_timeout_ms: view.asked_timeout.as_millis() as u64,
+        granted_timeout_ms: view.session.map(|session| session.timeout.as_millis() as u64),
+        rebuilds: view.built.saturating_sub(1),
+        last_fault: view.fault,
+        cached: routes.len(),
+        unconfirmed: routes.iter().filter(|listed| listed.is_stale).count(),
+    }
+}
+
+fn cluster(cluster: &Arc<Cluster>) -> overview::Cluster {
+    let state = cluster.state();
+    let answers = || COUNTED.iter().zip(&cluster.stats.answers);
+    let sum = |ok: bool| {
+        answers().filter(|(err, _)| (**err == ERR_OK) == ok).map(|(_, count)| count.get()).sum()
+    };
+    let failure = |(meta, kind, count): (std::net::SocketAddr, _, _)| MetaFailure {
+        meta: meta.to_string(),
+        kind,
+        count,
+    };
+    overview::Cluster {
+        name: cluster.name.clone(),
+        metas: cluster.meta_addrs.clone(),
+        leader: state.leader.map(|leader| leader.to_string()),
+        links: state.idle_links,
+        calls: state.calls,
+        waiting: state.waiting,
+        failing_s: state.failing.map(|span| span.as_secs()),
+        failures: state.failures,
+        meta_failures: cluster.stats.failures().into_iter().map(failure).collect(),
+        usual_us: state.usual.map(|usual| usual.as_micros() as u64),
+        answers_ok: sum(true),
+        answers_other: sum(false),
+    }
+}
+
+fn route(listed: &Listed, has_zookeeper: bool) -> overview::Route {
+    let route = listed.route.as_ref();
+    overview::Route {
+        table: listed.table.to_string(),
+        cluster: route.map(|route| route.cluster_name.clone()),
+        metas: route.map(|route| route.cluster.meta_addrs.clone()).unwrap_or_default(),
+        zxid: route.map_or(0, |route| route.mzxid),
+        age_s: listed.changed.as_secs(),
+        confirmed_age_s: listed.confirmed.map(|span| span.as_secs()),
+        source: match listed.confirmed {
+            None => "state file",
+            Some(_) if has_zookeeper => "zookeeper",
+            Some(_) => "file",
+        },
+        stale: listed.is_stale,
+        queries: listed.queries,
+        reads: listed.reads,
+    }
+}

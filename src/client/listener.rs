@@ -1,0 +1,146 @@
+//! The listening socket: beside another process of ours where there is one, and closed without refusing anybody.
+//!
+//! ```text
+//! old process ─ listens ──────────────── SIGTERM ─ filter ── 200 ms ── accept what waits ─ close
+//! new process ─────── binds beside it (SO_REUSEPORT) ─ listens ─────────────────────────────────▶
+//! client ─ SYN ─▶ the kernel chooses one of both   SYN dropped ─ SYN again after 1 s ─▶ the new one
+//! ```
+//! The kernel resets what waits in the queue of a listener that closes. So it takes no new connection first, by a
+//! filter that drops SYNs, those begun are finished and accepted, and only an empty queue is closed.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::net::{self, SocketAddr};
+use std::time::Duration;
+
+use log::warn;
+use mio::net::TcpListener;
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
+
+/// Room for all clients of a region that come back at once.
+const BACKLOG: i32 = 16_384;
+
+/// How long handshakes under way may take to end. Far more than a round trip, and less than the second after which a
+/// client repeats a SYN, which then finds the other process.
+pub const HANDSHAKES: Duration = Duration::from_millis(200);
+
+/// Classic BPF over a TCP segment: a SYN without ACK is dropped, all else passes.
+const DROP_SYNS: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),       // load byte 13: the flags
+    SockFilter::new(0x54, 0, 0, 0x12),     // keep SYN and ACK
+    SockFilter::new(0x15, 0, 1, 0x02),     // SYN alone?
+    SockFilter::new(0x06, 0, 0, 0),        // drop
+    SockFilter::new(0x06, 0, 0, u32::MAX), // pass, whole
+];
+
+/// Listens at `addr`, beside other processes of this user that do so by this function.
+pub fn bind(addr: SocketAddr) -> io::Result<net::TcpListener> {
+    let socket = match new_socket(addr, false) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse => {
+            let socket = new_socket(addr, true)?;
+            warn!("another process listens at {addr} too: beside it until it is stopped");
+            socket
+        }
+        other => other?,
+    };
+    // Also when it was bound alone: the next process needs it of both.
+    socket.set_reuse_port(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn new_socket(addr: SocketAddr, beside: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(beside)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// Whether another process listens at the port of `addr`, too. In doubt it does.
+pub fn is_shared(addr: SocketAddr) -> bool {
+    let listeners = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| count(table, addr.port()));
+    listeners.into_iter().sum::<io::Result<usize>>().map_or(true, |count| count > 1)
+}
+
+/// Listeners at a port, in a table of the kernel: `sl local_address:port rem_address:port state ...`, in hexadecimal.
+/// They come first, before the connections, of which there may be very many.
+fn count(table: &str, port: u16) -> io::Result<usize> {
+    const LISTEN: &str = "0A";
+    let mut count = 0;
+    for line in BufReader::new(File::open(table)?).lines().skip(1) {
+        let line = line?;
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, _, state, ..] = fields[..] else { continue };
+        if state != LISTEN {
+            break;
+        }
+        count += usize::from(local.ends_with(&format!(":{port:04X}")));
+    }
+    Ok(count)
+}
+
+/// A listener in the hands of `accept`.
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Whether the service manager owns it too, and goes on listening when this process has ended.
+    pub is_lent: bool,
+}
+
+impl Listener {
+    /// Of a socket that is bound, by [`bind`] or by the service manager.
+    pub fn new(socket: net::TcpListener, is_lent: bool) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Listener { socket: TcpListener::from_std(socket), is_lent })
+    }
+
+    /// No new handshake begins here from now on. False: there is nothing to wait for, because nobody else listens
+    /// there to whom clients could go, or because the service manager goes on listening.
+    pub fn turn_newcomers_away(&self) -> bool {
+        let is_shared = || self.socket.local_addr().is_ok_and(is_shared);
+        if self.is_lent || !is_shared() {
+            return false;
+        }
+        let filtered = SockRef::from(&self.socket).attach_filter(&DROP_SYNS);
+        if let Err(e) = &filtered {
+            warn!("clients that connect at this moment may be refused, no filter: {e}");
+        }
+        filtered.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpStream};
+
+    #[test]
+    fn a_filtered_listener_takes_nobody_new_and_keeps_who_has_come() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let before = TcpStream::connect(addr).unwrap();
+        let listener = Listener::new(listener, false).unwrap();
+        assert!(!listener.turn_newcomers_away(), "nobody else listens there");
+        let other = bind(addr).unwrap();
+        assert!(listener.turn_newcomers_away());
+        drop(other);
+        let within = Duration::from_millis(300);
+        let late = TcpStream::connect_timeout(&addr, within).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::TimedOut, "neither accepted nor refused");
+        let (_, peer) = listener.socket.accept().unwrap();
+        assert_eq!(peer, before.local_addr().unwrap());
+        assert_eq!(listener.socket.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn two_share_a_port_and_a_stranger_does_not() {
+        let first = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let addr = first.local_addr().unwrap();
+        let second = bind(addr).unwrap();
+        assert_eq!(second.local_addr().unwrap(), addr);
+        let stranger = net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken = bind(stranger.local_addr().unwrap()).unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    }
+}
