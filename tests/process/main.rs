@@ -6,6 +6,7 @@ mod hostile;
 mod house;
 mod interop;
 mod overload;
+mod package;
 mod pipeline;
 mod routes;
 mod run;
