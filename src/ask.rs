@@ -6,10 +6,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use log::info;
+
 use crate::client::connection::{CloseReason, Connection};
 use crate::client::outbox::{Body, Reply};
+use crate::logging;
 use crate::upstream::flight::Key;
-use crate::wire::error_code::OwnError;
+use crate::wire::error_code::{self, OwnError};
 use crate::wire::reply;
 
 /// A QueryConfig on its way to its answer.
@@ -21,6 +24,8 @@ pub struct Ask {
     pub table: Box<str>,
     /// The argument struct as the client wrote it.
     pub args: Key,
+    /// When it came.
+    asked_at: Instant,
     /// When it must be answered.
     pub deadline: Instant,
 }
@@ -32,14 +37,17 @@ impl Ask {
         seq: i32,
         table: Box<str>,
         args: &[u8],
+        asked_at: Instant,
         deadline: Instant,
     ) -> Self {
-        Ask { connection: Some(connection), seq, table, args: Arc::from(args), deadline }
+        Ask { connection: Some(connection), seq, table, args: Arc::from(args), asked_at, deadline }
     }
 
     /// Answers with the proxy's own error.
     pub fn refuse(mut self, error: OwnError) {
         let connection = self.connection.take().expect("an Ask is answered once");
+        connection.metrics().own_error(error);
+        self.note(&connection, "", error.name(), Instant::now());
         connection.send([Reply::Own(reply::own_error(self.seq, error))]);
         connection.end_queries(1);
     }
@@ -49,10 +57,22 @@ impl Ask {
         self.connection.as_ref().is_none_or(|c| c.is_closed())
     }
 
-    fn pass(mut self, body: &Arc<Body>) -> (Arc<Connection>, Reply) {
+    fn pass(mut self, cluster: &str, body: &Arc<Body>, now: Instant) -> (Arc<Connection>, Reply) {
         let head = reply::query_head(self.seq, body.result().len());
         let connection = self.connection.take().expect("an Ask is answered once");
+        connection.note_use(&self.table, now);
+        self.note(&connection, cluster, error_code::COUNTED[body.counted_as], now);
         (connection, Reply::Passed { head, body: body.clone() })
+    }
+
+    /// Counts the answer that is being given, and tells of it if it is one of the sample.
+    fn note(&self, connection: &Connection, cluster: &str, err: &str, now: Instant) {
+        let took = now.saturating_duration_since(self.asked_at);
+        connection.metrics().latency.add(took, 1);
+        if logging::is_access_sample() {
+            let (table, client) = (&self.table, connection.peer);
+            info!(target: "access", "table={table} cluster={cluster} client={client} err={err} took={took:?}");
+        }
     }
 }
 
@@ -66,10 +86,11 @@ impl Drop for Ask {
 }
 
 /// Gives all of them the same answer, the queries of one client that stand together with one write.
-pub fn answer_all(asks: impl IntoIterator<Item = Ask>, body: &Arc<Body>) {
+pub fn answer_all(asks: impl IntoIterator<Item = Ask>, cluster: &str, body: &Arc<Body>) {
+    let now = Instant::now();
     let mut together: Vec<Reply> = Vec::new();
     let mut asker: Option<Arc<Connection>> = None;
-    for (connection, reply) in asks.into_iter().map(|ask| ask.pass(body)) {
+    for (connection, reply) in asks.into_iter().map(|ask| ask.pass(cluster, body, now)) {
         if let Some(before) = asker.replace(connection.clone())
             && !Arc::ptr_eq(&before, &connection)
         {

@@ -27,6 +27,12 @@ use crate::upstream::cluster::UpstreamLimits;
 /// A larger file is not a settings file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Labels that metrics have of their own. None is called `cluster` or the like, which are good names for tags.
+const OWN_LABELS: &[&str] =
+    &["table", "pegasus_cluster", "err", "le", "why", "method", "meta", "kind", "version"];
+
 /// All settings, checked, a part for each who needs them.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -44,6 +50,65 @@ pub struct Settings {
     pub upstream: UpstreamLimits,
     /// Where the routes are, unless a routes file is given.
     pub zookeeper: Option<ZooKeeperSettings>,
+    /// Where the pages for operators are; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// What the proxy counts, and for whom.
+    pub metric: MetricSettings,
+    /// What is logged, and how the log file is kept.
+    pub log: LogSettings,
+    /// How the proxy stops.
+    pub stop: StopSettings,
+}
+
+/// What the proxy counts, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricSettings {
+    /// Who gets the metrics, besides those who fetch them.
+    pub kind: MetricKind,
+    /// Names and values that every metric has, no name twice.
+    pub tags: Vec<(String, String)>,
+    /// The open-falcon agent that gets them.
+    pub falcon_agent: SocketAddr,
+    /// It gets them this often.
+    pub falcon_step: Duration,
+}
+
+/// Who gets the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Who fetches them.
+    Prometheus,
+    /// An open-falcon agent, too.
+    Falcon,
+}
+
+/// What is logged, and how the log file is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Levels by target, `info,zk=debug`.
+    pub level: String,
+    /// An object a line instead of text.
+    pub json: bool,
+    /// Of the log file, before it is put aside.
+    pub max_file_bytes: u64,
+    /// Of files that were put aside.
+    pub max_file_age: Duration,
+    /// Files that were put aside.
+    pub max_files: usize,
+    /// One of so many queries gets a line; 0: none does.
+    pub access_sample: u64,
+}
+
+/// How the proxy stops when it is told to by SIGTERM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopSettings {
+    /// Between `/readyz` turning bad and the listener closing.
+    pub delay: Duration,
+    /// An idle connection is closed at this age. A Go client that loses a younger one does not dial again for up
+    /// to a minute (its session keeps the time of its last dial).
+    pub min_age: Duration,
+    /// All of it takes at most so long.
+    pub grace: Duration,
 }
 
 /// Where the routes are in ZooKeeper.
@@ -215,10 +280,39 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     });
     zk.warn_of_rest(notes);
 
-    let mut metric = keys.section("metric", notes);
-    metric.one_of("type", &["prometheus", "falcon"], notes);
-    metric.tags("tags", notes);
-    metric.warn_of_rest(notes);
+    let mut section = keys.section("admin", notes);
+    // A Prometheus that scrapes the Go proxy knows this port.
+    let admin = section.address_or_none("listen", "0.0.0.0:9091", notes);
+    section.warn_of_rest(notes);
+
+    let mut section = keys.section("metric", notes);
+    let kind = section.metric_kind("type", notes);
+    let metric = MetricSettings {
+        kind,
+        tags: section.tags("tags", kind, notes),
+        falcon_agent: section.address("falcon_agent", "127.0.0.1:1988", notes),
+        falcon_step: Duration::from_secs(section.number("falcon_step_s", 1..=3_600, 60, notes)),
+    };
+    section.warn_of_rest(notes);
+
+    let mut section = keys.section("log", notes);
+    let log = LogSettings {
+        level: section.log_filter("level", "info", notes),
+        json: section.one_of("format", &["text", "json"], notes) == 1,
+        max_file_bytes: mib * section.number("max_file_mb", 1..=1_000_000, 500, notes),
+        max_file_age: DAY * section.number("max_file_age_days", 1..=36_500, 7, notes) as u32,
+        max_files: section.number("max_files", 1..=10_000, 10, notes) as usize,
+        access_sample: section.number("access_sample", 0..=1_000_000_000, 0, notes),
+    };
+    section.warn_of_rest(notes);
+
+    let mut section = keys.section("stop", notes);
+    let stop = StopSettings {
+        delay: section.ms("delay", 0..=600_000, 0, notes),
+        min_age: section.ms("min_age", 0..=600_000, 60_000, notes),
+        grace: section.ms("grace", 100..=3_600_000, 70_000, notes),
+    };
+    section.warn_of_rest(notes);
     keys.warn_of_rest(notes);
 
     let upstream = UpstreamLimits {
@@ -226,7 +320,19 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
         max_calls: max_calls.min((workers / 4).max(1)),
         slow_after: (query_timeout / 3).max(SLICE),
     };
-    Settings { listen, workers, query_timeout, accept, client, upstream, zookeeper }
+    Settings {
+        listen,
+        workers,
+        query_timeout,
+        accept,
+        client,
+        upstream,
+        zookeeper,
+        admin,
+        metric,
+        log,
+        stop,
+    }
 }
 
 #[derive(Default)]
@@ -336,6 +442,20 @@ impl Keys {
         self.read(key, "IP:port", Some(default), notes, read).unwrap_or(default)
     }
 
+    fn address_or_none(
+        &mut self,
+        key: &str,
+        default: &str,
+        notes: &mut Notes,
+    ) -> Option<SocketAddr> {
+        let default = default.parse().expect("defaults are good");
+        let read = |node: &Node| match node.text()?.as_str() {
+            "none" => Some(None),
+            text => text.parse().ok().map(Some),
+        };
+        self.read(key, "IP:port or none", Some(Some(default)), notes, read).flatten()
+    }
+
     fn addresses(&mut self, key: &str, notes: &mut Notes) -> Vec<String> {
         let read = |node: &Node| {
             let list = node.list()?;
@@ -376,15 +496,65 @@ impl Keys {
         digest
     }
 
-    fn one_of(&mut self, key: &str, names: &[&str], notes: &mut Notes) {
-        let read = |node: &Node| names.contains(&node.text()?.as_str()).then_some(());
-        self.read(key, &names.join(" or "), Some(()), notes, read);
+    /// Which of the names it is; the first without the key.
+    fn one_of(&mut self, key: &str, names: &[&str], notes: &mut Notes) -> usize {
+        let read = |node: &Node| {
+            let text = node.text()?;
+            names.iter().position(|name| *name == text)
+        };
+        self.read(key, &names.join(" or "), Some(0), notes, read).unwrap_or(0)
     }
 
-    fn tags(&mut self, key: &str, notes: &mut Notes) {
-        let good = |tag: &String| tag.split_once('=').is_some_and(|(name, _)| !name.is_empty());
-        let read = |node: &Node| node.list()?.iter().all(good).then_some(());
-        self.read(key, "a list of name=value", Some(()), notes, read);
+    fn log_filter(&mut self, key: &str, default: &str, notes: &mut Notes) -> String {
+        let read =
+            |node: &Node| node.list().map(|parts| parts.join(",")).filter(|text| is_filter(text));
+        let want = "a level, or a list of target=level";
+        let default = default.to_owned();
+        self.read(key, want, Some(default.clone()), notes, read).unwrap_or(default)
+    }
+
+    fn metric_kind(&mut self, key: &str, notes: &mut Notes) -> MetricKind {
+        let default = MetricKind::Prometheus;
+        let read = |node: &Node| match node.text()?.as_str() {
+            "prometheus" => Some(MetricKind::Prometheus),
+            "falcon" => Some(MetricKind::Falcon),
+            _ => None,
+        };
+        self.read(key, "prometheus or falcon", Some(default), notes, read).unwrap_or(default)
+    }
+
+    fn tags(&mut self, key: &str, kind: MetricKind, notes: &mut Notes) -> Vec<(String, String)> {
+        let Some((line, node)) = self.take(key, notes) else {
+            return Vec::new();
+        };
+        let full = self.full(key);
+        let list = if let Node::Null = node { Some(Vec::new()) } else { node.list() };
+        let Some(list) = list else {
+            notes.fault(line, &full, format!("want a list of name=value, got {node}"));
+            return Vec::new();
+        };
+        let mut tags: Vec<(String, String)> = Vec::new();
+        for tag in list {
+            let want = match tag.split_once('=') {
+                None => "name=value",
+                Some((name, _)) if tags.iter().any(|(other, _)| other == name) => "each name once",
+                Some((name, _)) if !is_tag_name(name, kind) => match kind {
+                    MetricKind::Prometheus => {
+                        "a label name, [A-Za-z_][A-Za-z0-9_]*, without __ before it"
+                    }
+                    MetricKind::Falcon => "a tag name, without spaces and commas, not `name`",
+                },
+                Some((name, _)) if OWN_LABELS.contains(&name) => {
+                    "another name than the proxy's own labels"
+                }
+                Some((name, value)) => {
+                    tags.push((name.to_owned(), value.to_owned()));
+                    continue;
+                }
+            };
+            notes.fault(line, &full, format!("want {want}, got {tag:?}"));
+        }
+        tags
     }
 
     fn warn_of_rest(self, notes: &mut Notes) {
@@ -392,6 +562,29 @@ impl Keys {
             let what = "nothing reads this key".to_owned();
             let (line, key) = (name.referenced.line(), self.full(&name.value));
             notes.warnings.push(Fault { line, key, what });
+        }
+    }
+}
+
+/// Whether it is `info`, `zk=debug` or several of them.
+fn is_filter(text: &str) -> bool {
+    text.split(',').all(|part| {
+        let level = part.rsplit('=').next().unwrap_or_default().trim();
+        level.parse::<log::LevelFilter>().is_ok()
+    })
+}
+
+/// Whether metrics may have a tag of this name, as far as their readers go.
+fn is_tag_name(name: &str, kind: MetricKind) -> bool {
+    match kind {
+        MetricKind::Prometheus => {
+            let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+            let goes_on = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            starts && goes_on && !name.starts_with("__")
+        }
+        MetricKind::Falcon => {
+            // The first tag of every metric is its name.
+            !matches!(name, "" | "name") && !name.contains(|c: char| c == ',' || c.is_whitespace())
         }
     }
 }
@@ -562,7 +755,7 @@ limits:
                 "zookeeper.root: want a znode path, /a/b, got nothing",
                 r#"line 5: zookeeper.timeout: want 100..=600000, got "0""#,
                 r#"line 7: metric.type: want prometheus or falcon, got "statsd""#,
-                r#"line 7: metric.tags: want a list of name=value, got ["region"]"#,
+                r#"line 7: metric.tags: want name=value, got "region""#,
             ]
         );
         assert_eq!(
@@ -606,6 +799,74 @@ limits:
             assert!(faults.contains(key), "{key} in {faults}");
         }
         assert!(!faults.contains("secret"), "{faults}");
+    }
+
+    #[test]
+    fn logs_and_stops() {
+        let settings = parse("", false).settings.unwrap();
+        assert_eq!(settings.log.max_file_bytes, 500 << 20);
+        assert_eq!(settings.stop.min_age, Duration::from_secs(60));
+        let text = "{stop: {grace: 100}, log: {level: 'info,zk=debug', format: json}}";
+        let settings = parse(text, false).settings.unwrap();
+        assert_eq!((settings.log.level.as_str(), settings.log.json), ("info,zk=debug", true));
+        for bad in ["{log: {level: loud}}", "{log: {format: xml}}", "{stop: {grace: 0}}"] {
+            assert!(parse(bad, false).settings.is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metrics_have_the_tags_of_the_file() {
+        let metric = |text: &str| parse(text, false).settings.map(|settings| settings.metric);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let default = MetricSettings {
+            kind: MetricKind::Prometheus,
+            tags: Vec::new(),
+            falcon_agent: "127.0.0.1:1988".parse().unwrap(),
+            falcon_step: Duration::from_secs(60),
+        };
+        assert_eq!(metric("").unwrap(), default);
+        assert_eq!(metric("metric: {tags: }").unwrap(), default);
+        let text = "metric: {type: falcon, tags: 'region=a b, x-y=b=c', falcon_agent: '10.0.0.1:1', falcon_step_s: 5}";
+        let want = MetricSettings {
+            kind: MetricKind::Falcon,
+            tags: vec![pair("region", "a b"), pair("x-y", "b=c")],
+            falcon_agent: "10.0.0.1:1".parse().unwrap(),
+            falcon_step: Duration::from_secs(5),
+        };
+        assert_eq!(metric(text).unwrap(), want);
+
+        for (why, kind, tags, want) in [
+            ("no list", "prometheus", "{a: b}", "want a list of name=value, got keys and values"),
+            ("no value", "prometheus", "[a]", r#"want name=value, got "a""#),
+            ("a digit first", "prometheus", "[9a=b]", "want a label name"),
+            ("a dash", "prometheus", "[x-y=b]", "want a label name"),
+            ("no name", "prometheus", "['=b']", "want a label name"),
+            ("reserved", "prometheus", "[__a=b]", "want a label name"),
+            ("no name", "falcon", "['=b']", "want a tag name"),
+            ("a space", "falcon", "[a b=c]", "want a tag name"),
+            ("its own label", "prometheus", "[table=x]", "want another name"),
+            ("the first tag", "falcon", "[name=x]", "want a tag name"),
+            ("twice", "prometheus", "[a=1, b=2, a=3]", r#"want each name once, got "a=3""#),
+        ] {
+            let text = format!("metric:\n  type: {kind}\n  tags: {tags}\n");
+            let faults = lines(&metric(&text).unwrap_err());
+            let want = format!("line 3: metric.tags: {want}");
+            assert!(faults.len() == 1 && faults[0].starts_with(&want), "{why}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn pages_are_where_the_go_proxys_are_or_nowhere() {
+        for (text, want) in [
+            ("", Some("0.0.0.0:9091")),
+            ("admin: {listen: '[::1]:80'}", Some("[::1]:80")),
+            ("admin: {listen: none}", None),
+        ] {
+            let admin = parse(text, false).settings.unwrap().admin;
+            assert_eq!(admin, want.map(|addr| addr.parse().unwrap()), "{text}");
+        }
+        let faults = lines(&parse("admin: {listen: 9091}", false).settings.unwrap_err());
+        assert_eq!(faults, [r#"line 1: admin.listen: want IP:port or none, got "9091""#]);
     }
 
     #[test]

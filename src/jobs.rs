@@ -44,6 +44,16 @@ impl<T> Jobs<T> {
         self.bell.rung.notify_one();
     }
 
+    /// Jobs that are queued.
+    pub fn len(&self) -> usize {
+        self.sender.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The next job; sleeps until there is one.
     pub fn next(&self) -> T {
         let mut unclaimed = self.bell.unclaimed.lock();

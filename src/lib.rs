@@ -6,13 +6,14 @@
 //!
 //! # One query
 //! ```text
-//! client ──▶ accept (mio): listener, idle and half-read clients ──crossbeam channel──▶ worker-NNN
+//! client ──▶ accept (mio): listener, idle and half-read clients ──lobby, job channel──▶ worker-NNN
 //! client ◀───────────── reply, written by the worker ◀────────────────────────────────┘   │ blocks on
 //!                                                                                         ▼ MetaServer I/O
 //!                route table: RwLock ──hit──▶ cluster: flights, leader, health, links ──▶ MetaServer
 //!                   ▲ only writer    └─miss─▶ parked with zk-watch, resumed as a job
 //! ```
-//! 1. `client::accept` sees a readable socket and queues a job; `client::readiness` says that one worker reads it.
+//! 1. `client::accept` sees a readable socket and leaves it in the lobby; `client::readiness` says that one worker
+//!    reads it, `client::lobby` how many workers come to read.
 //! 2. A worker (`client::workers`, `client::connection`) reads what is there and cuts frames (`wire`).
 //! 3. `query` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
 //! 4. `upstream::cluster` shares calls (`upstream::flight`); one worker makes the call (`upstream::link`), whom to
@@ -59,7 +60,9 @@
 //!   MetaServer is not: it would hang Go and Node clients, so another server is asked, and in the end the client
 //!   reads `ERR_SERVICE_NOT_ACTIVE`.
 //! - Workers do not sleep in the channel's `recv`, which spins and yields first, but on a count beside it (`jobs`).
-//!   What becomes readable together is one job or few.
+//! - Readable sockets do not go over the channel one by one: waking a worker costs several times what reading a client
+//!   does. They wait in a lobby, the channel calls as few readers as it takes, and a worker that waits for a near
+//!   answer reads on meanwhile (`client::lobby`). `accept` yields after it has found some, for the same reason.
 //! - A worker lingers some microseconds at a client that always asks again at once (`client::linger`); epoll forgets
 //!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
 //! - Clients of the crate that were given up need no reaper: the last of their reading threads closes them.
@@ -68,8 +71,10 @@
 pub mod cli;
 pub mod config;
 pub mod logging;
+pub mod metrics;
 pub mod server;
 
+pub mod admin;
 pub mod client;
 pub mod wire;
 

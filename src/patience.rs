@@ -9,5 +9,22 @@ use std::time::Duration;
 /// The longest time that a thread blocks without calling its [`Patience`]. Deadlines are kept to it.
 pub const SLICE: Duration = Duration::from_millis(50);
 
+/// What a worker does while it waits for a MetaServer.
+pub trait Meanwhile {
+    /// It waits without sleeping, for the answer is near: there is time for something short.
+    fn spin(&self) {
+        std::thread::yield_now();
+    }
+
+    /// It is about to sleep, or to do something long.
+    fn be_away(&self) {}
+
+    /// It has slept for a slice.
+    fn look_up(&self) {}
+}
+
+/// Nothing.
+impl Meanwhile for () {}
+
 /// Called at least every [`SLICE`] by who blocks. False: stop waiting.
 pub type Patience<'a> = dyn FnMut() -> bool + 'a;

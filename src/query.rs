@@ -1,7 +1,7 @@
 //! The middle of the proxy: from a frame to its answer, by way of route, cluster and flight.
 //!
 //! ```text
-//! Serve(connections) ▶ frames ─┬─ another method ──────────────────────▶ ERR_HANDLER_NOT_FOUND
+//! Read ─▶ lobby ────▶ frames ─┬─ another method ──────────────────────▶ ERR_HANDLER_NOT_FOUND
 //!                              └─ QueryConfig ─▶ route ─┬─ cluster ─▶ flight ─▶ Call ─▶ answer
 //!                    Retry(asks) ─────────────────▲     ├─ unknown, unusable ─▶ own error
 //!                        ▲                              └─ missing ─▶ misses ─▶ zk-watch ─┐
@@ -24,9 +24,11 @@ use log::error;
 
 use crate::ask::{Ask, answer_all};
 use crate::client::connection::{Connection, Turn};
+use crate::client::lobby::Lobby;
 use crate::client::outbox::Reply;
 use crate::jobs::Jobs;
-use crate::patience::SLICE;
+use crate::metrics::{Metrics, OtherMethod, Shed};
+use crate::patience::{Meanwhile, SLICE};
 use crate::route::table::{Found, RouteTable};
 use crate::upstream::cluster::{Cluster, Joined, Outcome};
 use crate::upstream::flight::Lead;
@@ -34,14 +36,14 @@ use crate::wire::error_code::OwnError;
 use crate::wire::frame::{Frame, Malformed};
 use crate::wire::{message, reply};
 
-/// Answers that are given before the next call of the same cluster starts. With more, the next call goes to
-/// another worker, so that it need not wait for thousands of writes.
-const ANSWERS_BEFORE_NEXT_CALL: usize = 256;
+/// So many answers take a worker about a millisecond. With more, the next call of the same cluster goes to
+/// another worker, and no client waits for this one to read it.
+const MANY_ANSWERS: usize = 256;
 
 /// What a worker does next.
 pub enum Job {
-    /// Read these connections, which became readable together.
-    Serve(Vec<Arc<Connection>>),
+    /// Come and read the clients that wait in the lobby.
+    Read,
     /// Look these tables up again: what was missing is there, or their route moved.
     Retry(Vec<Ask>),
     /// Tell these why they get no answer.
@@ -63,6 +65,8 @@ pub struct Router {
     routes: Arc<RouteTable>,
     misses: Sender<Ask>,
     jobs: Jobs<Job>,
+    lobby: Arc<Lobby>,
+    metrics: Arc<Metrics>,
     query_timeout: Duration,
 }
 
@@ -72,9 +76,11 @@ impl Router {
         routes: Arc<RouteTable>,
         misses: Sender<Ask>,
         jobs: Jobs<Job>,
+        lobby: Arc<Lobby>,
+        metrics: Arc<Metrics>,
         query_timeout: Duration,
     ) -> Self {
-        Router { routes, misses, jobs, query_timeout }
+        Router { routes, misses, jobs, lobby, metrics, query_timeout }
     }
 
     /// Looks queries up again, or refuses them. The calls to make are added to `flights`.
@@ -83,18 +89,22 @@ impl Router {
             Job::Retry(asks) => asks.into_iter().for_each(|ask| self.route(ask, flights)),
             Job::Refuse(asks, why) => asks.into_iter().for_each(|ask| ask.refuse(why)),
             Job::Call(flight) => flights.push(flight),
-            Job::Serve(_) | Job::Stop => unreachable!("a worker does these by itself"),
+            Job::Read | Job::Stop => unreachable!("a worker does these by itself"),
         }
     }
 
-    /// Makes one of the calls here, and has the others made beside it. Blocks. `while_waiting` is called when it
-    /// takes long.
-    pub fn take_off(&self, mut flights: Vec<Flight>, while_waiting: &dyn Fn()) {
+    /// Makes one of the calls here, and has the others made beside it. Blocks.
+    pub fn take_off(&self, mut flights: Vec<Flight>, meanwhile: &dyn Meanwhile) {
         let last = flights.pop();
-        flights.into_iter().for_each(|flight| self.later(Job::Call(flight)));
+        self.hand_over(flights);
         if let Some(flight) = last {
-            self.fly(flight, while_waiting);
+            self.fly(flight, meanwhile);
         }
+    }
+
+    /// Has the calls made by other workers.
+    pub fn hand_over(&self, flights: Vec<Flight>) {
+        flights.into_iter().for_each(|flight| self.later(Job::Call(flight)));
     }
 
     fn later(&self, job: Job) {
@@ -133,7 +143,7 @@ impl Router {
             match turn {
                 Turn::More => {
                     connection.readiness.requeue();
-                    self.later(Job::Serve(vec![connection.clone()]));
+                    self.lobby.arrive([connection.clone()]);
                     return found;
                 }
                 Turn::Drained | Turn::Empty if connection.readiness.end() => {}
@@ -156,43 +166,61 @@ impl Router {
             message::QUERY_CONFIG => {
                 let table = message::read_table(call.args)?;
                 if !message::is_table_name(&table) {
-                    reply::own_error(call.seq, OwnError::UnknownTable)
+                    self.own_error(call.seq, OwnError::UnknownTable)
                 } else if !connection.begin_query() {
-                    reply::own_error(call.seq, OwnError::Unavailable)
+                    self.own_error(call.seq, OwnError::Unavailable)
                 } else {
                     // A worker looks up every slice, so an answer can be as late as that.
                     let deadline = now + self.query_timeout.saturating_sub(SLICE);
                     let (connection, table) = (connection.clone(), table.into());
-                    self.route(Ask::new(connection, call.seq, table, call.args, deadline), flights);
+                    let ask = Ask::new(connection, call.seq, table, call.args, now, deadline);
+                    self.route(ask, flights);
                     return Ok(());
                 }
             }
-            message::NEGOTIATION => reply::negotiation(call.seq),
-            other => reply::handler_not_found(other, call.seq),
+            message::NEGOTIATION => {
+                self.metrics.other_methods.at(OtherMethod::Negotiation as usize).add(1);
+                reply::negotiation(call.seq)
+            }
+            other => {
+                self.metrics.other_methods.at(OtherMethod::NotServed as usize).add(1);
+                reply::handler_not_found(other, call.seq)
+            }
         };
         replies.push(Reply::Own(own));
         Ok(())
+    }
+
+    fn own_error(&self, seq: i32, error: OwnError) -> Vec<u8> {
+        self.metrics.own_error(error);
+        reply::own_error(seq, error)
+    }
+
+    fn shed(&self, ask: Ask, why: Shed) {
+        self.metrics.shed.at(why as usize).add(1);
+        ask.refuse(OwnError::Unavailable);
     }
 
     fn route(&self, ask: Ask, flights: &mut Vec<Flight>) {
         match self.routes.find(&ask.table, Instant::now()) {
             Found::Cluster(cluster) => match cluster.join(ask) {
                 Joined::Lead(lead) => flights.push(Flight { cluster, lead }),
-                Joined::Waiting => {}
-                Joined::Refused(ask) => ask.refuse(OwnError::Unavailable),
+                Joined::Waiting => self.metrics.flights_joined.add(1),
+                Joined::Refused(ask) => self.shed(ask, Shed::FailingCluster),
             },
             Found::Unusable => ask.refuse(OwnError::UnusableRoute),
             Found::Unknown => ask.refuse(OwnError::UnknownTable),
             Found::Missing => {
+                self.metrics.misses.add(1);
                 if let Err(full) = self.misses.try_send(ask) {
-                    full.into_inner().refuse(OwnError::Unavailable);
+                    self.shed(full.into_inner(), Shed::Misses);
                 }
             }
         }
     }
 
     /// Makes a call, and those that wait for its place, until none does.
-    fn fly(&self, flight: Flight, while_waiting: &dyn Fn()) {
+    fn fly(&self, flight: Flight, meanwhile: &dyn Meanwhile) {
         let Flight { cluster, mut lead } = flight;
         loop {
             let Lead { key, mut aboard } = lead;
@@ -200,11 +228,7 @@ impl Router {
             let table = aboard.first().map(|ask| ask.table.clone()).unwrap_or_default();
             let moved = || self.routes.has_moved(&table, &cluster);
             // The flight must land whatever happens, or its table would be mute for ever.
-            let looks_up = || {
-                while_waiting();
-                moved()
-            };
-            let call = || cluster.call(&key, &mut aboard, &looks_up);
+            let call = || cluster.call(&key, &mut aboard, &moved, meanwhile);
             let outcome = match moved() {
                 true => Outcome::Moved,
                 false => catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
@@ -212,14 +236,19 @@ impl Router {
                     Outcome::Failed
                 }),
             };
+            self.metrics.calls.add(1);
             let mut next = cluster.land(&key, &outcome);
-            if aboard.len() > ANSWERS_BEFORE_NEXT_CALL
-                && let Some(lead) = next.take()
-            {
-                self.later(Job::Call(Flight { cluster: cluster.clone(), lead }));
+            if aboard.len() > MANY_ANSWERS {
+                meanwhile.be_away();
+                if let Some(lead) = next.take() {
+                    self.later(Job::Call(Flight { cluster: cluster.clone(), lead }));
+                }
             }
             match outcome {
-                Outcome::Answered(body) => answer_all(aboard, &body),
+                Outcome::Answered(body) => {
+                    cluster.stats.answers[body.counted_as].add(aboard.len() as u64);
+                    answer_all(aboard, &cluster.name, &body);
+                }
                 Outcome::Moved => self.later(Job::Retry(aboard)),
                 Outcome::Failed => {
                     aboard.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));

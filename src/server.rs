@@ -6,17 +6,24 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{bounded, unbounded};
 use log::{error, info, warn};
 use mio::{Poll, Waker};
 
+use crate::admin::falcon::{self, Falcon, FalconOptions};
+use crate::admin::http::{self, Http};
+use crate::admin::message::Request;
+use crate::admin::pages::Pages;
+use crate::admin::{Inside, metrics};
 use crate::client::accept::{self, Acceptor};
 use crate::client::connection::{Desk, Note};
+use crate::client::lobby::Lobby;
 use crate::client::workers::Workers;
-use crate::config::{Settings, ZooKeeperSettings};
+use crate::config::{MetricKind, MetricSettings, Settings, ZooKeeperSettings};
 use crate::jobs::Jobs;
+use crate::metrics::Metrics;
 use crate::query::Router;
 use crate::resolve::Resolver;
 use crate::route::file::RoutesFile;
@@ -73,6 +80,8 @@ pub struct Server {
     accept: JoinHandle<()>,
     workers: Workers,
     source: RouteSource,
+    admin: Option<Http>,
+    falcon: Option<Falcon>,
 }
 
 impl Server {
@@ -92,6 +101,7 @@ impl Server {
             Source::File(_) => usize::MAX,
         };
         let (routes, writer) = RouteTable::new(capacity);
+        let shown_routes = routes.clone();
         let mut clusters = Clusters::new(upstream.clone());
         // With a routes file all tables are known and nothing is missing: nobody reads `missed`.
         let source = match source {
@@ -119,27 +129,54 @@ impl Server {
                 RouteSource::ZooKeeper(watch, keeper)
             }
         };
-        let router = Arc::new(Router::new(routes, misses, jobs.clone(), settings.query_timeout));
+        let lobby = Arc::new(Lobby::new(jobs.clone()));
+        let (timeout, waiting) = (settings.query_timeout, lobby.clone());
+        let shown_jobs = jobs.clone();
+        let metrics = Arc::new(Metrics::default());
+        let count = metrics.clone();
+        let router = Router::new(routes, misses, jobs.clone(), waiting, count, timeout);
+        let router = Arc::new(router);
         let workers =
-            Workers::start(settings.workers, jobs.clone(), &router).map_err(io("start workers"))?;
+            Workers::start(settings.workers, jobs, &lobby, &router).map_err(io("start workers"))?;
 
         let poll = Poll::new().map_err(io("epoll"))?;
         let waker = Waker::new(poll.registry(), accept::WAKER).map_err(io("eventfd"))?;
         let (notes, noted) = unbounded();
         let registry = poll.registry().try_clone().map_err(io("epoll"))?;
-        let desk = Arc::new(Desk::new(notes, waker, registry, settings.client.clone()));
+        let desk =
+            Arc::new(Desk::new(notes, waker, registry, settings.client.clone(), metrics.clone()));
         let listener =
             accept::listen(settings.listen).map_err(|e| StartError::Listen(settings.listen, e))?;
         let addr = listener.local_addr().map_err(io("getsockname"))?;
-        let acceptor = Acceptor::new(poll, listener, accept_limits, desk.clone(), noted, jobs)
+        let acceptor = Acceptor::new(poll, listener, accept_limits, desk.clone(), noted, lobby)
             .map_err(io("epoll"))?;
         let accept = thread::Builder::new()
             .name("accept".to_owned())
             .spawn(move || accept_or_stop(acceptor))
             .map_err(io("start accept"))?;
+        let (zookeeper, state_file) = match &source {
+            RouteSource::ZooKeeper(watch, _) => {
+                let keeper = settings.zookeeper.as_ref().and_then(|zk| zk.state_file.clone());
+                (Some(watch.status().clone()), keeper)
+            }
+            RouteSource::File(_) => (None, None),
+        };
+        let inside = Arc::new(Inside {
+            metrics,
+            desk: desk.clone(),
+            jobs: shown_jobs,
+            routes: shown_routes,
+            zookeeper,
+            state_file,
+            started: SystemTime::now(),
+            ready: Box::new(|| Ok(())),
+            drain: Box::new(|_| ()),
+        });
+        let falcon = start_falcon(&inside, &settings.metric)?;
+        let admin = settings.admin.map(|admin| start_admin(admin, inside, settings)).transpose()?;
         info!("listening on {addr}, {} workers", settings.workers);
         let query_timeout = settings.query_timeout;
-        Ok(Server { addr, query_timeout, desk, accept, workers, source })
+        Ok(Server { addr, query_timeout, desk, accept, workers, source, admin, falcon })
     }
 
     /// Where clients connect.
@@ -168,7 +205,41 @@ impl Server {
                 keeper.into_iter().for_each(StateFile::stop);
             }
         }
+        // Last, so that operators can watch the end.
+        self.admin.into_iter().for_each(Http::stop);
+        self.falcon.into_iter().for_each(Falcon::stop);
     }
+}
+
+fn start_falcon(
+    inside: &Arc<Inside>,
+    settings: &MetricSettings,
+) -> Result<Option<Falcon>, StartError> {
+    if settings.kind != MetricKind::Falcon {
+        return Ok(None);
+    }
+    let options = FalconOptions {
+        agent: settings.falcon_agent,
+        step: settings.falcon_step,
+        endpoint: falcon::host_name(),
+    };
+    let (inside, tags, counts) = (inside.clone(), settings.tags.clone(), inside.metrics.clone());
+    let registry = move || metrics::open_metrics(&inside, &tags);
+    let falcon = Falcon::start(options, registry, move || counts.falcon_failures.add(1));
+    falcon.map(Some).map_err(|e| StartError::Io("start falcon", e))
+}
+
+fn start_admin(
+    addr: SocketAddr,
+    inside: Arc<Inside>,
+    settings: &Settings,
+) -> Result<Http, StartError> {
+    let pages = Pages { inside, tags: settings.metric.tags.clone() };
+    let listener = http::listen(addr, true).map_err(|e| StartError::Listen(addr, e))?;
+    let admin = Http::start(listener, Arc::new(move |request: &Request| pages.answer(request)));
+    let admin = admin.map_err(|e| StartError::Io("start admin", e))?;
+    info!("pages for operators at http://{}/", admin.addr());
+    Ok(admin)
 }
 
 /// Without its accept loop the proxy is deaf: it stops, in order, and is started anew.

@@ -43,7 +43,11 @@ enum Command {
 /// Runs what the arguments say. The code is 0 for success, 1 for failure, 2 for arguments that mean nothing.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match parse(args) {
-        Ok(Command::Serve(options)) => serve::run(&options),
+        Ok(Command::Serve(options)) => {
+            let code = serve::run(&options);
+            crate::logging::flush();
+            code
+        }
         Ok(Command::Check(config)) => check::run(&config),
         Ok(Command::Query(options)) => query::run(&options),
         Ok(Command::Print(text)) => {

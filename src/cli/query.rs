@@ -56,11 +56,11 @@ fn ask(options: &Options) -> Result<ConfigView, String> {
         let answer = Link::connect(addr, &mut patience)
             .and_then(|mut link| {
                 link.send(&message::query_args(&options.table))?;
-                link.receive(Duration::ZERO, &mut patience)
+                link.receive(Duration::ZERO, &(), &mut patience)
             })
             .map_err(|e| format!("{addr}: {e}"));
         match answer {
-            Ok((Answer::Leader { result_at }, frame)) => {
+            Ok((Answer::Leader { result_at, .. }, frame)) => {
                 return config_view::read(&frame[result_at..]).map_err(|e| e.to_string());
             }
             Ok((Answer::Follower { leader }, _)) => return Ok(follower(leader)),

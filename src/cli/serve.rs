@@ -26,7 +26,8 @@ pub struct Options {
 
 /// 0 after an ordered stop, 1 if the proxy cannot start.
 pub fn run(options: &Options) -> ExitCode {
-    if let Err(e) = logging::start(options.log_file.as_deref()) {
+    let defaults = config::parse("", false).settings.expect("all but ZooKeeper has defaults");
+    if let Err(e) = logging::start(options.log_file.as_deref(), &defaults.log) {
         let file = options.log_file.clone().unwrap_or_default();
         super::complain(&format!("log file {}: {e}", file.display()));
         return ExitCode::FAILURE;
@@ -42,6 +43,7 @@ pub fn run(options: &Options) -> ExitCode {
     let Some((settings, source)) = read_settings(options) else {
         return ExitCode::FAILURE;
     };
+    logging::apply(&settings.log);
     info!("meta-proxy {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let server = match Server::start(&settings, source) {
         Ok(server) => server,

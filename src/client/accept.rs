@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! poll ─┬─ listener ─▶ accept until it would block ─▶ registry (token -> connection)
-//!       ├─ readable ─▶ readiness.notify ─▶ job for a worker
+//!       ├─ readable ─▶ readiness.notify ─▶ lobby, where workers read
 //!       ├─ writable ─▶ connection.flush
 //!       ├─ waker ────▶ notes: closed, watch, stop
 //!       └─ time ─────▶ deadlines of half frames and of answers not taken; accept again
@@ -13,7 +13,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
-use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
@@ -28,9 +27,9 @@ use slab::Slab;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::{CloseReason, Connection, Desk, Note};
-use crate::jobs::Jobs;
+use super::lobby::Lobby;
 use crate::logging::Throttle;
-use crate::query::Job;
+use crate::metrics::Refusal;
 
 const LISTENER: Token = Token(usize::MAX);
 /// Token of the waker that the [`Desk`] holds.
@@ -60,16 +59,14 @@ pub struct Acceptor {
     limits: AcceptLimits,
     desk: Arc<Desk>,
     notes: Receiver<Note>,
-    jobs: Jobs<Job>,
+    lobby: Arc<Lobby>,
     registry: Slab<Arc<Connection>>,
     per_address: HashMap<IpAddr, usize>,
     deadlines: BTreeMap<(Instant, u64), Arc<Connection>>,
     /// The same by connection, so that one that closes is held no longer, nor its descriptor.
     deadline_of: HashMap<u64, Instant>,
-    /// Connections that became readable since the last job.
+    /// Connections that one poll found readable.
     readable: Vec<Arc<Connection>>,
-    /// Jobs into which those of one poll are split at most.
-    parallel_jobs: usize,
     /// The listener has more to accept, from then on.
     accept_at: Option<Instant>,
     next_id: u64,
@@ -83,7 +80,7 @@ impl Acceptor {
         limits: AcceptLimits,
         desk: Arc<Desk>,
         notes: Receiver<Note>,
-        jobs: Jobs<Job>,
+        lobby: Arc<Lobby>,
     ) -> io::Result<Self> {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Acceptor {
@@ -92,13 +89,12 @@ impl Acceptor {
             limits,
             desk,
             notes,
-            jobs,
+            lobby,
             registry: Slab::new(),
             per_address: HashMap::new(),
             deadlines: BTreeMap::new(),
             deadline_of: HashMap::new(),
             readable: Vec::new(),
-            parallel_jobs: thread::available_parallelism().map_or(2, |n| 2 * n.get()),
             accept_at: None,
             next_id: 1,
         })
@@ -120,7 +116,12 @@ impl Acceptor {
                     Token(slot) => self.client_event(slot, event),
                 }
             }
-            self.queue_readable();
+            if !self.readable.is_empty() {
+                self.lobby.arrive(self.readable.drain(..));
+                // Where the processors are busy, those who read them and who answer come first; meanwhile more
+                // clients become readable, and one poll tells of them all.
+                thread::yield_now();
+            }
             if self.take_notes().is_break() {
                 break;
             }
@@ -157,16 +158,6 @@ impl Acceptor {
         }
         if (event.is_readable() || ends) && connection.readiness.notify() {
             self.readable.push(connection.clone());
-        }
-    }
-
-    /// Many clients that speak at once are few jobs: waking a worker costs more than reading a client, and
-    /// more workers than processors read no faster.
-    fn queue_readable(&mut self) {
-        let per_job = self.readable.len().div_ceil(self.parallel_jobs).max(1);
-        while !self.readable.is_empty() {
-            let rest = self.readable.split_off(per_job.min(self.readable.len()));
-            self.jobs.send(Job::Serve(mem::replace(&mut self.readable, rest)));
         }
     }
 
@@ -233,15 +224,18 @@ impl Acceptor {
             };
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    if let Err(why) = self.admit(stream, peer)
-                        && let Some(hidden) = REFUSED.pass()
-                    {
+                    let Err((refusal, why)) = self.admit(stream, peer) else {
+                        continue;
+                    };
+                    self.desk.metrics.refused.at(refusal as usize).add(1);
+                    if let Some(hidden) = REFUSED.pass() {
                         warn!("client={peer} refused: {why}{hidden}");
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if is_of_one_client(&e) => {}
                 Err(e) => {
+                    self.desk.metrics.refused.at(Refusal::System as usize).add(1);
                     if let Some(hidden) = REFUSED.pass() {
                         warn!("cannot accept, trying again in {ACCEPT_PAUSE:?}: {e}{hidden}");
                     }
@@ -253,24 +247,26 @@ impl Acceptor {
         self.accept_at = Some(Instant::now());
     }
 
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), String> {
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), (Refusal, String)> {
         let AcceptLimits { max_connections, max_connections_per_address, keepalive } = self.limits;
         if self.registry.len() >= max_connections {
-            return Err(format!("max_connections {max_connections} are open"));
+            let why = format!("max_connections {max_connections} are open");
+            return Err((Refusal::MaxConnections, why));
         }
         let same_address = self.per_address.get(&peer.ip()).copied().unwrap_or(0);
         if same_address >= max_connections_per_address {
-            return Err(format!(
-                "max_connections_per_address {max_connections_per_address} are open from there"
-            ));
+            let most = max_connections_per_address;
+            let why = format!("max_connections_per_address {most} are open from there");
+            return Err((Refusal::MaxPerAddress, why));
         }
         let socket = SockRef::from(&stream);
         let keepalive = TcpKeepalive::new().with_time(keepalive).with_interval(keepalive / 6);
         socket
             .set_tcp_nodelay(true)
             .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-            .map_err(|e| e.to_string())?;
-        self.register(stream, peer).map_err(|e| e.to_string())?;
+            .and_then(|()| self.register(stream, peer))
+            .map_err(|e| (Refusal::System, e.to_string()))?;
+        self.desk.metrics.accepted.add(1);
         *self.per_address.entry(peer.ip()).or_default() += 1;
         Ok(())
     }

@@ -23,7 +23,9 @@ use parking_lot::Mutex;
 
 use super::outbox::{Outbox, Reply};
 use super::readiness::Readiness;
+use super::usage::{Usage, Use};
 use crate::logging::Throttle;
+use crate::metrics::{Closed, Metrics, Shed};
 use crate::wire::frame::{self, Cut, Frame, Malformed};
 
 /// Reads for one turn of a connection. A client that always has more to say then goes to the end of
@@ -74,6 +76,20 @@ pub enum CloseReason {
     Stop,
 }
 
+impl CloseReason {
+    fn kind(&self) -> Closed {
+        match self {
+            CloseReason::Peer => Closed::Client,
+            CloseReason::Io(_) => Closed::Io,
+            CloseReason::Malformed(_) => Closed::Malformed,
+            CloseReason::HalfFrame => Closed::HalfFrame,
+            CloseReason::Unread(_) => Closed::Unread,
+            CloseReason::QueryLost => Closed::QueryLost,
+            CloseReason::Stop => Closed::Stop,
+        }
+    }
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -111,6 +127,10 @@ pub struct Desk {
     pending: AtomicUsize,
     unread: AtomicUsize,
     epoch: Instant,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Who uses which table.
+    pub usage: Usage,
 }
 
 impl Desk {
@@ -121,9 +141,20 @@ impl Desk {
         waker: Waker,
         registry: Registry,
         limits: ClientLimits,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let (pending, unread) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Desk { notes, waker, registry, limits, pending, unread, epoch: Instant::now() }
+        Desk {
+            notes,
+            waker,
+            registry,
+            limits,
+            pending,
+            unread,
+            epoch: Instant::now(),
+            metrics,
+            usage: Usage::default(),
+        }
     }
 
     /// Tells `accept`.
@@ -137,6 +168,11 @@ impl Desk {
     /// Queries under way in all.
     pub fn pending(&self) -> usize {
         self.pending.load(SeqCst)
+    }
+
+    /// Bytes of answers that clients have not taken.
+    pub fn unread(&self) -> usize {
+        self.unread.load(SeqCst)
     }
 
     fn now_ms(&self) -> u64 {
@@ -179,6 +215,8 @@ pub struct Connection {
     /// When it had its last answer from the worker that read its question, us of the desk.
     served_at_us: AtomicU64,
     quick_streak: AtomicU8,
+    /// What it asked for last, for [`Usage`].
+    last_use: Mutex<Option<Arc<Use>>>,
     /// Whether it is on `accept`'s list of deadlines.
     watched: AtomicBool,
     /// The end of the client's bytes is in the socket, perhaps behind others.
@@ -211,6 +249,7 @@ impl Connection {
             pending: AtomicU32::new(0),
             served_at_us: AtomicU64::new(0),
             quick_streak: AtomicU8::new(0),
+            last_use: Mutex::new(None),
             watched: AtomicBool::new(false),
             hang_up: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
@@ -324,17 +363,32 @@ impl Connection {
         self.hang_up.store(true, SeqCst);
     }
 
+    /// It has used a table.
+    pub fn note_use(&self, table: &str, now: Instant) {
+        self.desk.usage.note(&self.last_use, self.peer.ip(), table, now);
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.desk.metrics
+    }
+
     /// A query is under way from now on. False: over a limit, it must be refused.
     #[must_use]
     pub fn begin_query(self: &Arc<Self>) -> bool {
         let limits = &self.desk.limits;
         let mine = self.pending.fetch_add(1, SeqCst);
         let all = self.desk.pending.fetch_add(1, SeqCst);
-        let fits = mine < limits.max_pending && all < limits.max_pending_total;
-        if !fits {
-            self.end_queries(1);
-        }
-        fits
+        let shed = if mine >= limits.max_pending {
+            Shed::ClientPending
+        } else if all >= limits.max_pending_total {
+            Shed::Pending
+        } else {
+            return true;
+        };
+        self.desk.metrics.shed.at(shed as usize).add(1);
+        self.end_queries(1);
+        false
     }
 
     /// So many queries have their answers in the outbox, or never will.
@@ -416,6 +470,7 @@ impl Connection {
         if self.closed.swap(true, SeqCst) {
             return;
         }
+        self.desk.metrics.closed.at(reason.kind() as usize).add(1);
         // It may be closed by the peer already; the descriptor goes with the last holder.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.desk.tell(Note::Closed(self.clone()));

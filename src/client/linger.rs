@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connection::{CloseReason, Connection};
+use crate::patience::Meanwhile;
 use crate::query::Router;
 
 /// How long a worker looks for the next query.
@@ -70,6 +71,12 @@ impl Unwatched<'_> {
     }
 }
 
+impl Meanwhile for Unwatched<'_> {
+    fn look_up(&self) {
+        self.watch();
+    }
+}
+
 impl Drop for Unwatched<'_> {
     fn drop(&mut self) {
         self.watch();
@@ -94,7 +101,7 @@ pub fn linger(
     while connection.is_quiet() && !unwatched.is_watched.get() && connection.readiness.resume() {
         let mut flights = Vec::new();
         if router.read(connection, scratch, &mut flights) {
-            router.take_off(flights, &|| unwatched.watch());
+            router.take_off(flights, &unwatched);
             until = Instant::now() + LINGER;
         } else if Instant::now() < until {
             thread::yield_now();

@@ -10,6 +10,8 @@
 pub mod accept;
 pub mod connection;
 pub mod linger;
+pub mod lobby;
 pub mod outbox;
 pub mod readiness;
+pub mod usage;
 pub mod workers;

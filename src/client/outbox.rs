@@ -16,12 +16,14 @@ const MAX_SLICES: usize = 64;
 pub struct Body {
     frame: Vec<u8>,
     result_at: usize,
+    /// Its error, as a place in `error_code::COUNTED`.
+    pub counted_as: usize,
 }
 
 impl Body {
     /// Of a whole answer frame whose result struct starts at `result_at`.
-    pub fn new(frame: Vec<u8>, result_at: usize) -> Self {
-        Body { frame, result_at }
+    pub fn new(frame: Vec<u8>, result_at: usize, counted_as: usize) -> Self {
+        Body { frame, result_at, counted_as }
     }
 
     /// The result struct as the MetaServer wrote it.
@@ -157,7 +159,7 @@ mod tests {
     #[test]
     fn every_byte_leaves_once_and_in_order() {
         for step in [1, 7, 68, 69, 1000] {
-            let body = Arc::new(Body::new(b"envelope|result".to_vec(), 9));
+            let body = Arc::new(Body::new(b"envelope|result".to_vec(), 9, 0));
             let mut outbox = Outbox::default();
             let mut want = Vec::new();
             for seq in 0..100 {

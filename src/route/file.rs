@@ -161,12 +161,14 @@ impl Source {
                 Err(faults) => {
                     faults.iter().for_each(|fault| warn!("{fault}"));
                     warn!("{}: the routes stay as they were", self.path.display());
+                    self.writer.distrust();
                 }
             }
         }
     }
 
     fn apply(&mut self, routes: BTreeMap<String, Record>) {
+        self.writer.trust();
         for table in self.writer.by_use() {
             if !routes.contains_key(&*table) {
                 self.writer.remove(&table);
@@ -182,12 +184,14 @@ impl Source {
                 _ => None,
             };
             if before.as_ref().is_some_and(|route| Arc::ptr_eq(&route.cluster, &cluster)) {
+                self.writer.confirm(&table);
                 continue;
             }
             let from = before.as_ref().map_or("none", |route| &route.cluster_name);
             info!("table={table} from={from} to={cluster_name} metas={:?}", cluster.meta_addrs);
             let route = Route { cluster_name, cluster, mzxid: 0 };
             self.writer.put(&table, Cached::Route(Arc::new(route)));
+            self.writer.confirm(&table);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -36,10 +36,35 @@ pub enum Cached {
     Unusable,
 }
 
+/// Times are ms of the table's clock, which starts at 1.
 struct Entry {
     cached: Cached,
-    /// Ms of the table's clock when it was last asked for; for eviction and for the order of re-reads.
+    /// When what is cached last changed.
+    changed_ms: u64,
+    /// When a read last confirmed it; 0: it comes from the state file, no read has.
+    confirmed_ms: AtomicU64,
+    /// When it was last asked for; for eviction and for the order of re-reads.
     used_ms: AtomicU64,
+    queries: AtomicU64,
+    reads: AtomicU64,
+}
+
+/// One cached table as an operator sees it.
+pub struct Listed {
+    /// The table.
+    pub table: Box<str>,
+    /// Where it lives; `None`: its record cannot be used.
+    pub route: Option<Arc<Route>>,
+    /// Time since what is cached changed here.
+    pub changed: Duration,
+    /// Time since a read confirmed it; `None`: it comes from the state file, no read has.
+    pub confirmed: Option<Duration>,
+    /// Whether it may have changed unseen: not confirmed since watches were last known to work.
+    pub is_stale: bool,
+    /// Queries for it since it is cached.
+    pub queries: u64,
+    /// Reads of ZooKeeper for it since it is cached.
+    pub reads: u64,
 }
 
 #[derive(Default)]
@@ -66,6 +91,8 @@ pub struct RouteTable {
     start: Instant,
     /// Grows with each change of what is cached.
     version: AtomicU64,
+    /// What was confirmed since then is known to be current; `u64::MAX`: nothing is.
+    trusted_since_ms: AtomicU64,
 }
 
 /// The writing side; there is one.
@@ -81,6 +108,7 @@ impl RouteTable {
             inner: RwLock::default(),
             start: Instant::now(),
             version: AtomicU64::new(0),
+            trusted_since_ms: AtomicU64::new(u64::MAX),
         });
         (table.clone(), RouteWriter { table, capacity })
     }
@@ -90,8 +118,8 @@ impl RouteTable {
         let inner = self.inner.read();
         match inner.entries.get(table) {
             Some(entry) => {
-                let now_ms = now.saturating_duration_since(self.start).as_millis() as u64;
-                entry.used_ms.store(now_ms, Relaxed);
+                entry.used_ms.store(self.ms(now), Relaxed);
+                entry.queries.fetch_add(1, Relaxed);
                 match &entry.cached {
                     Cached::Route(route) => Found::Cluster(route.cluster.clone()),
                     Cached::Unusable => Found::Unusable,
@@ -111,6 +139,48 @@ impl RouteTable {
             Some(Cached::Route(route)) => !Arc::ptr_eq(&route.cluster, cluster),
             _ => false,
         }
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        1 + now.saturating_duration_since(self.start).as_millis() as u64
+    }
+
+    /// Everything that is cached, by name.
+    pub fn list(&self) -> Vec<Listed> {
+        let now_ms = self.ms(Instant::now());
+        let trusted_since_ms = self.trusted_since_ms.load(Relaxed);
+        let age = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
+        let list = |table: &str, entry: &Entry| {
+            let confirmed_ms = entry.confirmed_ms.load(Relaxed);
+            Listed {
+                table: table.into(),
+                route: match &entry.cached {
+                    Cached::Route(route) => Some(route.clone()),
+                    Cached::Unusable => None,
+                },
+                changed: age(entry.changed_ms),
+                confirmed: (confirmed_ms > 0).then(|| age(confirmed_ms)),
+                is_stale: confirmed_ms < trusted_since_ms,
+                queries: entry.queries.load(Relaxed),
+                reads: entry.reads.load(Relaxed),
+            }
+        };
+        let inner = self.inner.read();
+        let entries = inner.entries.iter();
+        let mut tables: Vec<Listed> = entries.map(|(table, entry)| list(table, entry)).collect();
+        drop(inner);
+        tables.sort_unstable_by(|a, b| a.table.cmp(&b.table));
+        tables
+    }
+
+    /// Number of tables cached.
+    pub fn len(&self) -> usize {
+        self.inner.read().entries.len()
+    }
+
+    /// Whether nothing is cached.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Another number than before if anything that is cached has changed since.
@@ -143,18 +213,50 @@ impl RouteWriter {
 
     /// Caches what is known of a table now. The tables asked for longest ago make room.
     pub fn put(&self, table: &str, cached: Cached) {
-        let now_ms = self.table.start.elapsed().as_millis() as u64;
+        let changed_ms = self.table.ms(Instant::now());
         let mut inner = self.table.inner.write();
         match inner.entries.get_mut(table) {
-            Some(entry) => entry.cached = cached,
+            Some(entry) => (entry.cached, entry.changed_ms) = (cached, changed_ms),
             None => {
                 if inner.entries.len() >= self.capacity {
                     evict(&mut inner.entries, self.capacity);
                 }
-                inner.entries.insert(table.into(), Entry { cached, used_ms: now_ms.into() });
+                let entry = Entry {
+                    cached,
+                    changed_ms,
+                    confirmed_ms: AtomicU64::new(0),
+                    used_ms: AtomicU64::new(changed_ms),
+                    queries: AtomicU64::new(0),
+                    reads: AtomicU64::new(0),
+                };
+                inner.entries.insert(table.into(), entry);
             }
         }
         self.table.version.fetch_add(1, Relaxed);
+    }
+
+    /// What is cached of a table was read again, and is what counts now.
+    pub fn confirm(&self, table: &str) {
+        if let Some(entry) = self.table.inner.read().entries.get(table) {
+            entry.confirmed_ms.store(self.table.ms(Instant::now()), Relaxed);
+        }
+    }
+
+    /// ZooKeeper was asked for a table.
+    pub fn count_read(&self, table: &str) {
+        if let Some(entry) = self.table.inner.read().entries.get(table) {
+            entry.reads.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// From now on changes are noticed: what is confirmed from now on is current.
+    pub fn trust(&self) {
+        self.table.trusted_since_ms.store(self.table.ms(Instant::now()), Relaxed);
+    }
+
+    /// Changes may go unseen: everything is stale.
+    pub fn distrust(&self) {
+        self.table.trusted_since_ms.store(u64::MAX, Relaxed);
     }
 
     /// The table is no more.
@@ -193,12 +295,12 @@ impl RouteWriter {
 
     /// Number of tables cached.
     pub fn len(&self) -> usize {
-        self.table.inner.read().entries.len()
+        self.table.len()
     }
 
     /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.table.is_empty()
     }
 }
 
@@ -220,7 +322,6 @@ fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_full_cache_gives_up_who_was_asked_for_longest_ago() {
@@ -237,6 +338,34 @@ mod tests {
         assert_eq!(&*writer.by_use()[0], "c");
         writer.put("c", Cached::Unusable);
         assert_eq!(writer.len(), 3, "one that is there takes no room");
+    }
+
+    #[test]
+    fn what_is_not_confirmed_since_changes_are_seen_is_stale() {
+        let (table, writer) = RouteTable::new(3);
+        let stale = |name: &str| {
+            table.list().into_iter().find(|listed| &*listed.table == name).unwrap().is_stale
+        };
+        writer.put("a", Cached::Unusable);
+        writer.put("b", Cached::Unusable);
+        assert!(stale("a"), "nobody watches");
+        writer.trust();
+        assert!(stale("a"), "of the state file");
+        writer.confirm("a");
+        assert!(!stale("a") && stale("b"));
+        assert_eq!(table.list()[1].confirmed, None);
+        writer.distrust();
+        assert!(stale("a"));
+    }
+
+    #[test]
+    fn counts_survive_a_change_of_the_route() {
+        let (table, writer) = RouteTable::new(3);
+        writer.put("a", Cached::Unusable);
+        table.find("a", Instant::now());
+        writer.count_read("a");
+        writer.put("a", Cached::Unusable);
+        assert_eq!((table.list()[0].queries, table.list()[0].reads), (1, 1));
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //! are few, and each holds one link to a server at a time: that bounds the links to a MetaServer and keeps
 //! a dead cluster from taking all workers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -33,11 +34,12 @@ use super::link::{Link, LinkError};
 use crate::ask::Ask;
 use crate::client::outbox::Body;
 use crate::logging::Throttle;
-use crate::patience::SLICE;
+use crate::metrics::Count;
+use crate::patience::{Meanwhile, SLICE};
 use crate::resolve::Resolver;
 use crate::route::record::Record;
 use crate::wire::answer::Answer;
-use crate::wire::error_code::OwnError;
+use crate::wire::error_code::{COUNTED, OwnError};
 
 /// A link idle for longer is not used again: a firewall between may have forgotten it, and then a request
 /// on it is lost without a word.
@@ -50,6 +52,9 @@ const MAX_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a call looks for an answer before it sleeps, where answers usually come sooner than that.
 const SPIN: Duration = Duration::from_micros(60);
+
+/// Stands for the usual time of answers before the first.
+const NEVER_US: u32 = u32::MAX;
 
 /// What calls to a cluster may use.
 #[derive(Clone, Debug)]
@@ -118,6 +123,51 @@ impl Clusters {
     }
 }
 
+/// What is counted of one cluster.
+#[derive(Default)]
+pub struct Stats {
+    /// Answers that its leaders gave to queries, by `error_code::COUNTED`.
+    pub answers: [Count; COUNTED.len()],
+    /// Failures by MetaServer and kind.
+    failures: Mutex<BTreeMap<(SocketAddr, &'static str), u64>>,
+}
+
+/// MetaServers and kinds for which failures are counted apart; forwards can name many servers.
+const MAX_FAILURE_KINDS: usize = 128;
+
+impl Stats {
+    fn failed(&self, meta: SocketAddr, kind: &'static str) {
+        let mut failures = self.failures.lock();
+        let has_room = failures.len() < MAX_FAILURE_KINDS;
+        match failures.entry((meta, kind)) {
+            Entry::Occupied(mut count) => *count.get_mut() += 1,
+            Entry::Vacant(place) if has_room => drop(place.insert(1)),
+            Entry::Vacant(_) => {}
+        }
+    }
+
+    /// Failures by MetaServer and kind.
+    pub fn failures(&self) -> Vec<(SocketAddr, &'static str, u64)> {
+        self.failures.lock().iter().map(|((meta, kind), n)| (*meta, *kind, *n)).collect()
+    }
+}
+
+/// How it stands with a cluster.
+pub struct State {
+    /// Who answered last as leader.
+    pub leader: Option<SocketAddr>,
+    /// Links that are idle now.
+    pub idle_links: usize,
+    /// Calls under way.
+    pub calls: usize,
+    /// Calls that failed since the last answer.
+    pub failures: u32,
+    /// Whether queries are refused but for probes.
+    pub is_failing: bool,
+    /// How long answers took of late; `None` before the first.
+    pub usual: Option<Duration>,
+}
+
 struct Core {
     flights: Flights<Ask>,
     health: Health,
@@ -133,6 +183,8 @@ pub struct Cluster {
     /// Its MetaServers, `host:port`, sorted.
     pub meta_addrs: Vec<String>,
     upstream: Arc<Upstream>,
+    /// What is counted.
+    pub stats: Stats,
     /// How long answers took of late, us. Two calls that write it at once do no harm.
     usual_us: AtomicU32,
     core: Mutex<Core>,
@@ -148,8 +200,23 @@ impl Cluster {
             idle: HashMap::new(),
             next_expiry: Instant::now(),
         };
-        let usual_us = AtomicU32::new(u32::MAX / 8);
-        Cluster { name, meta_addrs, upstream, usual_us, core: Mutex::new(core) }
+        let usual_us = AtomicU32::new(NEVER_US);
+        let stats = Stats::default();
+        Cluster { name, meta_addrs, upstream, stats, usual_us, core: Mutex::new(core) }
+    }
+
+    /// How it stands now.
+    pub fn state(&self) -> State {
+        let usual_us = self.usual_us.load(Relaxed);
+        let core = self.core.lock();
+        State {
+            leader: core.memory.leader(),
+            idle_links: core.idle.values().map(Vec::len).sum(),
+            calls: self.upstream.limits.max_calls - core.flights.free_places(),
+            failures: core.health.failures(),
+            is_failing: core.health.is_failing(),
+            usual: (usual_us < NEVER_US).then(|| Duration::from_micros(usual_us.into())),
+        }
     }
 
     /// A query wants this cluster's answer.
@@ -166,8 +233,15 @@ impl Cluster {
 
     /// Makes one call and blocks until it is over. Those `aboard` whose time ends before are answered here
     /// and taken out; `moved` tells that their route names another cluster now.
-    pub fn call(&self, key: &Key, aboard: &mut Vec<Ask>, moved: &dyn Fn() -> bool) -> Outcome {
-        let mut call = Call { cluster: self, key, aboard, moved, expired: 0, over: None };
+    pub fn call(
+        &self,
+        key: &Key,
+        aboard: &mut Vec<Ask>,
+        moved: &dyn Fn() -> bool,
+        meanwhile: &dyn Meanwhile,
+    ) -> Outcome {
+        let mut call =
+            Call { cluster: self, key, aboard, moved, meanwhile, expired: 0, over: None };
         match call.run() {
             Ok(body) => Outcome::Answered(body),
             Err(Over) => call.over.expect("Over is only said when it is set"),
@@ -222,8 +296,11 @@ impl Cluster {
     /// Keeps the running mean of the time that answers take.
     fn answered_in(&self, took: Duration) {
         let took_us = took.as_micros().min(1_000_000) as u32;
-        let usual_us = self.usual_us.load(Relaxed);
-        self.usual_us.store((7 * usual_us + took_us) / 8, Relaxed);
+        let usual_us = match self.usual_us.load(Relaxed) {
+            NEVER_US => took_us,
+            usual_us => (7 * usual_us + took_us) / 8,
+        };
+        self.usual_us.store(usual_us, Relaxed);
     }
 
     fn idle_link(&self, addr: SocketAddr) -> Option<Link> {
@@ -267,6 +344,7 @@ struct Call<'a> {
     key: &'a Key,
     aboard: &'a mut Vec<Ask>,
     moved: &'a dyn Fn() -> bool,
+    meanwhile: &'a dyn Meanwhile,
     /// Queries whose time was over during this call.
     expired: usize,
     over: Option<Outcome>,
@@ -278,6 +356,7 @@ impl<'a> Call<'a> {
         if self.over.is_some() {
             return false;
         }
+        self.meanwhile.look_up();
         let now = Instant::now();
         for ask in self.aboard.extract_if(.., |ask| ask.deadline <= now) {
             self.expired += 1;
@@ -311,6 +390,7 @@ impl<'a> Call<'a> {
 
     fn pause(&mut self, pause: Duration) -> Result<(), Over> {
         let end = Instant::now() + pause;
+        self.meanwhile.be_away();
         while self.goes_on() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -379,6 +459,7 @@ impl<'a> Call<'a> {
 
     fn failed(&self, addr: SocketAddr, why: &LinkError) {
         static FAILED: Throttle = Throttle::new();
+        self.cluster.stats.failed(addr, why.kind());
         let mut core = self.cluster.core.lock();
         core.memory.failed(addr, Instant::now());
         // Of a cluster that keeps failing one line has told, and one will when it is back.
@@ -405,6 +486,7 @@ impl<'a> Call<'a> {
                 said => return Ok(said),
             }
         }
+        self.meanwhile.be_away();
         let fresh = Link::connect(addr, &mut || self.goes_on())
             .and_then(|mut link| link.send(self.key).map(|()| link));
         match fresh {
@@ -417,12 +499,13 @@ impl<'a> Call<'a> {
     fn hear(&mut self, addr: SocketAddr, mut link: Link, wait: Duration) -> Result<Said, Over> {
         let end = Instant::now() + wait;
         let (start, spin) = (Instant::now(), self.cluster.worth_spinning());
+        let meanwhile = self.meanwhile;
         let mut patience = || self.goes_on() && Instant::now() < end;
-        match link.receive(spin, &mut patience) {
-            Ok((Answer::Leader { result_at }, frame)) => {
+        match link.receive(spin, meanwhile, &mut patience) {
+            Ok((Answer::Leader { result_at, counted_as }, frame)) => {
                 self.cluster.answered_in(start.elapsed());
                 self.cluster.keep_link(addr, link);
-                Ok(Said::Leader(Arc::new(Body::new(frame, result_at))))
+                Ok(Said::Leader(Arc::new(Body::new(frame, result_at, counted_as))))
             }
             Ok((Answer::Follower { leader }, _)) => {
                 self.cluster.keep_link(addr, link);

@@ -92,6 +92,11 @@ impl<W> Flights<W> {
         None
     }
 
+    /// Calls that could start now.
+    pub fn free_places(&self) -> usize {
+        self.free_places
+    }
+
     /// Takes out those who wait for a call that has not started and for whom `gone` is true.
     pub fn take(&mut self, gone: impl Fn(&W) -> bool) -> Vec<W> {
         let mut taken = Vec::new();

@@ -4,14 +4,13 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::patience::{Patience, SLICE};
+use crate::patience::{Meanwhile, Patience, SLICE};
 use crate::wire::answer::{self, Answer, BadAnswer, LEN_BYTES};
 use crate::wire::message;
 
@@ -36,6 +35,20 @@ pub enum LinkError {
     Closed,
     /// What came is no answer to what was asked.
     Bad(BadAnswer),
+}
+
+impl LinkError {
+    /// A short name of the kind, for counters.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            LinkError::GaveUp => "timeout",
+            LinkError::Io(e) if e.kind() == ErrorKind::TimedOut => "timeout",
+            LinkError::Io(e) if e.kind() == ErrorKind::ConnectionRefused => "refused",
+            LinkError::Io(_) => "io",
+            LinkError::Closed => "closed",
+            LinkError::Bad(why) => why.kind(),
+        }
+    }
 }
 
 impl fmt::Display for LinkError {
@@ -99,11 +112,12 @@ impl Link {
         !self.frame.is_empty()
     }
 
-    /// The answer to what was asked, and its frame. It is looked for without sleeping during `spin`, which other
-    /// threads may use: worth it where answers come sooner than a sleeping thread wakes up.
+    /// The answer to what was asked, and its frame. It is looked for without sleeping during `spin`, and
+    /// `meanwhile` may use that time: worth it where answers come sooner than a sleeping thread wakes up.
     pub fn receive(
         &mut self,
         spin: Duration,
+        meanwhile: &dyn Meanwhile,
         patience: &mut Patience<'_>,
     ) -> Result<(Answer, Vec<u8>), LinkError> {
         let spin_end = (!spin.is_zero()).then(|| Instant::now() + spin);
@@ -122,8 +136,11 @@ impl Link {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     if spin_end.is_some_and(|end| Instant::now() < end) {
-                        thread::yield_now();
-                    } else if !self.wait_until_readable()? && !patience() {
+                        meanwhile.spin();
+                        continue;
+                    }
+                    meanwhile.be_away();
+                    if !self.wait_until_readable()? && !patience() {
                         return Err(LinkError::GaveUp);
                     }
                 }

@@ -9,7 +9,7 @@ use std::fmt;
 use thrift::protocol::{TInputProtocol, TMessageType, TType};
 
 use super::config_view::{self, Address};
-use super::error_code::{ERR_FORWARD_TO_OTHERS, ERR_OK};
+use super::error_code::{self, ERR_FORWARD_TO_OTHERS, ERR_OK};
 use super::message::QUERY_CONFIG;
 use super::reader;
 
@@ -26,6 +26,8 @@ pub enum Answer {
     Leader {
         /// Bytes before the result struct.
         result_at: usize,
+        /// Its error, as a place in [`error_code::COUNTED`].
+        counted_as: usize,
     },
     /// A follower's: ask the leader instead, if it knows one.
     Follower {
@@ -115,8 +117,10 @@ pub fn read_answer(frame: &[u8], seq: i32) -> Result<Answer, BadAnswer> {
         return Err(BadAnswer::FrameError(error));
     }
     let result = input.transport;
-    if result_error(result)? != ERR_FORWARD_TO_OTHERS {
-        return Ok(Answer::Leader { result_at: frame.len() - result.len() });
+    let err = result_error(result)?;
+    if err != ERR_FORWARD_TO_OTHERS {
+        let (result_at, counted_as) = (frame.len() - result.len(), error_code::counted_as(&err));
+        return Ok(Answer::Leader { result_at, counted_as });
     }
     let view = config_view::read(result).map_err(|e| BadAnswer::Result(e.to_string()))?;
     let leader = view.partitions.into_iter().next().and_then(|p| p.primary);

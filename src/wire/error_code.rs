@@ -16,6 +16,23 @@ pub const ERR_HANDLER_NOT_FOUND: &str = "ERR_HANDLER_NOT_FOUND";
 /// all their tables.
 pub const ERR_FORWARD_TO_OTHERS: &str = "ERR_FORWARD_TO_OTHERS";
 
+/// Errors that a QueryConfig is answered with, for counting: few, so that labels stay few. Any other is the last.
+pub const COUNTED: [&str; 8] = [
+    ERR_OK,
+    ERR_OBJECT_NOT_FOUND,
+    ERR_SERVICE_NOT_ACTIVE,
+    ERR_INVALID_DATA,
+    "ERR_BUSY_CREATING",
+    "ERR_BUSY_DROPPING",
+    "ERR_INVALID_PARAMETERS",
+    "other",
+];
+
+/// Place of an error in [`COUNTED`].
+pub fn counted_as(err: &str) -> usize {
+    COUNTED.iter().position(|known| *known == err).unwrap_or(COUNTED.len() - 1)
+}
+
 /// Why the proxy itself answers instead of a MetaServer. The client reads it as
 /// `query_cfg_response.err` in a frame that is `ERR_OK`, because a frame error hangs Go and Node
 /// clients until their deadline.

@@ -12,4 +12,6 @@ pub mod client;
 pub mod dial;
 pub mod planner;
 pub mod routes;
+pub mod session;
+pub mod status;
 pub mod watcher;

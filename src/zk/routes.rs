@@ -125,12 +125,14 @@ impl Routes {
 
     /// A new client, perhaps of another server: nothing is known of how new its data is.
     pub fn new_client(&mut self) {
+        self.writer.trust();
         self.newest_zxid = 0;
         self.names_readable = true;
     }
 
     /// Without a client nobody can tell which tables there are not.
     pub fn lost_client(&mut self) {
+        self.writer.distrust();
         self.writer.set_names(None);
         self.changed_at.clear();
     }
@@ -172,7 +174,14 @@ impl Routes {
         match what {
             What::Root => self.take_root(found),
             What::Names => self.take_names(found),
-            What::Table(table) => self.take_table(table, found, now),
+            What::Table(table) => {
+                let taken = self.take_table(table, found, now);
+                self.writer.count_read(table);
+                if taken.verdict == Verdict::Settled {
+                    self.writer.confirm(table);
+                }
+                taken
+            }
             What::Cluster(name) => self.take_cluster(name, found, now),
         }
     }

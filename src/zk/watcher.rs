@@ -27,6 +27,7 @@ use super::client::{Alive, Client, ClientEvent, ConnectOptions, Found, ReadError
 use super::dial::{Dialed, Dialer};
 use super::planner::{Action, Planner};
 use super::routes::Routes;
+use super::status::Status;
 use crate::ask::Ask;
 use crate::config::ZooKeeperSettings;
 use crate::jobs::Jobs;
@@ -49,6 +50,7 @@ pub struct ZkWatch {
     stop: Sender<()>,
     thread: JoinHandle<()>,
     all_confirmed: Receiver<()>,
+    status: Status,
 }
 
 impl ZkWatch {
@@ -72,6 +74,7 @@ impl ZkWatch {
             timeout: settings.timeout,
             digest: settings.digest,
         };
+        let status = Status::new(settings.timeout);
         let alive: Alive = Arc::new(AtomicUsize::new(0));
         let dialer = Dialer { address: settings.address, options, upstream, events, alive };
         let seed = RandomState::new().hash_one(std::process::id());
@@ -89,11 +92,17 @@ impl ZkWatch {
             told_at: None,
             preloads: settings.preload,
             confirmed,
+            status: status.clone(),
         };
         let thread = thread::Builder::new()
             .name("zk-watch".to_owned())
             .spawn(move || watch.run(&missed, &told, &dialed, &stopped))?;
-        Ok(ZkWatch { stop, thread, all_confirmed })
+        Ok(ZkWatch { stop, thread, all_confirmed, status })
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
     /// Waits until ZooKeeper has confirmed all routes that were there at start; false: not within `limit`.
@@ -127,6 +136,7 @@ struct Watch {
     preloads: bool,
     /// Told when all routes that were cached at start are confirmed.
     confirmed: Sender<()>,
+    status: Status,
 }
 
 impl Watch {
@@ -189,7 +199,10 @@ impl Watch {
             }
             Action::AllConfirmed(took) => {
                 let cached = self.routes.cached();
-                info!("zookeeper: all {cached} cached routes are confirmed, took={took:?}");
+                if cached > 0 {
+                    info!("zookeeper: all {cached} cached routes are confirmed, took={took:?}");
+                }
+                self.note_confirmed();
                 let _ = self.confirmed.try_send(());
             }
         }
@@ -203,6 +216,7 @@ impl Watch {
         let addr = client.addr;
         warn!("zookeeper: {addr} given up: {why}; {cached} cached routes serve on, maybe stale");
         self.avoid = Some(addr);
+        self.status.down(&format!("{addr} given up: {why}"));
         self.routes.lost_client();
         self.absent.clear();
     }
@@ -214,6 +228,7 @@ impl Watch {
         }
         match dialed.client {
             Ok(client) => {
+                self.status.connected(client.addr);
                 self.client = Some(client);
                 self.told_at = None;
                 self.routes.new_client();
@@ -229,6 +244,7 @@ impl Watch {
                     let cached = self.routes.cached();
                     warn!("zookeeper: no connection, {cached} cached routes serve: {why}");
                 }
+                self.status.down(&why);
                 self.planner.dial_failed(now);
             }
         }
@@ -297,7 +313,20 @@ impl Watch {
             && mem::replace(&mut self.greeted, generation) != generation
         {
             let cached = self.routes.cached();
-            info!("zookeeper: connected to {}, {cached} cached routes to confirm", client.addr);
+            let timeout = self.status.greeted().map(|session| session.timeout);
+            info!(
+                "zookeeper: connected to {}, session_timeout={:?}, {cached} cached routes to confirm",
+                client.addr,
+                timeout.unwrap_or_default()
+            );
+            self.note_confirmed();
+        }
+    }
+
+    /// Nothing is left to confirm; that counts once the server has answered at all.
+    fn note_confirmed(&self) {
+        if self.planner.unconfirmed() == 0 && self.planner.live() == Some(self.greeted) {
+            self.status.confirmed();
         }
     }
 

@@ -81,7 +81,7 @@ fn a_reframed_answer_differs_in_its_seq_only() {
     let mut leaders = 0;
     for (name, frame) in answers() {
         let seq = seq_of(&frame);
-        let Answer::Leader { result_at } = answer::read_answer(&frame, seq).unwrap() else {
+        let Answer::Leader { result_at, .. } = answer::read_answer(&frame, seq).unwrap() else {
             continue;
         };
         leaders += 1;
@@ -154,7 +154,7 @@ fn the_proxys_own_answers_have_the_shape_of_a_metaservers() {
 fn people_are_shown_what_the_answer_says() {
     let frame = golden("02-go-apache-master-db756dc-existing-hostport.response.bin");
     let want = Response::decode(&frame).unwrap().config().unwrap();
-    let Ok(Answer::Leader { result_at }) = answer::read_answer(&frame, seq_of(&frame)) else {
+    let Ok(Answer::Leader { result_at, .. }) = answer::read_answer(&frame, seq_of(&frame)) else {
         panic!("a leader's answer");
     };
     let view = config_view::read(&frame[result_at..]).unwrap();

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use harness::wait::eventually;
 use harness::zookeeper::ZooKeeper;
 
 use crate::run::{Finished, run};
-use crate::support::{BINARY, Routes, SOON, addr, record};
+use crate::support::{BINARY, Routes, SOON, addr, record, set_up};
 
 /// More than the programs themselves allow for all that they do.
 const RUN_WITHIN: Duration = Duration::from_secs(60);
@@ -77,17 +76,6 @@ impl fmt::Display for RealClient {
             RealClient::Python => "the Python client",
         })
     }
-}
-
-/// A file of the repository, most of which scripts/setup makes.
-fn set_up(path: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    assert!(
-        path.exists(),
-        "{} is missing: run scripts/setup, which builds and installs the real clients",
-        path.display()
-    );
-    path
 }
 
 /// The lines of a program about tables; its client may log others.

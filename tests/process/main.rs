@@ -1,5 +1,6 @@
 //! Tests of the real binary: real processes, real ZooKeeper, real clients, faults in between.
 
+mod admin;
 mod cli;
 mod golden;
 mod hostile;
@@ -10,5 +11,6 @@ mod package;
 mod pipeline;
 mod routes;
 mod run;
+mod scrape;
 mod support;
 mod upstream;

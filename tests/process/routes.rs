@@ -98,6 +98,16 @@ fn a_table_follows_its_znode() {
 }
 
 #[test]
+fn the_session_time_out_is_told_as_granted() {
+    let world = World::new();
+    let asked =
+        format!("zookeeper: {{address: [{}], root: {ROOT}, timeout: 90000}}", world.zk.addr());
+    let proxy = Proxy::builder(BINARY).config_extra(&asked).start();
+    // No server of the tests grants more than a minute.
+    proxy.wait_for_log("session_timeout=60s", AFTER_TROUBLE);
+}
+
+#[test]
 fn a_bad_record_never_replaces_a_good_one() {
     let world = World::new();
     world.zk.create(&znode("orders"), world.to_a());

@@ -89,3 +89,14 @@ pub fn golden(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
+
+/// A file of the repository, most of which scripts/setup makes.
+pub fn set_up(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    assert!(
+        path.exists(),
+        "{} is missing: run scripts/setup, which builds and installs the real clients",
+        path.display()
+    );
+    path
+}

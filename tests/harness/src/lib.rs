@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod http;
 mod listener;
 pub mod meta_server;
 pub mod process;

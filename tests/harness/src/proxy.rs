@@ -122,6 +122,7 @@ impl Builder {
             ("listen", Some("127.0.0.1:0")),
             ("zookeeper", self.zookeeper.as_deref()),
             ("metric", Some("{type: prometheus, tags: [region=test]}")),
+            ("admin", Some("{listen: 127.0.0.1:0}")),
         ];
         let mut config = String::new();
         for (key, value) in defaults {
@@ -164,6 +165,15 @@ impl Proxy {
     #[track_caller]
     pub fn addr(&self) -> SocketAddr {
         self.addr.expect("it was started, not only launched")
+    }
+
+    /// Where its pages for operators are.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        let log = self.log();
+        let at = log.lines().find_map(|line| line.split_once("pages for operators at http://"));
+        let addr = at.and_then(|(_, url)| url.trim_end_matches('/').parse().ok());
+        addr.unwrap_or_else(|| panic!("no pages for operators in the log:\n{log}"))
     }
 
     /// A new connection to it.

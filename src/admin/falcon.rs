@@ -1,0 +1,531 @@
+//! Thread `falcon`: pushes the metrics to an open-falcon agent on this host, every step.
+//!
+//! The Go meta-proxy does it through github.com/niean/goperfcounter, whose names dashboards have; `name=` is the first
+//! tag, the metric says which number of it this is, and to open-falcon everything is a GAUGE:
+//!
+//! | the registry's | becomes |
+//! |---|---|
+//! | counter | `rate`, a second in the last step; `sum`, since the start |
+//! | gauge | `value`; of the Go proxy's `client_connection_count`, to it a counter, `count` |
+//! | histogram | as a counter, and where there is something new `mean`, `75th`, `95th`, `99th` of the last step |
+//!
+//! A push that fails is not repeated: the next one says all that is still worth knowing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use log::{info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
+use socket2::{Domain, Socket, Type};
+
+use super::exposition::{self, Sample};
+
+/// Numbers in one request, which then has some hundred KB.
+const NUMBERS_PER_REQUEST: usize = 2_000;
+/// Time for one request and its answer. The agent is on this host.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How late the thread may notice that it is to stop while it waits for the agent.
+const SLICE: Duration = Duration::from_millis(250);
+/// As much of an answer as is looked at.
+const MAX_ANSWER_BYTES: usize = 4 * 1024;
+/// Gauges that are counters to the Go proxy, which adds to them and subtracts.
+const GO_GAUGES: &[&str] = &["client_connection_count"];
+
+/// Where to push, and how often.
+#[derive(Clone, Debug)]
+pub struct FalconOptions {
+    /// The agent.
+    pub agent: SocketAddr,
+    /// Whole seconds.
+    pub step: Duration,
+    /// Whose numbers these are: the name of the host.
+    pub endpoint: String,
+}
+
+/// The name by which this host knows itself.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The running thread.
+pub struct Falcon {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Falcon {
+    /// Pushes what `registry` says, as OpenMetrics text; `failed` is told of each push that fails.
+    pub fn start(
+        options: FalconOptions,
+        registry: impl Fn() -> String + Send + 'static,
+        failed: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let thread = thread::Builder::new()
+            .name("falcon".to_owned())
+            .spawn(move || run(&options, &registry, &failed, &stopped))?;
+        Ok(Falcon { stop, thread })
+    }
+
+    /// Ends the thread within a slice. What it has not pushed stays unsaid.
+    pub fn stop(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
+}
+
+fn run(
+    options: &FalconOptions,
+    registry: &dyn Fn() -> String,
+    failed: &dyn Fn(),
+    stopped: &Receiver<()>,
+) {
+    let FalconOptions { agent, step, endpoint } = options;
+    let mut steps = Steps { before: HashMap::new(), at: Instant::now() };
+    let mut failures = 0_u64;
+    loop {
+        // As goperfcounter does: at full minutes, with a step of one.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let step_ms = step.as_millis().max(1);
+        let left_ms = (step_ms - now.as_millis() % step_ms) as u64;
+        let wait = stopped.recv_timeout(Duration::from_millis(left_ms));
+        if wait != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+        let numbers = steps.numbers(&registry(), Instant::now());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let push = numbers.chunks(NUMBERS_PER_REQUEST).try_for_each(|numbers| {
+            let body = body(numbers, endpoint, now.as_secs(), step.as_secs());
+            Request { deadline: Instant::now() + REQUEST_TIMEOUT, stopped }.post(*agent, &body)
+        });
+        match push {
+            Ok(()) if failures > 0 => {
+                info!("agent={agent} takes metrics again after {failures} failures");
+                failures = 0;
+            }
+            Ok(()) => {}
+            Err(_) if is_over(stopped) => return,
+            Err(e) => {
+                failed();
+                failures += 1;
+                // Once a minute is too often to say for days.
+                if failures.is_power_of_two() {
+                    warn!("agent={agent} takes no metrics, failure {failures} in a row: {e}");
+                }
+            }
+        }
+    }
+}
+
+fn is_over(stopped: &Receiver<()>) -> bool {
+    stopped.try_recv() == Err(TryRecvError::Disconnected)
+}
+
+/// One number for open-falcon.
+#[derive(Debug, PartialEq)]
+struct Number {
+    metric: &'static str,
+    tags: String,
+    value: f64,
+}
+
+/// What happened between two pushes.
+struct Steps {
+    /// Counters and parts of histograms at the last push.
+    before: HashMap<String, f64>,
+    at: Instant,
+}
+
+/// What is new in a histogram.
+#[derive(Default)]
+struct Fresh {
+    all: f64,
+    count: f64,
+    sum: f64,
+    /// Upper bound, and how many are not above it.
+    buckets: Vec<(f64, f64)>,
+}
+
+impl Steps {
+    fn numbers(&mut self, registry: &str, now: Instant) -> Vec<Number> {
+        let step_s = now.saturating_duration_since(self.at).as_secs_f64().max(0.001);
+        let mut next = HashMap::new();
+        let mut numbers = Vec::new();
+        let mut histograms: BTreeMap<String, Fresh> = BTreeMap::new();
+        let mut fresh = |sample: &Sample<'_>, key: String| {
+            let before = self.before.get(&key).copied().unwrap_or_default();
+            next.insert(key, sample.value);
+            (sample.value - before).max(0.0)
+        };
+        for sample in exposition::samples(registry).filter(|sample| sample.value.is_finite()) {
+            let tags = tags(&sample);
+            let mut say = |metric, value| {
+                numbers.push(Number { metric, tags: tags.clone(), value });
+            };
+            match sample.kind {
+                "counter" => {
+                    say("rate", fresh(&sample, tags.clone()) / step_s);
+                    say("sum", sample.value);
+                }
+                "histogram" => {
+                    let bound = sample.labels.iter().find(|(name, _)| *name == "le");
+                    let bound = bound.and_then(|(_, bound)| bound.parse::<f64>().ok());
+                    let part = format!("{} {bound:?} {tags}", sample.name);
+                    let new = fresh(&sample, part);
+                    let histogram = histograms.entry(tags).or_default();
+                    match (bound, sample.name.strip_prefix(sample.family)) {
+                        (Some(bound), _) => histogram.buckets.push((bound, new)),
+                        (None, Some("_sum")) => histogram.sum = new,
+                        (None, _) => (histogram.all, histogram.count) = (sample.value, new),
+                    }
+                }
+                "info" => {}
+                _ if GO_GAUGES.contains(&sample.family) => say("count", sample.value),
+                _ => say("value", sample.value),
+            }
+        }
+        for (tags, histogram) in histograms {
+            histogram.tell(step_s, |metric, value| {
+                numbers.push(Number { metric, tags: tags.clone(), value });
+            });
+        }
+        *self = Steps { before: next, at: now };
+        numbers
+    }
+}
+
+impl Fresh {
+    fn tell(&self, step_s: f64, mut say: impl FnMut(&'static str, f64)) {
+        say("rate", self.count / step_s);
+        say("sum", self.all);
+        if self.count > 0.0 {
+            say("mean", self.sum / self.count);
+            for (metric, part) in [("75th", 0.75), ("95th", 0.95), ("99th", 0.99)] {
+                say(metric, self.quantile(part));
+            }
+        }
+    }
+
+    /// As Prometheus's histogram_quantile: even within a bucket, at most the last finite bound.
+    fn quantile(&self, part: f64) -> f64 {
+        let rank = part * self.count;
+        let (mut lower, mut below) = (0.0, 0.0);
+        for &(bound, count) in &self.buckets {
+            if count >= rank && bound.is_finite() && count > below {
+                return lower + (bound - lower) * (rank - below) / (count - below);
+            }
+            if bound.is_finite() {
+                (lower, below) = (bound, count);
+            }
+        }
+        lower
+    }
+}
+
+/// `name=NAME,label=value,...`. What divides tags cannot stand in a value.
+fn tags(sample: &Sample<'_>) -> String {
+    let mut tags = format!("name={}", sample.family);
+    for (name, value) in sample.labels.iter().filter(|(name, _)| *name != "le") {
+        let divides = |c: char| c == ',' || c == '=' || c.is_whitespace() || c.is_control();
+        let _ = write!(tags, ",{name}={}", value.replace(divides, "_"));
+    }
+    tags
+}
+
+/// One number as the agent's API has it.
+#[derive(Serialize)]
+struct Item<'a> {
+    endpoint: &'a str,
+    metric: &'a str,
+    value: f64,
+    step: u64,
+    #[serde(rename = "counterType")]
+    counter_type: &'a str,
+    tags: &'a str,
+    timestamp: u64,
+}
+
+fn body(numbers: &[Number], endpoint: &str, timestamp: u64, step: u64) -> Vec<u8> {
+    let items: Vec<Item<'_>> = numbers
+        .iter()
+        .map(|Number { metric, tags, value }| Item {
+            endpoint,
+            metric,
+            value: *value,
+            step,
+            counter_type: "GAUGE",
+            tags,
+            timestamp,
+        })
+        .collect();
+    serde_json::to_vec(&items).expect("numbers and texts are JSON")
+}
+
+/// One POST; each of its waits looks up for the deadline and for the end of the thread.
+struct Request<'a> {
+    deadline: Instant,
+    stopped: &'a Receiver<()>,
+}
+
+impl Request<'_> {
+    fn post(&self, agent: SocketAddr, body: &[u8]) -> io::Result<()> {
+        let mut stream = self.connect(agent)?;
+        let head = format!(
+            "POST /v1/push HTTP/1.1\r\nHost: {agent}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        self.send(&mut stream, head.as_bytes())?;
+        self.send(&mut stream, body)?;
+        match self.status(&mut stream)? {
+            200 => Ok(()),
+            status => Err(io::Error::other(format!("it answered {status}"))),
+        }
+    }
+
+    fn connect(&self, agent: SocketAddr) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(agent), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&agent.into()) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            Err(e) => return Err(e),
+        }
+        let stream = TcpStream::from(socket);
+        self.wait(&stream, PollFlags::OUT)?;
+        stream.take_error()?.map_or(Ok(stream), Err)
+    }
+
+    fn send(&self, stream: &mut TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.wait(stream, PollFlags::OUT)?;
+            match stream.write(bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if is_passing(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self, stream: &mut TcpStream) -> io::Result<u16> {
+        let mut answer = [0; MAX_ANSWER_BYTES];
+        let mut len = 0;
+        loop {
+            self.wait(stream, PollFlags::IN)?;
+            match stream.read(&mut answer[len..]) {
+                Ok(0) => return Err(io::Error::other("it closed without an answer")),
+                Ok(n) => len += n,
+                Err(e) if is_passing(&e) => {}
+                Err(e) => return Err(e),
+            }
+            let mut head = httparse::Response::new(&mut []);
+            match head.parse(&answer[..len]) {
+                // The headers, of which it has room for none, mean nothing here.
+                Ok(_) | Err(httparse::Error::TooManyHeaders) => {
+                    if let Some(status) = head.code {
+                        return Ok(status);
+                    }
+                }
+                Err(e) => return Err(io::Error::other(e)),
+            }
+        }
+    }
+
+    fn wait(&self, stream: &TcpStream, flags: PollFlags) -> io::Result<()> {
+        loop {
+            if is_over(self.stopped) {
+                return Err(io::Error::other("the proxy stops"));
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            let slice = Timespec::try_from(left.min(SLICE)).expect("a slice is short");
+            match poll(&mut [PollFd::new(stream, flags)], Some(&slice)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+fn is_passing(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::unbounded;
+    use serde_json::{Value, json};
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+
+    /// More than any push may take.
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn registry(queries: u32, answers: [u32; 3]) -> String {
+        let [fast, slow, all] = answers;
+        format!(
+            "# HELP client_query_config_count Queries.\n\
+             # TYPE client_query_config_count counter\n\
+             client_query_config_count_total{{region=\"x\",table=\"a\"}} {queries}\n\
+             # HELP client_connection_count Clients.\n\
+             # TYPE client_connection_count gauge\n\
+             client_connection_count{{region=\"x\"}} 3\n\
+             # TYPE routes gauge\n\
+             routes NaN\n\
+             routes{{state=\"a, b=c\"}} 5\n\
+             # TYPE build info\n\
+             build_info{{version=\"1\"}} 1\n\
+             # TYPE took_seconds histogram\n\
+             took_seconds_sum {}\n\
+             took_seconds_count {all}\n\
+             took_seconds_bucket{{le=\"0.1\"}} {fast}\n\
+             took_seconds_bucket{{le=\"0.3\"}} {slow}\n\
+             took_seconds_bucket{{le=\"+Inf\"}} {all}\n\
+             # EOF\n",
+            f64::from(all) / 4.0
+        )
+    }
+
+    #[test]
+    fn numbers_are_named_as_goperfcounter_names_them() {
+        let start = Instant::now();
+        let mut steps = Steps { before: HashMap::new(), at: start };
+        let queries = "name=client_query_config_count,region=x,table=a";
+        let (clients, routes) =
+            ("name=client_connection_count,region=x", "name=routes,state=a__b_c");
+        let took = "name=took_seconds";
+        let mut told = |registry: &str, at_s| {
+            let numbers = steps.numbers(registry, start + Duration::from_secs(at_s));
+            let told = |n: Number| (n.metric, n.tags, (n.value * 1e6).round() / 1e6);
+            numbers.into_iter().map(told).collect::<Vec<_>>()
+        };
+        let want = |numbers: &[(&'static str, &str, f64)]| {
+            let own = |&(metric, tags, value): &(&'static str, &str, f64)| {
+                (metric, tags.to_owned(), value)
+            };
+            numbers.iter().map(own).collect::<Vec<_>>()
+        };
+        let first = told(&registry(600, [0, 0, 0]), 60);
+        let same = [("count", clients, 3.0), ("value", routes, 5.0)];
+        let mut numbers = vec![("rate", queries, 10.0), ("sum", queries, 600.0)];
+        numbers.extend(same);
+        numbers.extend([("rate", took, 0.0), ("sum", took, 0.0)]);
+        assert_eq!(first, want(&numbers));
+
+        let second = told(&registry(660, [80, 98, 100]), 120);
+        let mut numbers = vec![("rate", queries, 1.0), ("sum", queries, 660.0)];
+        numbers.extend(same);
+        numbers.extend([
+            ("rate", took, 1.666667),
+            ("sum", took, 100.0),
+            ("mean", took, 0.25),
+            ("75th", took, 0.09375),
+            ("95th", took, 0.266667),
+            ("99th", took, 0.3),
+        ]);
+        assert_eq!(second, want(&numbers));
+
+        let restarted = told(&registry(60, [80, 98, 100]), 180);
+        assert_eq!(restarted[0], ("rate", queries.to_owned(), 0.0), "never less than nothing");
+    }
+
+    /// An open-falcon agent: head and items of each request, answered in turn as `answers` says, then always well.
+    fn agent(answers: &'static [&str]) -> (SocketAddr, Receiver<(String, Vec<Value>)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (tell, told) = unbounded();
+        let mut answers = answers.iter();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    assert!(stream.read_line(&mut head).unwrap() > 0, "{head}");
+                }
+                let length = head.split("Content-Length: ").nth(1).unwrap();
+                let mut body = vec![0; length.split("\r\n").next().unwrap().parse().unwrap()];
+                stream.read_exact(&mut body).unwrap();
+                let answer = answers.next().copied().unwrap_or("200 OK");
+                if answer == "silence" {
+                    let _ = tell.send((head, Vec::new()));
+                    let _ = stream.read(&mut [0]);
+                    return;
+                }
+                write!(stream.get_mut(), "HTTP/1.1 {answer}\r\nA: b\r\n\r\nsuccess").unwrap();
+                let _ = tell.send((head, serde_json::from_slice(&body).unwrap()));
+            }
+        });
+        (addr, told)
+    }
+
+    /// Pushes to the agent every second; the channel tells of failures.
+    fn start(agent: SocketAddr, registry: String) -> (Falcon, Receiver<()>) {
+        let step = Duration::from_secs(1);
+        let options = FalconOptions { agent, step, endpoint: "host-7".to_owned() };
+        let (tell, failed) = unbounded();
+        let failing = move || tell.send(()).unwrap();
+        (Falcon::start(options, move || registry.clone(), failing).unwrap(), failed)
+    }
+
+    #[test]
+    fn an_agent_gets_all_numbers_in_pieces() {
+        let (addr, told) = agent(&[]);
+        let gauges: String = (0..4_500).map(|n| format!("g{{n=\"{n}\"}} {n}\n")).collect();
+        let (falcon, failed) = start(addr, format!("# TYPE g gauge\n{gauges}# EOF\n"));
+        let pieces: Vec<_> = (0..3).map(|_| told.recv_timeout(SOON).unwrap()).collect();
+        falcon.stop();
+        let sizes: Vec<usize> = pieces.iter().map(|(_, items)| items.len()).collect();
+        assert_eq!(sizes, [2_000, 2_000, 500]);
+        let (head, items) = &pieces[2];
+        assert!(head.starts_with("POST /v1/push HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("\r\nContent-Type: application/json\r\n"), "{head}");
+        let mut last = items[499].clone();
+        let timestamp = last["timestamp"].take().as_u64().unwrap();
+        assert!(timestamp > 1_700_000_000, "seconds: {timestamp}");
+        let want = json!({
+            "endpoint": "host-7", "metric": "value", "value": 4499.0, "step": 1,
+            "counterType": "GAUGE", "tags": "name=g,n=4499", "timestamp": null,
+        });
+        assert_eq!(last, want);
+        assert!(failed.is_empty());
+    }
+
+    #[test]
+    fn a_push_that_fails_is_counted_and_the_next_one_comes() {
+        let (addr, told) = agent(&["400 Bad Request", "no HTTP"]);
+        let (falcon, failed) = start(addr, registry(1, [1, 1, 1]));
+        for _ in 0..3 {
+            told.recv_timeout(SOON).unwrap();
+        }
+        falcon.stop();
+        assert_eq!(failed.len(), 2);
+    }
+
+    #[test]
+    fn an_agent_that_is_not_there_or_silent_does_no_harm() {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (falcon, failed) = start(nobody, registry(1, [1, 1, 1]));
+        failed.recv_timeout(SOON).unwrap();
+        falcon.stop();
+
+        let (addr, told) = agent(&["silence"]);
+        let (falcon, failed) = start(addr, registry(1, [1, 1, 1]));
+        told.recv_timeout(SOON).unwrap();
+        let start = Instant::now();
+        falcon.stop();
+        assert!(start.elapsed() < REQUEST_TIMEOUT, "it waits for an answer and is stopped");
+        assert!(failed.is_empty(), "the agent is not to blame");
+    }
+}

@@ -1,0 +1,308 @@
+//! Requests and answers of HTTP/1.1, as far as pages need it. Bytes in, a request out; an answer in, bytes out.
+//!
+//! One request per connection, so a body needs no cutting: nothing here reads one, and whoever has the
+//! connection throws it away.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use httparse::Header;
+
+/// A head that is longer is none of ours: browsers send some hundred bytes.
+pub const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// A body may be as long as this, though nothing reads it.
+pub const MAX_BODY_BYTES: u64 = 64 * 1024;
+/// As many lines as a head may have.
+const MAX_HEADERS: usize = 64;
+
+/// What is wanted. HEAD is a GET whose answer loses its body on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Tell something.
+    Get,
+    /// Do something.
+    Post,
+}
+
+/// A request, checked and decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What is wanted.
+    pub method: Method,
+    /// Whether only the head of the answer is wanted.
+    pub is_head: bool,
+    /// The path, `/routes`.
+    pub path: String,
+    /// The pairs behind the question mark.
+    pub query: Vec<(String, String)>,
+    /// The Accept header; empty without one.
+    pub accept: String,
+    /// Who asks.
+    pub peer: SocketAddr,
+}
+
+impl Request {
+    /// The first value of this name in the query.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Reads the head of a request. `None`: it is not whole yet. An error is the answer that says what is wrong.
+pub fn read_request(input: &[u8], peer: SocketAddr) -> Result<Option<Request>, Response> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Request::new(&mut headers);
+    match head.parse(input) {
+        Ok(status) if status.is_complete() => {}
+        Ok(_) if input.len() < MAX_HEAD_BYTES => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => {
+            let want = format!("want at most {MAX_HEAD_BYTES} bytes, {MAX_HEADERS} headers\n");
+            return Err(Response::text(431, want));
+        }
+        Err(e) => return Err(Response::text(400, format!("{e}\n"))),
+    }
+    let method = match head.method {
+        Some("GET" | "HEAD") => Method::Get,
+        Some("POST") => Method::Post,
+        _ => return Err(Response::wrong_method("GET, HEAD, POST")),
+    };
+    check_body(head.headers)?;
+    if method == Method::Post && is_from_elsewhere(head.headers) {
+        return Err(Response::text(403, "want a POST from a page of this server\n"));
+    }
+    let bad_target = || Response::text(400, "want a path, /a?b=c, in UTF-8\n");
+    let target = head.path.filter(|target| target.starts_with('/')).ok_or_else(bad_target)?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    Ok(Some(Request {
+        method,
+        is_head: head.method == Some("HEAD"),
+        path: decode(path, false).ok_or_else(bad_target)?,
+        query: decode_pairs(query).ok_or_else(bad_target)?,
+        accept: header(head.headers, "accept").unwrap_or_default().into_owned(),
+        peer,
+    }))
+}
+
+fn header<'a>(headers: &[Header<'a>], name: &str) -> Option<Cow<'a, str>> {
+    let found = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    Some(String::from_utf8_lossy(found.value))
+}
+
+fn check_body(headers: &[Header<'_>]) -> Result<(), Response> {
+    let Some(length) = header(headers, "content-length") else {
+        return Ok(());
+    };
+    match length.parse::<u64>() {
+        Ok(0..=MAX_BODY_BYTES) => Ok(()),
+        Ok(_) => Err(Response::text(413, format!("want at most {MAX_BODY_BYTES} bytes\n"))),
+        Err(_) => Err(Response::text(400, "want a number as Content-Length\n")),
+    }
+}
+
+/// A page of another site can have an operator's browser send a POST; browsers say so.
+fn is_from_elsewhere(headers: &[Header<'_>]) -> bool {
+    let host = header(headers, "host").unwrap_or_default();
+    header(headers, "origin")
+        .is_some_and(|origin| origin.split_once("://").is_none_or(|(_, from)| from != host))
+}
+
+fn decode_pairs(query: &str) -> Option<Vec<(String, String)>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decode(key, true)?, decode(value, true)?))
+        })
+        .collect()
+}
+
+/// Undoes percent-encoding; in queries a plus is a space.
+fn decode(text: &str, plus_is_space: bool) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            b'+' if plus_is_space => b' ',
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// 200 and the like.
+    pub status: u16,
+    /// What the body is.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Vec<u8>,
+    /// What a browser may do with it. Nothing, but for pages that say otherwise.
+    content_security_policy: Cow<'static, str>,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+impl Response {
+    /// Any answer.
+    pub fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Response {
+            status,
+            content_type,
+            body: body.into(),
+            content_security_policy: "default-src 'none'; frame-ancestors 'none'".into(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Plain text.
+    pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Response::new(status, "text/plain; charset=utf-8", body)
+    }
+
+    /// JSON.
+    pub fn json(body: impl Into<Vec<u8>>) -> Self {
+        Response::new(200, "application/json", body)
+    }
+
+    /// A page, and what it may do in a browser.
+    pub fn html(body: impl Into<Vec<u8>>, policy: impl Into<Cow<'static, str>>) -> Self {
+        let page = Response::new(200, "text/html; charset=utf-8", body);
+        Response { content_security_policy: policy.into(), ..page }
+    }
+
+    /// Nothing is there.
+    pub fn not_found() -> Self {
+        Response::text(404, "no such page\n")
+    }
+
+    /// The method is not one of `allowed`, `GET, HEAD`.
+    pub fn wrong_method(allowed: &'static str) -> Self {
+        Response::text(405, format!("want {allowed}\n")).with_header("Allow", allowed)
+    }
+
+    /// The same with one more header.
+    pub fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// What goes over the wire, without the body if only the head is wanted.
+    pub fn to_bytes(&self, is_head: bool) -> Vec<u8> {
+        let Response { status, content_type, body, content_security_policy, .. } = self;
+        let mut head = format!(
+            "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
+             Connection: close\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+             Content-Security-Policy: {content_security_policy}\r\n",
+            reason(*status),
+            body.len()
+        );
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += "\r\n";
+        let mut bytes = head.into_bytes();
+        if !is_head {
+            bytes.extend(body);
+        }
+        bytes
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        202 => "Accepted",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> SocketAddr {
+        "10.0.0.9:1234".parse().unwrap()
+    }
+
+    #[test]
+    fn a_request_is_decoded() {
+        let input = b"HEAD /a%20b?q=x%2By+z&empty&=%3D HTTP/1.1\r\nhost: h\r\nACCEPT: text/plain\r\n\r\nrest";
+        let request = read_request(input, peer()).unwrap().unwrap();
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let want = Request {
+            method: Method::Get,
+            is_head: true,
+            path: "/a b".to_owned(),
+            query: vec![pair("q", "x+y z"), pair("empty", ""), pair("", "=")],
+            accept: "text/plain".to_owned(),
+            peer: peer(),
+        };
+        assert_eq!(request, want);
+        assert_eq!((request.query("q"), request.query("p")), (Some("x+y z"), None));
+        for end in 0..input.len() - "\r\n\r\nrest".len() {
+            assert_eq!(read_request(&input[..end], peer()), Ok(None), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_of_ours_is_told_so() {
+        let long = format!("GET / HTTP/1.1\r\nCookie: {}", "c".repeat(MAX_HEAD_BYTES));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
+        for (why, head, want) in [
+            ("no HTTP", "hello\n", 400),
+            ("TLS", "\x16\x03\x01\x02", 400),
+            ("another version", "GET / HTTP/3.0\r\n\r\n", 400),
+            ("no path", "GET http://h/ HTTP/1.1\r\n\r\n", 400),
+            ("half an escape", "GET /%4 HTTP/1.1\r\n\r\n", 400),
+            ("no hexadecimal digit", "GET /%+4 HTTP/1.1\r\n\r\n", 400),
+            ("no UTF-8", "GET /?q=%ff HTTP/1.1\r\n\r\n", 400),
+            ("a length that is none", "POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+            ("another site", "POST / HTTP/1.1\r\nHost: h:1\r\nOrigin: http://evil\r\n\r\n", 403),
+            ("no site", "POST / HTTP/1.1\r\nHost: h:1\r\nOrigin: null\r\n\r\n", 403),
+            ("a method for files", "PUT / HTTP/1.1\r\n\r\n", 405),
+            ("a long body", "POST / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413),
+            ("a long head", &long, 431),
+            ("a head of many lines", &many, 431),
+        ] {
+            let refused = read_request(head.as_bytes(), peer()).unwrap_err();
+            assert_eq!(refused.status, want, "{why}");
+        }
+        for good in [
+            "POST / HTTP/1.0\r\nContent-Length: 65536\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: h:1\r\nOrigin: http://h:1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h:1\r\nOrigin: http://evil\r\n\r\n",
+        ] {
+            assert!(read_request(good.as_bytes(), peer()).unwrap().is_some(), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_answer_says_what_it_is() {
+        let answer = Response::wrong_method("GET, HEAD");
+        let text = |is_head| String::from_utf8(answer.to_bytes(is_head)).unwrap();
+        let head = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\n\
+            Content-Length: 15\r\nConnection: close\r\nCache-Control: no-store\r\n\
+            X-Content-Type-Options: nosniff\r\n\
+            Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n\
+            Allow: GET, HEAD\r\n\r\n";
+        assert_eq!(text(true), head);
+        assert_eq!(text(false), format!("{head}want GET, HEAD\n"));
+        let page = Response::html("<p>", "default-src 'self'");
+        let text = String::from_utf8(page.to_bytes(false)).unwrap();
+        assert!(text.contains("text/html; charset=utf-8\r\n"), "{text}");
+        assert!(text.contains("Content-Security-Policy: default-src 'self'\r\n"), "{text}");
+    }
+}

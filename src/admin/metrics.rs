@@ -1,0 +1,273 @@
+//! Everything that is counted, as OpenMetrics text, gathered when somebody asks.
+//!
+//! Three names are the Go meta-proxy's: `client_connection_count`, `client_query_config_count{table}`,
+//! `zk_request_count{table}`. The others start with `meta_proxy_`. A table is a label only while it is cached, a cluster
+//! while a route names it, so labels are bounded by the capacity of the cache.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::Inside;
+use crate::metrics::{Closed, LATENCY_BOUNDS_US, OtherMethod, Refusal, Shed};
+use crate::wire::error_code::{COUNTED, OwnError};
+use crate::zk::status::Trust;
+
+/// All metrics now, with `tags` as labels of each.
+pub fn open_metrics(inside: &Arc<Inside>, tags: &[(String, String)]) -> String {
+    let tags = tags.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
+    let mut registry =
+        Registry::with_labels(tags.collect::<Vec<(Cow<'_, str>, Cow<'_, str>)>>().into_iter());
+    registry.register_collector(Box::new(Gather(inside.clone())));
+    let mut encoded = String::new();
+    text::encode(&mut encoded, &registry).expect("a String takes all that is written");
+    encoded
+}
+
+struct Gather(Arc<Inside>);
+
+impl fmt::Debug for Gather {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gather")
+    }
+}
+
+type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
+
+/// Writes families one after the other.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn family<'v>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        values: impl IntoIterator<Item = (Labels<'v>, f64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in values {
+            let mut one = metric.encode_family(&labels)?;
+            match kind {
+                MetricType::Counter => one.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
+                _ => one.encode_gauge(&value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.counters(name, help, [(Vec::new(), value)])
+    }
+
+    fn counters<'v>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'v>, u64)>,
+    ) -> fmt::Result {
+        let values = values.into_iter().map(|(labels, value)| (labels, value as f64));
+        self.family(name, help, MetricType::Counter, values)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, [(Vec::new(), value)])
+    }
+}
+
+fn label<'v>(name: &'static str, value: impl Into<Cow<'v, str>>) -> Labels<'v> {
+    vec![(name, value.into())]
+}
+
+impl Collector for Gather {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        let inside = &*self.0;
+        clients(&mut out, inside)?;
+        answers(&mut out, inside)?;
+        routes(&mut out, inside)?;
+        zookeeper(&mut out, inside)?;
+        process(&mut out, inside)
+    }
+}
+
+fn clients(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+    let metrics = &inside.metrics;
+    let open = metrics.connections() as f64;
+    out.gauge("client_connection_count", "Client connections open", open)?;
+    out.counter(
+        "meta_proxy_connections_accepted",
+        "Client connections accepted",
+        metrics.accepted.get(),
+    )?;
+    let refused = Refusal::ALL.iter().map(|why| (*why as usize, why.label()));
+    let refused = refused.map(|(at, why)| (label("why", why), metrics.refused.at(at).get()));
+    out.counters("meta_proxy_connections_refused", "Client connections not accepted", refused)?;
+    let closed = Closed::ALL.iter().map(|why| (*why as usize, why.label()));
+    let closed = closed.map(|(at, why)| (label("why", why), metrics.closed.at(at).get()));
+    out.counters("meta_proxy_connections_closed", "Client connections closed", closed)?;
+    let malformed = metrics.closed.at(Closed::Malformed as usize).get();
+    out.counter("meta_proxy_malformed", "Requests that can never become one", malformed)?;
+    let other = OtherMethod::ALL.iter().map(|method| (*method as usize, method.label()));
+    let other =
+        other.map(|(at, method)| (label("method", method), metrics.other_methods.at(at).get()));
+    out.counters("meta_proxy_other_requests", "Requests that are no QueryConfig", other)?;
+    let shed = Shed::ALL.iter().map(|why| (*why as usize, why.label()));
+    let shed = shed.map(|(at, why)| (label("why", why), metrics.shed.at(at).get()));
+    out.counters(
+        "meta_proxy_requests_refused",
+        "Queries answered ERR_SERVICE_NOT_ACTIVE without a try",
+        shed,
+    )?;
+    let pending = inside.desk.pending() as f64;
+    out.gauge("meta_proxy_pending_queries", "Queries under way", pending)?;
+    let unread = inside.desk.unread() as f64;
+    out.gauge("meta_proxy_unread_bytes", "Bytes of answers that clients have not taken", unread)?;
+    out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64)
+}
+
+fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+    let metrics = &inside.metrics;
+    let (buckets, sum) = metrics.latency.get();
+    let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+    let latency = Histogram { sum: sum.as_secs_f64(), buckets: bounds.zip(buckets).collect() };
+    let name = "meta_proxy_answer_latency_seconds";
+    let metric = out.0.encode_descriptor(
+        name,
+        "From a query's arrival to its answer",
+        None,
+        MetricType::Histogram,
+    )?;
+    latency.encode(metric)?;
+
+    let clusters = inside.clusters();
+    let own = [OwnError::UnknownTable, OwnError::UnusableRoute, OwnError::Unavailable];
+    let own = own.map(|error| {
+        let labels = vec![("pegasus_cluster", "".into()), ("err", error.name().into())];
+        (labels, metrics.own_errors.at(error as usize).get())
+    });
+    // A cluster that has been set up anew under its name is the same to who looks.
+    let mut given: BTreeMap<(&str, usize), u64> = BTreeMap::new();
+    for cluster in &clusters {
+        for (at, count) in cluster.stats.answers.iter().enumerate().filter(|(_, n)| n.get() > 0) {
+            *given.entry((&cluster.name, at)).or_default() += count.get();
+        }
+    }
+    let given = given.into_iter().map(|((cluster, at), n)| {
+        (vec![("pegasus_cluster", cluster.into()), ("err", COUNTED[at].into())], n)
+    });
+    let help = "Answers by cluster and error; those of the proxy itself have no cluster";
+    out.counters("meta_proxy_answers", help, own.into_iter().chain(given))?;
+    out.counter("meta_proxy_flights_led", "Calls to clusters", metrics.calls.get())?;
+    let joined = metrics.flights_joined.get();
+    out.counter("meta_proxy_flights_joined", "Queries that shared the call of another", joined)?;
+
+    let mut failures: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    for (meta, kind, n) in clusters.iter().flat_map(|cluster| cluster.stats.failures()) {
+        *failures.entry((meta.to_string(), kind)).or_default() += n;
+    }
+    let failures = failures
+        .into_iter()
+        .map(|((meta, kind), n)| (vec![("meta", meta.into()), ("kind", kind.into())], n));
+    out.counters(
+        "meta_proxy_upstream_failures",
+        "MetaServers that gave no usable answer",
+        failures,
+    )?;
+    let failing = clusters.iter().filter(|cluster| cluster.state().is_failing).count();
+    out.gauge(
+        "meta_proxy_clusters_failing",
+        "Clusters that are only probed, not asked",
+        failing as f64,
+    )?;
+    out.gauge("meta_proxy_clusters", "Clusters that cached routes name", clusters.len() as f64)
+}
+
+fn routes(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+    let listed = inside.routes.list();
+    let by_table = |n: fn(&crate::route::table::Listed) -> u64| {
+        listed.iter().map(move |listed| (label("table", &*listed.table), n(listed)))
+    };
+    let help = "Queries by table, of tables that are cached";
+    out.counters("client_query_config_count", help, by_table(|listed| listed.queries))?;
+    let help = "Reads of ZooKeeper by table, of tables that are cached";
+    out.counters("zk_request_count", help, by_table(|listed| listed.reads))?;
+    out.counter(
+        "meta_proxy_misses",
+        "Queries that waited for ZooKeeper",
+        inside.metrics.misses.get(),
+    )?;
+    out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64)?;
+    let unusable = listed.iter().filter(|listed| listed.route.is_none()).count();
+    out.gauge("meta_proxy_routes_unusable", "Tables whose record cannot be used", unusable as f64)?;
+    let stale = || listed.iter().filter(|listed| listed.is_stale);
+    let help = "Cached tables that may have changed unseen";
+    out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64)?;
+    let oldest = stale().map(|listed| listed.confirmed.unwrap_or(listed.changed)).max();
+    let help = "Time since the oldest of them was confirmed";
+    let oldest = oldest.unwrap_or_default().as_secs_f64();
+    out.gauge("meta_proxy_oldest_unconfirmed_route_seconds", help, oldest)
+}
+
+fn zookeeper(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+    if let Some(status) = &inside.zookeeper {
+        let view = status.view();
+        let is_up = f64::from(u8::from(view.trust != Trust::Down));
+        out.gauge(
+            "meta_proxy_zookeeper_connected",
+            "Whether changes of routes are noticed",
+            is_up,
+        )?;
+        let help = "Connections to ZooKeeper that were built";
+        out.counter("meta_proxy_zookeeper_clients_built", help, view.built)?;
+        let timeout = view.session.map_or(0.0, |session| session.timeout.as_secs_f64());
+        let help = "Session time-out as granted; 0 without a session";
+        out.gauge("meta_proxy_zookeeper_session_timeout_seconds", help, timeout)?;
+    }
+    if let Some(age) = inside.state_file_age() {
+        let help = "Time since the state file was written";
+        out.gauge("meta_proxy_state_file_age_seconds", help, age.as_secs_f64())?;
+    }
+    Ok(())
+}
+
+fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+    let failures = inside.metrics.falcon_failures.get();
+    out.counter(
+        "meta_proxy_falcon_failures",
+        "Pushes that the falcon agent did not take",
+        failures,
+    )?;
+    let is_ready = f64::from(u8::from((inside.ready)().is_ok()));
+    out.gauge("meta_proxy_ready", "Whether /readyz says so", is_ready)?;
+    let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64())?;
+    let version = label("version", env!("CARGO_PKG_VERSION"));
+    let info = [(version, 1.0)];
+    out.family("meta_proxy_build_info", "The version that runs", MetricType::Gauge, info)
+}
+
+struct Histogram {
+    sum: f64,
+    buckets: Vec<(f64, u64)>,
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let count = self.buckets.iter().map(|(_, n)| n).sum();
+        encoder.encode_histogram::<NoLabelSet>(self.sum, count, &self.buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}

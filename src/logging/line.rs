@@ -1,0 +1,153 @@
+//! One record as one line: text for people, or JSON for programs. Pure.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use log::Record;
+use serde_json::{Map, Value};
+
+/// `2026-11-23T08:00:00.123Z WARN  worker-007 query: table=orders ...`
+pub fn text(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
+    let level = record.level();
+    let (time, target, name) = (Utc::now(), target(record), thread_name());
+    writeln!(out, "{time} {level:<5} {name} {target}: {}", record.args())
+}
+
+/// `{"time":...,"level":"WARN","thread":"worker-007","target":"query","message":"table=orders ...","table":"orders"}`
+pub fn json(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
+    let message = record.args().to_string();
+    let mut line = fields(&message);
+    for (key, value) in [
+        ("time", Utc::now().to_string()),
+        ("level", record.level().to_string()),
+        ("thread", thread_name()),
+        ("target", target(record).to_owned()),
+        ("message", message),
+    ] {
+        line.insert(key.to_owned(), Value::String(value));
+    }
+    writeln!(out, "{}", Value::Object(line))
+}
+
+fn target<'a>(record: &Record<'a>) -> &'a str {
+    record.target().rsplit("::").next().unwrap_or_default()
+}
+
+fn thread_name() -> String {
+    thread::current().name().unwrap_or("?").to_owned()
+}
+
+/// The `key=value` words of a message. A value in brackets or quotes may have spaces.
+fn fields(message: &str) -> Map<String, Value> {
+    let mut fields = Map::new();
+    let mut rest = message;
+    while let Some(at) = rest.find('=') {
+        let (before, after) = (&rest[..at], &rest[at + 1..]);
+        let key = before.rsplit(|c: char| !(c.is_ascii_lowercase() || c == '_')).next();
+        let len = match after.as_bytes().first() {
+            Some(b'[') => after.find(']').map(|end| end + 1),
+            Some(b'"') => after[1..].find('"').map(|end| end + 2),
+            _ => None,
+        };
+        let len = len.unwrap_or_else(|| after.find(' ').unwrap_or(after.len()));
+        let is_word = before.trim_end_matches(key.unwrap_or_default()).ends_with([' ', '(']);
+        if let Some(key) = key.filter(|key| !key.is_empty())
+            && (is_word || before.len() == key.len())
+        {
+            let value = after[..len].trim_end_matches([',', ':', ';', ')']).trim_matches('"');
+            fields.insert(key.to_owned(), Value::String(value.to_owned()));
+        }
+        rest = &after[len..];
+    }
+    fields
+}
+
+/// A time as RFC 3339 in UTC, with milliseconds.
+#[derive(Clone, Copy)]
+pub struct Utc(pub Duration);
+
+impl Utc {
+    /// The time now.
+    pub fn now() -> Self {
+        Utc(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (secs, ms) = (self.0.as_secs(), self.0.subsec_millis());
+        let (year, month, day) = civil(secs / 86_400);
+        let (h, m, s) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    }
+}
+
+/// Year, month and day of a day since 1970, in eras of 400 years that start on March 1st, so that the leap
+/// day is the last of its year.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (secs, want) in [
+            (0, "1970-01-01T00:00:00.007Z"),
+            (951_782_399, "2000-02-28T23:59:59.007Z"),
+            (951_782_400, "2000-02-29T00:00:00.007Z"),
+            (1_709_251_200, "2024-03-01T00:00:00.007Z"),
+            (4_107_542_399, "2100-02-28T23:59:59.007Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(Utc(Duration::from_millis(secs * 1000 + 7)).to_string(), want);
+        }
+    }
+
+    #[test]
+    fn fields_of_a_message() {
+        let message = r#"table=orders from=none metas=["a:1", "b:2"] zxid=0x1f: gone (took=5ms), x=, name="a b" 1=2"#;
+        let fields = fields(message);
+        let want = [
+            ("from", "none"),
+            ("metas", r#"["a:1", "b:2"]"#),
+            ("name", "a b"),
+            ("table", "orders"),
+            ("took", "5ms"),
+            ("x", ""),
+            ("zxid", "0x1f"),
+        ];
+        let found: Vec<_> = fields.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn whatever_a_message_says_its_line_is_json() {
+        for message in
+            ["", "a\nb \"c\" \u{1}", "level=high time=now", "==", "\u{e9}=\u{1f600}", "k=[", "k=\""]
+        {
+            let mut out = Vec::new();
+            let said = format_args!("{message}");
+            json(&mut out, &Record::builder().args(said).target("a::b").build()).unwrap();
+            let line: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(
+                (line["message"].as_str(), line["target"].as_str()),
+                (Some(message), Some("b"))
+            );
+            assert_eq!(line["level"], "INFO");
+            assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How it stands with ZooKeeper, for whoever wants to see it. Written by `zk-watch` alone.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::session::{self, Session};
+
+/// Whether changes of routes are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// There is no connection, and changes go unseen.
+    Down,
+    /// There is one, and what changed before it came is being read.
+    Confirming,
+    /// There is one, and all that is cached is current.
+    Confirmed,
+}
+
+impl Trust {
+    /// For people and labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Trust::Down => "down",
+            Trust::Confirming => "confirming",
+            Trust::Confirmed => "confirmed",
+        }
+    }
+}
+
+/// What is known of the connection.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Whether changes are noticed.
+    pub trust: Trust,
+    /// Since when it is so.
+    pub since: Instant,
+    /// The server, while there is a connection.
+    pub server: Option<SocketAddr>,
+    /// The session, once the server has answered.
+    pub session: Option<Session>,
+    /// The session time-out asked for.
+    pub asked_timeout: Duration,
+    /// Connections built since the start.
+    pub built: u64,
+    /// Why the last connection was given up, or not made.
+    pub fault: Option<String>,
+}
+
+/// The view, shared.
+#[derive(Clone)]
+pub struct Status(Arc<Mutex<View>>);
+
+impl Status {
+    /// Nothing is known yet.
+    pub fn new(asked_timeout: Duration) -> Self {
+        Status(Arc::new(Mutex::new(View {
+            trust: Trust::Down,
+            since: Instant::now(),
+            server: None,
+            session: None,
+            asked_timeout,
+            built: 0,
+            fault: None,
+        })))
+    }
+
+    /// As it is now.
+    pub fn view(&self) -> View {
+        self.0.lock().clone()
+    }
+
+    /// A connection to this server is to be tried out.
+    pub fn connected(&self, server: SocketAddr) {
+        let mut view = self.0.lock();
+        view.server = Some(server);
+        view.session = None;
+        view.built += 1;
+        turn(&mut view, Trust::Confirming);
+    }
+
+    /// The server has answered. Returns the session that it granted.
+    pub fn greeted(&self) -> Option<Session> {
+        let session = session::last();
+        self.0.lock().session = session;
+        session
+    }
+
+    /// All that was cached is current.
+    pub fn confirmed(&self) {
+        turn(&mut self.0.lock(), Trust::Confirmed);
+    }
+
+    /// There is no connection, and why.
+    pub fn down(&self, why: &str) {
+        let mut view = self.0.lock();
+        (view.server, view.session) = (None, None);
+        view.fault = Some(why.to_owned());
+        turn(&mut view, Trust::Down);
+    }
+}
+
+fn turn(view: &mut View, trust: Trust) {
+    if view.trust != trust {
+        (view.trust, view.since) = (trust, Instant::now());
+    }
+}

@@ -1,0 +1,210 @@
+//! What operators see: pages over HTTP, and metrics.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use harness::http::{self, get, request};
+use harness::meta_server::Behaviour;
+use harness::proxy::Proxy;
+use harness::wait::eventually;
+use harness::zookeeper::ZooKeeper;
+use serde_json::Value;
+
+use crate::scrape::series;
+use crate::support::{BINARY, Routes, SOON, meta_with, record};
+
+const ROOT: &str = "/pegasus-cluster";
+
+fn json(proxy: &Proxy, path: &str) -> Value {
+    let page = request(proxy.admin(), "GET", path, "");
+    assert_eq!((page.status, page.content_type.as_str()), (200, "application/json"));
+    serde_json::from_str(&page.body).unwrap_or_else(|e| panic!("{path}: {e}: {}", page.body))
+}
+
+/// The number of a line of `/metrics`.
+fn metric(proxy: &Proxy, series: &str) -> Option<f64> {
+    let text = get(proxy.admin(), "/metrics");
+    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[test]
+fn pages_tell_of_routes_clusters_and_clients() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
+    zk.create(&format!("{ROOT}/junk"), "{}");
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    proxy.ask("junk");
+
+    let routes = json(&proxy, "/routes");
+    let [junk, orders] = routes["routes"].as_array().unwrap().as_slice() else {
+        panic!("{routes}");
+    };
+    assert_eq!((&junk["table"], &junk["usable"]), (&"junk".into(), &false.into()));
+    assert_eq!((&orders["table"], &orders["cluster"]), (&"orders".into(), &"a".into()));
+    assert_eq!((&orders["source"], &orders["stale"]), (&"zookeeper".into(), &false.into()));
+    assert_eq!(orders["meta_addrs"][0], meta.addr().to_string());
+    assert!(orders["zookeeper_reads"].as_u64() >= Some(1), "{orders}");
+    assert_eq!(json(&proxy, "/routes?table=orders")["routes"].as_array().unwrap().len(), 1);
+
+    let clusters = json(&proxy, "/clusters");
+    let cluster = &clusters["clusters"][0];
+    assert_eq!((&cluster["cluster"], &cluster["failing"]), (&"a".into(), &false.into()));
+    assert_eq!(cluster["leader"], meta.addr().to_string());
+    let zookeeper = &clusters["zookeeper"];
+    assert_eq!(
+        (&zookeeper["state"], &zookeeper["server"]),
+        (&"confirmed".into(), &zk.addr().to_string().into())
+    );
+    assert_eq!(zookeeper["session_timeout_ms"], 6_000);
+
+    let clients = json(&proxy, "/clients?table=orders");
+    assert_eq!(clients["uses"][0]["client"], "127.0.0.1");
+    let asked = clients["uses"][0]["queries"].as_u64().unwrap();
+    proxy.ask("orders");
+    let clients = json(&proxy, "/clients?client=127.0.0.1");
+    assert_eq!(clients["uses"][0]["queries"].as_u64(), Some(asked + 1));
+
+    zk.pause();
+    eventually("routes are known to be stale", SOON, || {
+        json(&proxy, "/routes?table=orders")["routes"][0]["stale"] == true
+    });
+    assert_eq!(json(&proxy, "/clusters")["zookeeper"]["state"], "down");
+    assert_eq!(metric(&proxy, r#"meta_proxy_zookeeper_connected{region="test"}"#), Some(0.0));
+    assert!(proxy.ask("orders").is_ok(), "stale routes serve");
+    zk.resume();
+    eventually("routes are confirmed again", SOON, || {
+        metric(&proxy, r#"meta_proxy_routes_unconfirmed{region="test"}"#) == Some(0.0)
+    });
+}
+
+#[test]
+fn metrics_count_what_happened() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        assert!(client.ask("orders").is_ok());
+    }
+    client.ask("nosuch");
+    let mut odd = proxy.client();
+    odd.send(b"GET / HTTP/1.1\r\n\r\n");
+    odd.expect_closed(SOON);
+    for (series, want) in [
+        (r#"client_connection_count{region="test"}"#, 1.0),
+        (r#"client_query_config_count{region="test",table="orders"}"#, 3.0),
+        (r#"meta_proxy_answers_total{region="test",pegasus_cluster="a",err="ERR_OK"}"#, 3.0),
+        (
+            r#"meta_proxy_answers_total{region="test",pegasus_cluster="",err="ERR_OBJECT_NOT_FOUND"}"#,
+            1.0,
+        ),
+        (r#"meta_proxy_answer_latency_seconds_count{region="test"}"#, 4.0),
+        (r#"meta_proxy_malformed_total{region="test"}"#, 1.0),
+        (r#"meta_proxy_connections_closed_total{region="test",why="malformed"}"#, 1.0),
+        (r#"meta_proxy_flights_led_total{region="test"}"#, 3.0),
+        (r#"meta_proxy_pending_queries{region="test"}"#, 0.0),
+        (r#"meta_proxy_clusters_failing{region="test"}"#, 0.0),
+    ] {
+        assert_eq!(metric(&proxy, series), Some(want), "{series}");
+    }
+    let text = get(proxy.admin(), "/metrics");
+    assert!(!text.contains("nosuch"), "a label for a table that does not exist");
+
+    meta.set(Behaviour::Mute);
+    let mut waiting = proxy.client();
+    waiting.send_queries(["orders"; 2]);
+    eventually("queries wait", SOON, || {
+        metric(&proxy, r#"meta_proxy_pending_queries{region="test"}"#) == Some(2.0)
+    });
+    assert_eq!(metric(&proxy, r#"meta_proxy_flights_joined_total{region="test"}"#), Some(1.0));
+    waiting.read_answers(2);
+    let failed = format!(
+        r#"meta_proxy_answers_total{{region="test",pegasus_cluster="",err="{}"}}"#,
+        "ERR_SERVICE_NOT_ACTIVE"
+    );
+    assert_eq!(metric(&proxy, &failed), Some(2.0));
+}
+
+#[test]
+fn prometheus_reads_the_metrics_in_both_formats() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    assert!(proxy.ask("orders").is_ok());
+    for accept in ["application/openmetrics-text", "text/plain"] {
+        let page = request(proxy.admin(), "GET", "/metrics", accept);
+        let found = series(&page.content_type, &page.body);
+        for (name, want) in [
+            (r#"client_query_config_count{region="test",table="orders"}"#, 1.0),
+            (r#"zk_request_count{region="test",table="orders"}"#, 0.0),
+            (r#"meta_proxy_ready{region="test"}"#, 1.0),
+            (r#"meta_proxy_answer_latency_seconds_count{region="test"}"#, 1.0),
+        ] {
+            assert_eq!(found.get(name), Some(&want), "{accept}: {name} in {found:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_falcon_agent_gets_the_metrics() {
+    let agent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let routes = Routes::new([]);
+    let tell = format!(
+        "{{type: falcon, tags: [region=test], falcon_agent: '{}', falcon_step_s: 1}}",
+        agent.local_addr().unwrap()
+    );
+    let proxy = routes.proxy_with(&format!("metric: {tell}"));
+    let _client = proxy.client();
+    let (mut stream, _) = agent.accept().unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let mut request = Vec::new();
+    let body = loop {
+        let mut chunk = [0; 4096];
+        let len = stream.read(&mut chunk).unwrap();
+        assert!(len > 0, "a whole request, got {:?}", String::from_utf8_lossy(&request));
+        request.extend(&chunk[..len]);
+        let text = String::from_utf8_lossy(&request);
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Ok(numbers) = serde_json::from_str::<Value>(body)
+        {
+            assert!(head.starts_with("POST /v1/push HTTP/1.1"), "{head}");
+            break numbers;
+        }
+    };
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let numbers = body.as_array().unwrap();
+    let connections = numbers.iter().find(|number| {
+        number["tags"].as_str().is_some_and(|tags| tags.contains("name=client_connection_count"))
+    });
+    let connections = connections.unwrap_or_else(|| panic!("{body:#}"));
+    assert!(connections["tags"].as_str().unwrap().contains("region=test"), "{connections}");
+    assert_eq!((&connections["step"], &connections["counterType"]), (&1.into(), &"GAUGE".into()));
+}
+
+#[test]
+fn what_is_no_page_is_told_so() {
+    let routes = Routes::new([]);
+    let proxy = routes.proxy();
+    for (method, path, status) in [
+        ("GET", "/healthz", 200),
+        ("HEAD", "/healthz", 200),
+        ("GET", "/nosuch", 404),
+        ("GET", "/drain", 405),
+        ("POST", "/routes", 405),
+        ("DELETE", "/routes", 405),
+    ] {
+        if method != "HEAD" {
+            assert_eq!(
+                http::request(proxy.admin(), method, path, "").status,
+                status,
+                "{method} {path}"
+            );
+        }
+    }
+    let nowhere = routes.proxy_with("admin: {listen: none}");
+    nowhere.wait_for_log("listening on", Duration::from_secs(1));
+    assert!(!nowhere.log().contains("pages for operators"));
+}
