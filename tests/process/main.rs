@@ -2,6 +2,7 @@
 
 mod admin;
 mod cli;
+mod docs;
 mod golden;
 mod hostile;
 mod house;
