@@ -246,6 +246,8 @@ pub struct Checked {
     pub settings: Result<Settings, Vec<Fault>>,
     /// Keys that mean nothing here.
     pub warnings: Vec<Fault>,
+    /// Keys that were looked for, there or not: all that a settings file can say.
+    pub known: Vec<String>,
 }
 
 /// Reads a settings file. Without `needs_zookeeper` its block may be missing.
@@ -255,6 +257,7 @@ pub fn read(path: &Path, needs_zookeeper: bool) -> Checked {
     let unreadable = |what: String| Checked {
         settings: Err(vec![Fault { line: 0, key: String::new(), what }]),
         warnings: Vec::new(),
+        known: Vec::new(),
     };
     match read {
         Err(e) => unreadable(e.to_string()),
@@ -289,7 +292,7 @@ pub fn parse(text: &str, needs_zookeeper: bool) -> Checked {
         Some(settings) if notes.faults.is_empty() => Ok(settings),
         _ => Err(notes.faults),
     };
-    Checked { settings, warnings: notes.warnings }
+    Checked { settings, warnings: notes.warnings, known: notes.known }
 }
 
 fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
@@ -406,6 +409,7 @@ struct Notes {
     faults: Vec<Fault>,
     warnings: Vec<Fault>,
     values: Values,
+    known: Vec<String>,
 }
 
 impl Notes {
@@ -436,7 +440,8 @@ impl Keys {
         self.entries.iter().any(|(name, _)| name.value.eq_ignore_ascii_case(key))
     }
 
-    fn take(&mut self, key: &str) -> Option<(u64, Node)> {
+    fn take(&mut self, key: &str, notes: &mut Notes) -> Option<(u64, Node)> {
+        notes.known.push(self.full(key));
         let at = self.entries.iter().position(|(name, _)| name.value.eq_ignore_ascii_case(key))?;
         let (name, node) = self.entries.remove(at);
         Some((name.referenced.line(), node))
@@ -467,7 +472,7 @@ impl Keys {
         read: impl FnOnce(&Node) -> Option<T>,
     ) -> Option<T> {
         let full = self.full(key);
-        match self.take(key) {
+        match self.take(key, notes) {
             Some((line, node)) => {
                 let value = read(&node);
                 if value.is_none() {
@@ -567,7 +572,7 @@ impl Keys {
 
     /// The value is a secret and never shown.
     fn digest(&mut self, key: &str, notes: &mut Notes) -> Option<String> {
-        let (line, node) = self.take(key)?;
+        let (line, node) = self.take(key, notes)?;
         let good = |text: &String| text.split_once(':').is_some_and(|(user, _)| !user.is_empty());
         let digest = node.text().filter(good);
         if digest.is_none() {
@@ -607,7 +612,8 @@ impl Keys {
 
     fn tags(&mut self, key: &str, kind: MetricKind, notes: &mut Notes) -> Vec<(String, String)> {
         let full = self.full(key);
-        let Some((line, node)) = self.take(key) else {
+        let Some((line, node)) = self.take(key, notes) else {
+            notes.values.note(full, "[]".to_owned(), false);
             return Vec::new();
         };
         notes.values.note(full.clone(), node.to_string(), false);

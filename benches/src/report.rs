@@ -38,6 +38,27 @@ enum Goal {
 /// As in the table of the design, and some more.
 const LINES: &[Line] = &[
     Line {
+        title: "start to first answer, ms",
+        row: "start",
+        value: "ms",
+        against: None,
+        goal: None,
+    },
+    Line {
+        title: "... resident memory then, bytes",
+        row: "start",
+        value: "rss_bytes",
+        against: None,
+        goal: None,
+    },
+    Line {
+        title: "... size of the binary, bytes",
+        row: "start",
+        value: "binary_bytes",
+        against: None,
+        goal: None,
+    },
+    Line {
         title: "one client, p50, against direct",
         row: "one-client",
         value: "p50_us",

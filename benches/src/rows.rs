@@ -158,6 +158,7 @@ pub const SYSCALLS: &str = "syscalls";
 
 /// All of them, in the order in which they are measured: the open loop wants to know what `clients` found.
 pub const ROWS: &[Row] = &[
+    Row { id: "start", about: About::Proxies, measure: start },
     Row { id: "one-client", about: About::All, measure: one_client },
     Row { id: "clients", about: About::All, measure: clients },
     Row { id: "spread", about: About::All, measure: spread },
@@ -171,6 +172,18 @@ pub const ROWS: &[Row] = &[
     Row { id: "unknown", about: About::Routers, measure: unknown },
     Row { id: SYSCALLS, about: About::Proxies, measure: system_calls },
 ];
+
+// ---- start
+
+/// It has just been started, with a MetaServer that answers and its routes at hand.
+fn start(_bed: &mut Bed, target: &Target) -> Values {
+    let process = target.process().ok_or("no process")?;
+    Ok(vec![
+        ("ms", target.took.as_secs_f64() * 1e3),
+        ("rss_bytes", process.rss_bytes() as f64),
+        ("binary_bytes", target.binary_bytes().ok_or("no exe in /proc")? as f64),
+    ])
+}
 
 // ---- steady load
 

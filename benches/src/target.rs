@@ -13,7 +13,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::client::Client;
 use harness::process::Process;
@@ -75,6 +75,7 @@ pub struct Launcher {
 impl Launcher {
     /// Starts one; returns when it has answered a query.
     pub fn start(&self, kind: Kind, meta: &MetaProcess, routes: &Routes) -> Result<Target, String> {
+        let start = Instant::now();
         let (child, addr) = match kind {
             Kind::Direct => (Child::None, meta.addr()),
             Kind::HaProxy => self.start_haproxy(meta.addr())?,
@@ -89,7 +90,7 @@ impl Launcher {
                 (Child::MetaProxy(Box::new(proxy)), addr)
             }
         };
-        let target = Target { addr, child };
+        let mut target = Target { addr, child, took: Duration::ZERO };
         let mut last = String::new();
         let answered = poll(START_WITHIN, || match ask_once(addr, meta.partitions()) {
             Ok(()) => Some(()),
@@ -99,7 +100,10 @@ impl Launcher {
             }
         });
         match answered {
-            Some(()) => Ok(target),
+            Some(()) => {
+                target.took = start.elapsed();
+                Ok(target)
+            }
             None => Err(format!("no answer within {START_WITHIN:?}: {last}{}", target.log_tail())),
         }
     }
@@ -184,6 +188,8 @@ fn free_addr() -> io::Result<SocketAddr> {
 pub struct Target {
     /// Where clients connect.
     pub addr: SocketAddr,
+    /// From its start to its first answer.
+    pub took: Duration,
     child: Child,
 }
 
@@ -227,6 +233,12 @@ impl Target {
         let text = fs::read_to_string(rollup).ok()?;
         let kilobytes = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
         Some(kilobytes.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    }
+
+    /// Size of the file that it runs, in bytes.
+    pub fn binary_bytes(&self) -> Option<u64> {
+        let exe = format!("/proc/{}/exe", self.process()?.pid());
+        Some(fs::metadata(exe).ok()?.len())
     }
 
     fn log_tail(&self) -> String {

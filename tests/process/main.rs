@@ -2,6 +2,7 @@
 
 mod admin;
 mod cli;
+mod docs;
 mod golden;
 mod hostile;
 mod house;
@@ -9,6 +10,7 @@ mod interop;
 mod life;
 mod logs;
 mod overload;
+mod package;
 mod page;
 mod pipeline;
 mod routes;

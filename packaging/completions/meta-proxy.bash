@@ -1,0 +1,23 @@
+# Completion of meta-proxy for bash.
+_meta_proxy() {
+  local word=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]}
+  COMPREPLY=()
+  case ${COMP_WORDS[COMP_CWORD - 1]} in
+    --via | --listen | --timeout-ms) return ;;
+    --routes)
+      mapfile -t COMPREPLY < <(compgen -f -- "$word")
+      return
+      ;;
+  esac
+  local words files=()
+  case $command in
+    check) words='' files=(-f) ;;
+    query) words='--via --json --timeout-ms' ;;
+    *) words='--routes --listen --help --version' files=(-f) ;;
+  esac
+  if ((COMP_CWORD == 1)); then
+    words="check query $words"
+  fi
+  mapfile -t COMPREPLY < <(compgen -W "$words" "${files[@]}" -- "$word")
+}
+complete -o filenames -F _meta_proxy meta-proxy

@@ -1,0 +1,10 @@
+# Completion of meta-proxy for fish.
+complete -c meta-proxy -n __fish_use_subcommand -a check -d 'Say what is wrong with a settings file'
+complete -c meta-proxy -n __fish_use_subcommand -a query -d 'Ask as a client does'
+complete -c meta-proxy -n 'not __fish_seen_subcommand_from check query' -l routes -r -d 'Routes from this file'
+complete -c meta-proxy -n 'not __fish_seen_subcommand_from check query' -l listen -x -d 'Where clients connect'
+complete -c meta-proxy -n 'not __fish_seen_subcommand_from check query' -l help -d 'Print help'
+complete -c meta-proxy -n 'not __fish_seen_subcommand_from check query' -l version -d 'Print the version'
+complete -c meta-proxy -n '__fish_seen_subcommand_from query' -l via -x -d 'Whom to ask, host:port'
+complete -c meta-proxy -n '__fish_seen_subcommand_from query' -l json -d 'Print JSON'
+complete -c meta-proxy -n '__fish_seen_subcommand_from query' -l timeout-ms -x -d 'Give up after so many ms'

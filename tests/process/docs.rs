@@ -1,0 +1,139 @@
+//! What the documents for operators say, against the proxy that they are about.
+
+use std::collections::BTreeSet;
+
+use harness::http::get;
+use harness::proxy::Proxy;
+use harness::scratch::Scratch;
+use harness::wait::eventually;
+use harness::zookeeper::ZooKeeper;
+use serde_json::Value;
+
+use crate::package::read;
+use crate::support::{BINARY, SOON, meta_with, record};
+
+const PAGES: [&str; 2] = ["docs/operations.md", "docs/operations.zh.md"];
+const RULES: &str = "docs/prometheus-rules.yaml";
+const DASHBOARD: &str = "docs/grafana.json";
+
+/// How names of metrics begin.
+const BEGINNINGS: [&str; 3] = ["meta_proxy_", "client_", "zk_"];
+
+/// What the rows of tables begin with, `| name |` in backticks.
+fn first_cells(page: &str) -> Vec<String> {
+    let text = read(page);
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    cells.map(str::to_owned).collect()
+}
+
+fn is_metric(name: &str) -> bool {
+    let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    is_name && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
+/// The list of metrics of a page.
+fn listed(page: &str) -> BTreeSet<String> {
+    first_cells(page).into_iter().filter(|name| is_metric(name)).collect()
+}
+
+/// Metrics that queries of Prometheus name; parts of a histogram count for the whole.
+fn asked_for(queries: &str) -> BTreeSet<String> {
+    let words = queries.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let parts = ["_bucket", "_sum", "_count"];
+    let whole = |word: &str| match parts.iter().find_map(|part| word.strip_suffix(part)) {
+        Some(whole) if whole.ends_with("_seconds") => whole.to_owned(),
+        _ => word.to_owned(),
+    };
+    words.filter(|word| is_metric(word)).map(whole).collect()
+}
+
+/// Metrics of a scrape in the classic text format.
+fn scraped(text: &str) -> BTreeSet<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    types.map(str::to_owned).collect()
+}
+
+/// All strings under the key `expr`.
+fn expressions(value: &Value, found: &mut String) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| expressions(item, found)),
+        Value::Object(entries) => entries.iter().for_each(|(key, value)| match value {
+            Value::String(text) if key == "expr" => *found += &format!("{text}\n"),
+            other => expressions(other, found),
+        }),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_metrics_of_the_documents_are_those_of_the_proxy() {
+    let meta = meta_with("orders", "10.0.0.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create("/pegasus-cluster/orders", record("a", &[meta.addr()]));
+    let scratch = Scratch::new("docs");
+    let state = scratch.path().join("routes");
+    let proxy = Proxy::builder(BINARY)
+        .zookeeper([zk.addr()], "/pegasus-cluster")
+        .config_extra(&format!(
+            "zookeeper: {{address: '{}', root: /pegasus-cluster, state_file: {}}}",
+            zk.addr(),
+            state.display()
+        ))
+        .start();
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    let metrics = || scraped(&get(proxy.admin(), "/metrics"));
+    eventually("all is there", SOON, || metrics().contains("meta_proxy_state_file_age_seconds"));
+    for page in PAGES {
+        assert_eq!(listed(page), metrics(), "{page}, and /metrics");
+    }
+}
+
+#[test]
+fn rules_and_dashboard_name_only_metrics_that_there_are() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
+    let mut queries = String::new();
+    expressions(&dashboard, &mut queries);
+    assert!(queries.lines().count() > 20, "{queries}");
+    let listed = listed(PAGES[0]);
+    for (file, queries) in [(DASHBOARD, queries), (RULES, read(RULES))] {
+        let unknown: Vec<_> = asked_for(&queries).difference(&listed).cloned().collect();
+        assert!(unknown.is_empty(), "{file} asks for {unknown:?}");
+    }
+}
+
+#[test]
+fn every_alert_is_explained() {
+    let rules = read(RULES);
+    let alerts: Vec<_> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    for page in PAGES {
+        let explained: Vec<_> =
+            first_cells(page).into_iter().filter(|cell| cell.starts_with("MetaProxy")).collect();
+        assert_eq!(explained, alerts, "{page}, and {RULES}");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for page in ["README.md", "docs/operations.md", "docs/operations.zh.md", "docs/runbooks.md"] {
+        let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let text = read(page);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file.strip_prefix("../") {
+                Some(file) => file.to_owned(),
+                None if folder.is_empty() => file.to_owned(),
+                None => format!("{folder}/{file}"),
+            };
+            let slug =
+                |line: &str| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
+            let found =
+                read(&target).lines().any(|line| heading.is_empty() || slug(line) == heading);
+            assert!(found, "{page}: {link}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What is installed beside the binary, against the binary: settings file, unit, manual, completions, documents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use meta_proxy::config;
+
+use crate::run::{Finished, run};
+use crate::support::{BINARY, SOON};
+
+const SETTINGS: &str = "packaging/meta-proxy.yaml";
+const UNIT: &str = "packaging/meta-proxy.service";
+
+/// A file of this repository.
+pub fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn meta_proxy(args: &[&str]) -> Finished {
+    let mut command = Command::new(BINARY);
+    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(command, SOON)
+}
+
+/// The packaged settings with every setting switched on: `#key: value` loses its sign.
+fn all_settings() -> String {
+    let switch = |line: &str| match line.trim_start().strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => {
+            line.replacen('#', "", 1)
+        }
+        _ => line.to_owned(),
+    };
+    read(SETTINGS).lines().map(|line| switch(line) + "\n").collect()
+}
+
+/// Its settings by full name, `limits.keepalive_s`.
+fn packaged() -> BTreeMap<String, String> {
+    let mut section = "";
+    let mut settings = BTreeMap::new();
+    let text = all_settings();
+    for line in text.lines() {
+        let (key, value) = match line.trim_start().split_once(':') {
+            Some((key, value)) if !key.starts_with('#') => (key, value.trim()),
+            _ => continue,
+        };
+        match (line.starts_with(' '), value) {
+            (false, "") => section = key,
+            (false, _) => drop(settings.insert(key.to_owned(), value.to_owned())),
+            (true, _) => drop(settings.insert(format!("{section}.{key}"), value.to_owned())),
+        }
+    }
+    settings
+}
+
+/// The settings table of README: key and default.
+fn documented() -> BTreeMap<String, String> {
+    let readme = read("README.md");
+    let (_, section) = readme.split_once("\n## Settings\n").expect("README has it");
+    let (section, _) = section.split_once("\n## ").expect("it is not the last");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let mut cells = row.split('|').map(|cell| cell.trim().trim_matches('`'));
+        let (key, default) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
+        (key.to_owned(), default.to_owned())
+    })
+    .collect()
+}
+
+// ---- settings
+
+#[test]
+fn the_packaged_settings_are_good_as_they_are_and_with_all_switched_on() {
+    let done = meta_proxy(&["check", SETTINGS]).expect_code(0);
+    assert_eq!(done.stdout, format!("{SETTINGS}: good\n"));
+    let checked = config::parse(&all_settings(), true);
+    assert!(checked.settings.is_ok(), "{:?}", checked.settings);
+    assert_eq!(checked.warnings, []);
+}
+
+#[test]
+fn settings_are_the_same_in_the_code_in_readme_and_in_the_package() {
+    let known = config::parse(&all_settings(), true).known;
+    let is_section = |key: &String| known.iter().any(|other| other.starts_with(&format!("{key}.")));
+    let known: BTreeSet<_> = known.iter().filter(|key| !is_section(key)).collect();
+    let (documented, packaged) = (documented(), packaged());
+    assert_eq!(documented.keys().collect::<BTreeSet<_>>(), known, "README, and src/config.rs");
+    assert_eq!(packaged.keys().collect::<BTreeSet<_>>(), known, "{SETTINGS}, and src/config.rs");
+    for (key, default) in documented.iter().filter(|(_, default)| !default.is_empty()) {
+        assert_eq!(packaged[key], *default, "{key}: the default of {SETTINGS}, and that of README");
+    }
+}
+
+#[test]
+fn what_is_off_in_the_packaged_settings_is_the_default() {
+    let parsed = |text: &str| format!("{:?}", config::parse(text, true).settings.expect("good"));
+    // Those that have no default are on in one and off in the other.
+    let mut all = all_settings();
+    for line in ["  digest: user:password\n", "  clusters_root: /pegasus-clusters\n"] {
+        assert!(all.contains(line), "{line}");
+        all = all.replace(line, "");
+    }
+    assert_eq!(parsed(&all), parsed(&read(SETTINGS)));
+}
+
+// ---- the unit
+
+/// The value of a directive.
+fn directive(unit: &str, name: &str) -> String {
+    let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    line.unwrap_or_else(|| panic!("{UNIT} has no {name}")).to_owned()
+}
+
+#[test]
+fn the_unit_goes_with_the_settings() {
+    let (unit, settings) = (read(UNIT), packaged());
+    let number = |key: &str| settings[key].parse::<u64>().expect(key);
+    let descriptors: u64 = directive(&unit, "LimitNOFILE").parse().expect("a number");
+    assert!(descriptors >= number("limits.max_connections") + 1024);
+    assert_eq!(
+        directive(&unit, "ExecStart"),
+        "/usr/bin/meta-proxy /etc/meta-proxy/meta-proxy.yaml"
+    );
+    let state = format!("/var/lib/{}/", directive(&unit, "StateDirectory"));
+    assert!(settings["zookeeper.state_file"].starts_with(&state), "{state}");
+}
+
+// ---- the manual and completions
+
+#[test]
+fn manual_and_completions_know_every_command_and_option() {
+    let help = meta_proxy(&["--help"]).expect_code(0).stdout;
+    let words: BTreeSet<&str> = help.split([' ', '[', ']', ',', '\n']).collect();
+    let options: Vec<&str> = words.iter().filter_map(|word| word.strip_prefix("--")).collect();
+    let commands: Vec<&str> = help
+        .lines()
+        .filter_map(|line| line.strip_prefix("  meta-proxy "))
+        .filter_map(|usage| usage.split(' ').next())
+        .filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))
+        .collect();
+    assert!(options.len() >= 7 && commands.len() >= 2, "{options:?} {commands:?}");
+    for (file, option_prefix) in [
+        ("packaging/meta-proxy.1", "-"),
+        ("packaging/completions/meta-proxy.bash", "--"),
+        ("packaging/completions/_meta-proxy", "--"),
+        ("packaging/completions/meta-proxy.fish", "-l "),
+    ] {
+        let text = read(file);
+        let options = options.iter().map(|option| format!("{option_prefix}{option}"));
+        for word in options.chain(commands.iter().map(|&command| command.to_owned())) {
+            assert!(text.contains(&word), "{file} does not know {word}");
+        }
+    }
+}
