@@ -229,6 +229,7 @@ fn cluster_row(cluster: &Cluster) -> String {
             let state = format!("failing for {}", span(failing_s));
             ("bad", format!("{state}<small>{failures} calls in a row</small>"))
         }
+        (None, 0) if cluster.usual_us.is_none() => ("", "not asked yet".to_owned()),
         (None, 0) => ("", "answers".to_owned()),
         (None, _) => ("warning", format!("{failures} failed")),
     };
