@@ -141,7 +141,7 @@ pub struct Desk {
 
 impl Desk {
     /// Notes go to `notes`; `waker` makes their reader look. The channel is unbounded, what it holds is
-    /// not: a connection has at most one note of each kind under way.
+    /// not: a connection has at most one note of each kind under way, and operators and the watchdog send few.
     pub fn new(
         notes: Sender<Note>,
         waker: Waker,
