@@ -141,7 +141,7 @@ pub struct Desk {
 
 impl Desk {
     /// Notes go to `notes`; `waker` makes their reader look. The channel is unbounded, what it holds is
-    /// not: a connection has at most one note of each kind under way.
+    /// not: a connection has at most one note of each kind under way, and operators and the watchdog send few.
     pub fn new(
         notes: Sender<Note>,
         waker: Waker,
@@ -211,7 +211,7 @@ pub struct Connection {
     /// Those of the time when it was accepted.
     limits: Arc<ClientLimits>,
     accepted_at_ms: u64,
-    /// Whether the client has asked since [`Connection::leave`] looked.
+    /// Whether the client has come or asked since [`Connection::leave`] looked.
     asked: AtomicBool,
     /// The start of a frame. Only the worker that RUNNING names touches it.
     partial: Mutex<Vec<u8>>,
@@ -254,7 +254,7 @@ impl Connection {
             accepted_at_ms: desk.now_ms(),
             desk,
             limits,
-            asked: AtomicBool::new(false),
+            asked: AtomicBool::new(true),
             partial: Mutex::default(),
             partial_since_ms: AtomicU64::new(0),
             outbox: Mutex::default(),
@@ -533,8 +533,8 @@ impl Connection {
     }
 
     /// Closes the connection if its client loses nothing by it: it is so old, nothing is under way for the client nor
-    /// in the socket, and the client has asked nothing since the last such look, for in the middle of a series of
-    /// questions the next one is on its way. True: it is closed. Only for `accept`.
+    /// in the socket, and since the last such look it has neither come nor asked, for then its next question may be on
+    /// its way. True: it is closed. Only for `accept`.
     pub fn leave(self: &Arc<Self>, min_age: Duration) -> bool {
         let age = Duration::from_millis(self.desk.now_ms() - self.accepted_at_ms);
         // While it is resumed here no worker reads.

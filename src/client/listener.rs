@@ -59,8 +59,10 @@ fn new_socket(addr: SocketAddr, beside: bool) -> io::Result<Socket> {
 
 /// Whether another process listens at the port of `addr`, too. In doubt it does.
 pub fn is_shared(addr: SocketAddr) -> bool {
-    let listeners = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| count(table, addr.port()));
-    listeners.into_iter().sum::<io::Result<usize>>().map_or(true, |count| count > 1)
+    let listeners = |table| count(table, addr.port());
+    // A host without IPv6 has no second table.
+    let v6 = listeners("/proc/net/tcp6").unwrap_or(0);
+    listeners("/proc/net/tcp").map_or(true, |v4| v4 + v6 > 1)
 }
 
 /// Listeners at a port, in a table of the kernel: `sl local_address:port rem_address:port state ...`, in hexadecimal.

@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "wire/reply.rs",
     "client/outbox.rs",
     "client/readiness.rs",
+    "reload.rs",
     "route/record.rs",
     "upstream/flight.rs",
     "upstream/health.rs",

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use harness::cluster::Cluster;
@@ -52,6 +53,20 @@ impl RealClient {
         command.arg(meta.to_string()).args(tables);
         let done = run(command, RUN_WITHIN).expect_code(0);
         assert_eq!(told(&done), all_ok(tables), "{self}\n{done}");
+    }
+
+    /// Sets and gets all the time, and asks for one table after the other; all must go well.
+    #[track_caller]
+    fn works_during(self, load: Duration, metas: &[SocketAddr], tables: &[&str]) {
+        let load_s = load.as_secs().to_string();
+        let unit = if matches!(self, RealClient::Python) { "" } else { "s" };
+        let metas: Vec<String> = metas.iter().map(SocketAddr::to_string).collect();
+        let mut command = self.command();
+        command.args(["-load", &format!("{load_s}{unit}"), &metas.join(",")]).args(tables);
+        let done = run(command, load + RUN_WITHIN).expect_code(0);
+        let end = done.stdout.lines().last().unwrap_or_default();
+        assert!(end.starts_with("load ok=") && end.ends_with(" failed=0"), "{self}\n{done}");
+        println!("{self}: {end}");
     }
 
     /// The same, then opens one more table, which must fail with `err`; the program sees to it that this is soon.
@@ -226,4 +241,80 @@ fn routes_are_znodes_in_both_forms() {
     client.works(proxy.addr(), &["orders", "users"]);
     assert_eq!((a.replica.keys(FIRST), a.replica.keys(FIRST + 1)), (2, 1));
     assert_eq!(b.replica.keys(FIRST), 1, "nothing more is written there");
+}
+
+/// Many tables of one cluster, so that clients always have one left to ask for.
+struct Many {
+    cluster: Cluster,
+    names: Vec<String>,
+}
+
+impl Many {
+    fn new(count: usize) -> Self {
+        let names: Vec<String> = (0..count).map(|n| format!("table-{n:03}")).collect();
+        let tables: Vec<(&str, i32)> = names.iter().map(|name| (name.as_str(), 2)).collect();
+        Many { cluster: Cluster::start(&tables), names }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
+    }
+
+    fn routes(&self) -> Routes {
+        Routes::new(self.names().into_iter().map(|name| (name, to("a", &self.cluster))))
+    }
+
+    /// Waits until clients have asked for so many more tables.
+    fn wait_for_asks(&self, more: usize, within: Duration) {
+        let asked = self.cluster.meta.calls() + more;
+        eventually("clients go on", within, || self.cluster.meta.calls() >= asked);
+    }
+
+    /// All clients at once, under load while `meanwhile` happens; what it starts lives until they are done.
+    fn under_load<T>(&self, load: Duration, metas: &[SocketAddr], meanwhile: impl FnOnce() -> T) {
+        let names = self.names();
+        thread::scope(|scope| {
+            let run = |client: RealClient| {
+                let names = &names;
+                scope.spawn(move || client.works_during(load, metas, names))
+            };
+            let clients = CLIENTS.map(run);
+            let _started = meanwhile();
+            clients.into_iter().for_each(|client| client.join().unwrap());
+        });
+    }
+}
+
+#[test]
+fn one_of_two_proxies_stops_and_no_client_notices() {
+    let many = Many::new(100);
+    let routes = many.routes();
+    let [first, second] = [1, 2].map(|_| routes.proxy_with("stop: {min_age: 0}"));
+    let metas = [first.addr(), second.addr()];
+    many.under_load(Duration::from_secs(12), &metas, || {
+        many.wait_for_asks(30, SOON);
+        assert_eq!(first.terminate().code(), Some(0));
+        many.wait_for_asks(100, SOON);
+    });
+}
+
+/// As long as it takes until a Go client may be disconnected.
+#[test]
+#[ignore = "takes 80 s"]
+fn a_proxy_is_upgraded_in_place_and_no_client_notices() {
+    let many = Many::new(200);
+    let routes = many.routes();
+    let old = routes.proxy();
+    many.under_load(Duration::from_secs(80), &[old.addr()], || {
+        many.wait_for_asks(10, SOON);
+        let listen = format!("listen: {}", old.addr());
+        let new = Proxy::builder(BINARY).routes_file(routes.path()).config_extra(&listen).start();
+        old.process().signal("TERM");
+        let within = Duration::from_secs(75);
+        let status = old.process().wait(within).expect("its clients leave");
+        assert_eq!(status.code(), Some(0));
+        assert!(!old.log().contains("the grace time is over"), "{}", old.log());
+        many.wait_for_asks(10, SOON);
+        new
+    });
 }

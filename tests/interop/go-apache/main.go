@@ -15,8 +15,8 @@ func main() {
 	// Else the client writes ./pegasus.log.
 	pegalog.SetLogger(pegalog.StderrLogger)
 
-	check.Main(func(meta string) check.Open {
-		client := pegasus.NewClient(pegasus.Config{MetaServers: []string{meta}})
+	check.Main(func(metas []string) check.Open {
+		client := pegasus.NewClient(pegasus.Config{MetaServers: metas})
 		return func(ctx context.Context, table string) (check.Table, error) {
 			return client.OpenTable(ctx, table)
 		}

@@ -1,11 +1,15 @@
 // Package check is what the programs for the different versions of the Go client have in common: arguments to exit code.
 //
-//	[-expect-error TABLE] META_HOST:PORT TABLE...
+//	[-expect-error TABLE | -load DURATION] META_HOST:PORT[,META_HOST:PORT...] TABLE...
 //
 // Each table is opened through one client, a key is set and read back, and "ok TABLE" is printed. Then the table of
 // -expect-error is opened too, which has to fail soon and with an error that has a name; "error TABLE: what" is printed.
 //
+// With -load the tables are opened one after the other, so that the last is opened when the time is over, and meanwhile
+// keys are set and read back all the time. Each failure is printed, and in the end "load ok=N failed=N".
+//
 // Quirks of the client that matter here:
+//   - of several MetaServers it asks the one that answered last; after a second without an answer it asks all others;
 //   - one client asks for all its tables over one connection, which it never closes: several tables in one run are
 //     what makes a proxy route each query rather than each connection;
 //   - it asks again only a minute after its connection was closed, so that a closed connection shows as a timeout;
@@ -21,6 +25,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -40,15 +45,20 @@ type Table interface {
 // Open opens a table through a client that exists already.
 type Open func(ctx context.Context, table string) (Table, error)
 
-// Main is the whole program, given how to make a client of one MetaServer.
-func Main(newClient func(meta string) Open) {
+// Main is the whole program, given how to make a client of these MetaServers.
+func Main(newClient func(metas []string) Open) {
 	expectError := flag.String("expect-error", "", "a table which must fail to open, soon and with a named error")
+	load := flag.Duration("load", 0, "open the tables during so long, and set and get all the time")
 	flag.Parse()
 	if flag.NArg() < 1 || (flag.NArg() == 1 && *expectError == "") {
-		fmt.Fprintln(os.Stderr, "usage: [-expect-error TABLE] META_HOST:PORT TABLE...")
+		fmt.Fprintln(os.Stderr, "usage: [-expect-error TABLE | -load DURATION] META_HOST:PORT[,...] TABLE...")
 		os.Exit(2)
 	}
-	if err := run(newClient(flag.Arg(0)), flag.Args()[1:], *expectError); err != nil {
+	open := newClient(strings.Split(flag.Arg(0), ","))
+	if *load > 0 {
+		os.Exit(runLoad(open, flag.Args()[1:], *load))
+	}
+	if err := run(open, flag.Args()[1:], *expectError); err != nil {
 		fmt.Println("failed:", err)
 		os.Exit(1)
 	}
@@ -72,16 +82,62 @@ func run(open Open, tables []string, expectError string) error {
 	return nil
 }
 
+// runLoad returns the exit code.
+func runLoad(open Open, names []string, load time.Duration) int {
+	type opened struct {
+		Table
+		name string
+	}
+	var tables []opened
+	ok, failed := 0, 0
+	count := func(what string, err error) {
+		if err == nil {
+			ok++
+			return
+		}
+		failed++
+		fmt.Println("failed:", what, err)
+	}
+	start := time.Now()
+	for asked := 0; asked < len(names) || time.Since(start) < load; {
+		if asked < len(names) && time.Since(start) >= load*time.Duration(asked)/time.Duration(len(names)) {
+			table, err := openTable(open, names[asked])
+			count("open "+names[asked], err)
+			if err == nil {
+				tables = append(tables, opened{table, names[asked]})
+			}
+			asked++
+		}
+		if len(tables) > 0 {
+			table := tables[ok%len(tables)]
+			count("set and get in "+table.name, setAndGetIn(table, table.name))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	fmt.Printf("load ok=%d failed=%d\n", ok, failed)
+	if failed > 0 {
+		return 1
+	}
+	return 0
+}
+
 func setAndGet(open Open, name string) error {
-	var table Table
-	err := patiently(func(ctx context.Context) (err error) {
-		table, err = open(ctx, name)
-		return err
-	})
+	table, err := openTable(open, name)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
+	return setAndGetIn(table, name)
+}
 
+func openTable(open Open, name string) (table Table, err error) {
+	err = patiently(func(ctx context.Context) (err error) {
+		table, err = open(ctx, name)
+		return err
+	})
+	return table, err
+}
+
+func setAndGetIn(table Table, name string) error {
 	random := make([]byte, 8)
 	if _, err := rand.Read(random); err != nil {
 		return err
@@ -90,7 +146,7 @@ func setAndGet(open Open, name string) error {
 	hashKey, sortKey := []byte("key-"+suffix), []byte("sort")
 	value := []byte("value of " + name + " " + suffix)
 
-	err = patiently(func(ctx context.Context) error { return table.Set(ctx, hashKey, sortKey, value) })
+	err := patiently(func(ctx context.Context) error { return table.Set(ctx, hashKey, sortKey, value) })
 	if err != nil {
 		return fmt.Errorf("set: %w", err)
 	}
