@@ -98,7 +98,11 @@ fn what_is_off_in_the_packaged_settings_is_the_default() {
     let parsed = |text: &str| format!("{:?}", config::parse(text, true).settings.expect("good"));
     // Those that have no default are on in one and off in the other.
     let mut all = all_settings();
-    for line in ["  digest: user:password\n", "  clusters_root: /pegasus-clusters\n"] {
+    for line in [
+        "  digest: user:password\n",
+        "  clusters_root: /pegasus-clusters\n",
+        "  tags: [region=local, service=meta_proxy]\n",
+    ] {
         assert!(all.contains(line), "{line}");
         all = all.replace(line, "");
     }
