@@ -129,10 +129,10 @@ impl Planner {
         self.unconfirmed.len()
     }
 
-    /// The dial made a client. `cached` is to be confirmed in this order, for `missing` queries wait.
+    /// The dial made a client. `cached` is to be confirmed in this order, for `missing` queries wait. What the first
+    /// heartbeat finds tells whether to read the names.
     pub fn dialed(&mut self, cached: Vec<Box<str>>, missing: Vec<Box<str>>, now: Instant) {
         self.trust = Trust::Live { since: now };
-        self.changes.push_back(What::Names);
         self.misses.extend(missing);
         self.unconfirmed = cached.iter().cloned().collect();
         self.rereads.extend(cached);
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn a_new_client_reads_what_queries_wait_for_then_confirms_all() {
         let (mut planner, now) = live(&["busy", "idle"], &["new"]);
-        let want = [What::Root, What::Names, table("new"), table("busy"), table("idle")];
+        let want = [What::Root, table("new"), table("busy"), table("idle")];
         assert_eq!(reads(&mut planner, now), want);
         assert_eq!(planner.unconfirmed(), 2);
         let later = now + Duration::from_millis(9);

@@ -1,7 +1,7 @@
 //! What was read of ZooKeeper, and what it means for the routes.
 //!
 //! ```text
-//! root ──▶ how new the server's data is
+//! root ──▶ how new the server's data is, and whether names are to be read
 //! names ─▶ which tables there are
 //! table ─▶ record with addresses ─────────────────────────▶ route
 //!          record that names a cluster ─▶ the cluster's record ─▶ routes of all tables that name it
@@ -62,6 +62,18 @@ struct NamedCluster {
     tables: HashMap<Box<str>, i64>,
 }
 
+/// The znode above the tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Root {
+    /// Not looked at yet.
+    Unseen,
+    Missing,
+    /// `pzxid` is that of the last creation or deletion below it.
+    There {
+        pzxid: i64,
+    },
+}
+
 /// The routes as ZooKeeper has them. Owned by `zk-watch`.
 pub struct Routes {
     root: String,
@@ -70,6 +82,8 @@ pub struct Routes {
     clusters: Clusters,
     named: HashMap<Box<str>, NamedCluster>,
     names_readable: bool,
+    /// As it was when the names were asked for.
+    root_of_names: Root,
     /// The newest change that the current client's server is known to know of.
     newest_zxid: i64,
     lagging_since: HashMap<What, Instant>,
@@ -92,6 +106,7 @@ impl Routes {
             clusters,
             named: HashMap::new(),
             names_readable: true,
+            root_of_names: Root::Unseen,
             newest_zxid: 0,
             lagging_since: HashMap::new(),
             changed_at: HashMap::new(),
@@ -128,6 +143,7 @@ impl Routes {
         self.writer.trust();
         self.newest_zxid = 0;
         self.names_readable = true;
+        self.root_of_names = Root::Unseen;
         // A table that waits for its cluster is not cached, and so not read again: its record may be old by now.
         self.forget_unnamed();
     }
@@ -190,11 +206,18 @@ impl Routes {
 
     fn take_root(&mut self, found: Result<Found, ReadError>) -> Taken {
         let mut taken = Taken::new(Verdict::Settled);
-        if let Ok(Found::Root { pzxid }) = found {
-            self.newest_zxid = self.newest_zxid.max(pzxid);
-            if !self.names_readable {
-                taken.read.push(What::Names);
+        let root = match found {
+            Ok(Found::Root { pzxid }) => {
+                self.newest_zxid = self.newest_zxid.max(pzxid);
+                Root::There { pzxid }
             }
+            _ => Root::Missing,
+        };
+        // The watch on the names is not to be trusted blindly: ZooKeeper drops it without a word when a table comes or
+        // goes while an ACL hides them.
+        if root != self.root_of_names || (root != Root::Missing && !self.names_readable) {
+            self.root_of_names = root;
+            taken.read.push(What::Names);
         }
         taken
     }
@@ -428,6 +451,29 @@ mod tests {
         let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
         let (_, writer) = RouteTable::new(10);
         Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
+    }
+
+    #[test]
+    fn names_are_read_when_the_root_is_another_than_it_was() {
+        let mut routes = routes();
+        let now = Instant::now();
+        let read_names = [What::Names];
+        let mut beat = |root| !routes.take(&What::Root, root, now).read.is_empty();
+        let there = |pzxid| Ok(Found::Root { pzxid });
+        for (why, root, want) in [
+            ("a first look", there(7), true),
+            ("nothing came or went", there(7), false),
+            ("a table came", there(8), true),
+            ("it is gone", Err(ReadError::NoNode), true),
+            ("it is still gone", Err(ReadError::NoNode), false),
+            ("it is back", there(9), true),
+        ] {
+            assert_eq!(beat(root), want, "{why}");
+        }
+        routes.new_client();
+        assert_eq!(routes.take(&What::Root, there(9), now).read, read_names, "another server");
+        routes.take(&What::Names, Err(ReadError::NoAuth), now);
+        assert_eq!(routes.take(&What::Root, there(9), now).read, read_names, "they are hidden");
     }
 
     fn record(text: &str, mzxid: i64) -> Result<Found, ReadError> {

@@ -306,6 +306,20 @@ fn a_root_that_comes_later_and_one_whose_children_are_hidden() {
 }
 
 #[test]
+fn a_table_that_comes_while_the_names_are_hidden() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    follows(&proxy, "users", "ERR_OBJECT_NOT_FOUND", BY_WATCH);
+    // ZooKeeper uses the watch on the names up, and tells nobody who may not read them.
+    world.zk.set_acl_denied(ROOT);
+    world.b.put_table("users", QueryCfgResponse::table(2, 1, addr(B)));
+    world.zk.create(&znode("users"), world.to_b());
+    follows(&proxy, "users", B, BY_WATCH);
+}
+
+#[test]
 fn tables_that_a_digest_protects() {
     let world = World::new();
     world.zk.create(&znode("orders"), world.to_a());
