@@ -39,12 +39,6 @@ pub struct Options {
     pub untidy: bool,
 }
 
-/// What is promised of routes and answers.
-const CALM: Duration = Duration::from_millis(100);
-const RECOVERY: Duration = Duration::from_secs(6);
-const ANSWER: Duration = Duration::from_millis(1_500);
-const CACHED: Duration = Duration::from_millis(100);
-
 impl Options {
     fn new(command: Command, proxy: PathBuf) -> Self {
         let (tables, proxies) = match command {
@@ -66,13 +60,7 @@ impl Options {
 
     /// What is promised, and what is granted to the machine on top of each promise.
     pub fn bounds(&self) -> Bounds {
-        let slack = self.slack;
-        Bounds {
-            calm: CALM + slack,
-            recovery: RECOVERY + slack,
-            answer: ANSWER + slack,
-            cached: CACHED + slack,
-        }
+        Bounds::PROMISED.with_slack(self.slack)
     }
 
     fn read(&mut self, name: &str, parser: &mut Parser) -> Result<(), lexopt::Error> {

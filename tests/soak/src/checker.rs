@@ -243,12 +243,7 @@ mod tests {
     use crate::weather::{Bounds, Excuse, Whom};
     use Told::{Cluster, Unavailable, Unknown, Unusable};
 
-    const BOUNDS: Bounds = Bounds {
-        calm: Duration::from_millis(100),
-        recovery: Duration::from_secs(6),
-        answer: Duration::from_millis(1_500),
-        cached: Duration::from_millis(100),
-    };
+    const BOUNDS: Bounds = Bounds::PROMISED;
 
     fn at(seconds: f64) -> Time {
         Time::from_secs_f64(seconds)

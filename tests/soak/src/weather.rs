@@ -24,6 +24,26 @@ pub struct Bounds {
     pub cached: Duration,
 }
 
+impl Bounds {
+    /// What a proxy promises.
+    pub const PROMISED: Bounds = Bounds {
+        calm: Duration::from_millis(100),
+        recovery: Duration::from_secs(6),
+        answer: Duration::from_millis(1_500),
+        cached: Duration::from_millis(100),
+    };
+
+    /// With so much granted to the machine on top of each.
+    pub fn with_slack(self, slack: Duration) -> Self {
+        Bounds {
+            calm: self.calm + slack,
+            recovery: self.recovery + slack,
+            answer: self.answer + slack,
+            cached: self.cached + slack,
+        }
+    }
+}
+
 /// What a trouble excuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excuse {
@@ -171,12 +191,7 @@ impl Weather {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
-        calm: Duration::from_millis(100),
-        recovery: Duration::from_secs(6),
-        answer: Duration::from_millis(1_500),
-        cached: Duration::from_millis(100),
-    };
+    const BOUNDS: Bounds = Bounds::PROMISED;
 
     fn at(seconds: f64) -> Time {
         Time::from_secs_f64(seconds)
