@@ -506,7 +506,7 @@ mod tests {
     fn a_cached_table_does_not_wait_for_zookeeper() {
         let history = history(&[(1.0, A), (6.0, Value::Absent), (7.0, B)]);
         let slow =
-            |sent, cluster| Asked { answered: at(sent + 0.2), ..asked(sent, Cluster(cluster)) };
+            |sent, cluster| Asked { answered: at(sent + 0.6), ..asked(sent, Cluster(cluster)) };
         let weather = trouble(4.0, 20.0);
         let waited = Some("the table is cached, and it took");
         judge("the first time", &history, &weather, &[slow(5.0, 0)], None);
