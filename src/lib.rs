@@ -51,8 +51,8 @@
 //! non-blocking system call. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
 //!
 //! # What bounds it
-//! Connections, frames, pending queries, unread answers: settings. Jobs: one per connection, and the pending
-//! queries. Calls to a cluster: a quarter of the workers, at most eight. Waits: [`patience`]. Routes: the
+//! Connections, frames, pending queries, unread answers: settings. Lobby: each connection at most once. Jobs: the
+//! readers that are called, and the pending queries. Calls to a cluster: a quarter of the workers, at most eight. Waits: [`patience`]. Routes: the
 //! capacity of the cache. Reads of ZooKeeper at once: sixteen.
 //!
 //! # Decided otherwise than first designed
@@ -70,6 +70,12 @@
 //! - A worker lingers some microseconds at a client that always asks again at once (`client::linger`); epoll forgets
 //!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
 //! - Clients of the crate that were given up need no reaper: the last of their reading threads closes them.
+//! - Pages are served by a small server of our own on `httparse` (`admin::http`): those among the crates give a
+//!   connection no deadline, and a thread each. They listen on all addresses at the Go proxy's port unless told
+//!   otherwise, so that a Prometheus which scrapes that one finds them.
+//! - The session time-out as granted is read from the one log record in which the `zookeeper` crate tells it
+//!   (`zk::session`): asking the server for a session only to learn of it would cost the ensemble two writes a dial.
+//! - The metrics' label of a cluster is `pegasus_cluster`: operators have tags named `cluster`.
 //! - The service manager is told by some lines of our own: `sd-notify` does not know abstract sockets.
 //! - Idle connections leave at 61 s, not 60: a Go client counts its minute from when it learned that it is connected,
 //!   a little after we do.

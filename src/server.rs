@@ -94,7 +94,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts all threads. Clients can connect when it returns, to sockets that are `given` where there are some. `tell_over` is called when only [`Server::stop`] is left to do.
+    /// Starts all threads. Clients can connect when it returns, to sockets that are `given` where there are some.
+    /// `tell_over` is called when only [`Server::stop`] is left to do.
     pub fn start(
         settings: &Settings,
         source: Source,
