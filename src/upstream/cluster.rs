@@ -243,6 +243,7 @@ impl Cluster {
         moved: &dyn Fn() -> bool,
         meanwhile: &dyn Meanwhile,
     ) -> Outcome {
+        self.core.lock().flights.depart(key, aboard);
         let mut call =
             Call { cluster: self, key, aboard, moved, meanwhile, expired: 0, over: None };
         match call.run() {

@@ -4,12 +4,15 @@
 //! ```text
 //!             a place is free                 land, nobody waits
 //!   join ───────────────────────▶ FLYING ─────────────────────────▶ gone
-//!     │                           │    ▲ join: waits for the next call
+//!     │                           │    ▲ join: waits for the next call, or for `depart`
 //!     │ all places taken          │ land, somebody waits
 //!     ▼                           ▼
 //!   QUEUED ◀──────────────────────┘        join: is aboard when it starts
 //!     └── first in the queue, a place is free ──▶ FLYING
 //! ```
+//! Between the [`Lead`] and the first byte of its call time may pass: other answers are written, a worker is woken. Who
+//! comes in that time is taken aboard by [`Flights::depart`], just before the call.
+//!
 //! A place is the right to one call at a time; a cluster has a few. Whoever gets a [`Lead`] makes the call
 //! and lands it; waiting queries are values in a list and hold no thread. Pure: no lock, clock or socket.
 
@@ -65,6 +68,14 @@ impl<W> Flights<W> {
                 self.flights.insert(key, Flight::Queued(vec![waiter]));
                 None
             }
+        }
+    }
+
+    /// The call of this lead starts now: who came since it was given is aboard, too.
+    pub fn depart(&mut self, key: &Key, aboard: &mut Vec<W>) {
+        match self.flights.get_mut(key) {
+            Some(Flight::Flying(waiters)) => aboard.append(waiters),
+            Some(Flight::Queued(_)) | None => unreachable!("only who leads departs"),
         }
     }
 
@@ -141,6 +152,17 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_before_the_call_starts_is_aboard() {
+        let mut flights = Flights::new(1);
+        let mut call = flights.join(key("a"), 1).unwrap();
+        flights.join(key("a"), 2);
+        flights.depart(&call.key, &mut call.aboard);
+        assert_eq!(call.aboard, [1, 2]);
+        flights.join(key("a"), 3);
+        assert_eq!(flights.land(&key("a")), lead("a", [3]), "too late for the first call");
+    }
+
+    #[test]
     fn when_all_places_are_taken_flights_wait_in_order() {
         let mut flights = Flights::new(1);
         assert_eq!(flights.join(key("hot"), 1), lead("hot", [1]));
@@ -176,6 +198,8 @@ mod tests {
         #[derive(Clone, Debug)]
         enum Step {
             Join(u8),
+            /// A call starts whose lead was given before.
+            Depart(u8),
             Land(u8),
             /// Those who joined in this step and before have gone.
             Leave(u8),
@@ -184,15 +208,16 @@ mod tests {
         fn step() -> impl Strategy<Value = Step> {
             prop_oneof![
                 4 => (0..4u8).prop_map(Step::Join),
+                3 => any::<u8>().prop_map(Step::Depart),
                 3 => any::<u8>().prop_map(Step::Land),
                 1 => any::<u8>().prop_map(Step::Leave),
             ]
         }
 
-        /// A query by the step in which it joined, a call by the step in which it started.
+        /// A query by the step in which it joined, a call by the step in which it started, if it has.
         struct World {
             flights: Flights<usize>,
-            calls: Vec<(usize, Lead<usize>)>,
+            calls: Vec<(Option<usize>, Lead<usize>)>,
             asked: HashMap<usize, u8>,
             now: usize,
         }
@@ -205,15 +230,25 @@ mod tests {
                         self.calls.iter().all(|(_, other)| other.key != lead.key),
                         "two calls for one question"
                     );
-                    self.calls.push((self.now, lead));
+                    self.calls.push((None, lead));
                 }
             }
 
+            fn depart(&mut self, which: u8) {
+                let count = self.calls.len().max(1);
+                if let Some((started @ None, lead)) = self.calls.get_mut(which as usize % count) {
+                    *started = Some(self.now);
+                    self.flights.depart(&lead.key, &mut lead.aboard);
+                }
+            }
+
+            /// Also of a call that was given up before it started.
             fn land(&mut self, which: u8) {
                 if self.calls.is_empty() {
                     return;
                 }
                 let (started, lead) = self.calls.remove(which as usize % self.calls.len());
+                let started = started.unwrap_or(self.now);
                 for joined in &lead.aboard {
                     assert!(*joined <= started, "an answer older than its question");
                     let table = self.asked.remove(joined).expect("answered once");
@@ -244,6 +279,7 @@ mod tests {
                             let lead = world.flights.join(Arc::from([table]), world.now);
                             world.start(lead);
                         }
+                        Step::Depart(which) => world.depart(which),
                         Step::Land(which) => world.land(which),
                         Step::Leave(when) => {
                             for gone in world.flights.take(|joined| *joined <= when as usize) {

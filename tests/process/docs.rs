@@ -1,6 +1,7 @@
 //! What the documents for operators say, against the proxy that they are about.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use harness::http::get;
 use harness::proxy::Proxy;
@@ -131,8 +132,10 @@ fn links_between_documents_lead_somewhere() {
             };
             let slug =
                 |line: &str| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
-            let found =
-                read(&target).lines().any(|line| heading.is_empty() || slug(line) == heading);
+            let found = match heading {
+                "" => Path::new(env!("CARGO_MANIFEST_DIR")).join(&target).exists(),
+                heading => read(&target).lines().any(|line| slug(line) == heading),
+            };
             assert!(found, "{page}: {link}");
         }
     }

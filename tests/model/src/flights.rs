@@ -23,7 +23,8 @@ impl Cluster {
     fn query(&self, key: &Key) {
         let asked = self.version.load(SeqCst);
         let mut lead = self.flights.lock().unwrap().join(key.clone(), asked);
-        while let Some(call) = lead {
+        while let Some(mut call) = lead {
+            self.flights.lock().unwrap().depart(&call.key, &mut call.aboard);
             let answer = self.version.load(SeqCst);
             let next = self.flights.lock().unwrap().land(&call.key);
             for asked in call.aboard {
