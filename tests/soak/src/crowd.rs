@@ -1,5 +1,6 @@
 //! Those who are busy all the time: writers that change routes, askers that ask for tables, probes that look whether any
-//! server can be reached, and the judge, who holds every answer against the truth.
+//! server can be reached, a metronome that tells whether this process runs, and the judge, who holds every answer against
+//! the truth.
 //!
 //! ```text
 //! writer ──▶ histories ──┐
@@ -33,6 +34,10 @@ const ASK_PAUSE: Duration = Duration::from_millis(1);
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// A server that takes longer to say how it is counts as out of reach.
 const PROBE_WITHIN: Duration = Duration::from_millis(600);
+/// Between two beats of the metronome.
+const BEAT: Duration = Duration::from_millis(10);
+/// A beat that comes so late is worth a note.
+const STALL: Duration = Duration::from_millis(50);
 /// Answers are judged so much later, when probes have told what they know of that time.
 const JUDGE_AFTER: Duration = Duration::from_secs(2);
 
@@ -112,6 +117,20 @@ pub fn probe(world: &World, server: usize, reach: &Reach) {
     let addr = world.relays[server].addr();
     while !world.end.wait(PROBE_PAUSE) {
         reach.set(world, server, serves(addr));
+    }
+}
+
+/// Notes when this process does not run, until the run is over: was an answer late, or the whole machine? It excuses
+/// nothing.
+pub fn beat(world: &World) {
+    let _guard = world.end.guard("metronome");
+    let mut due = world.now() + BEAT;
+    while !world.end.wait(BEAT) {
+        let now = world.now();
+        if now > due + STALL {
+            world.stalled(due, now);
+        }
+        due = now + BEAT;
     }
 }
 

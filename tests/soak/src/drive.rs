@@ -57,6 +57,7 @@ fn run(options: &Options) -> Result<(), String> {
             for server in 0..world.relays.len() {
                 scope.spawn(move || crowd::probe(world, server, reach));
             }
+            scope.spawn(move || crowd::beat(world));
             for writer in 0..crowd::WRITERS {
                 let rng = decisions(WRITER_STREAM + writer as u64);
                 scope.spawn(move || crowd::write(world, writer, rng));

@@ -35,6 +35,8 @@ pub fn wrong_answer(world: &World, wrong: &Wrong, history: &History, weather: &W
     for trouble in weather.around(asked.sent.saturating_sub(TROUBLE_BEFORE), asked.answered) {
         let _ = writeln!(text, "  {}", trouble_line(trouble));
     }
+    let stalls = world.stalls_in(asked.sent, asked.answered);
+    let _ = writeln!(text, "meanwhile this process did not run, 50 ms and longer: {stalls:.3?}");
     text.push_str(&proxy_log(world, asked.view.proxy, name));
     text
 }

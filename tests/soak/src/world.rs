@@ -77,6 +77,8 @@ pub struct World {
     gate: RwLock<()>,
     /// The fault under way, or the last one.
     fault: Mutex<&'static str>,
+    /// When this process itself did not run, from when to when.
+    stalls: Mutex<Vec<(Time, Time)>>,
     start: Instant,
     started_at: SystemTime,
     /// When the run is over, and why.
@@ -112,6 +114,7 @@ impl World {
             hand: AtomicUsize::new(0),
             gate: RwLock::default(),
             fault: Mutex::new("none"),
+            stalls: Mutex::default(),
             start: Instant::now(),
             started_at: SystemTime::now(),
             end: End::default(),
@@ -288,6 +291,17 @@ impl World {
         let ticket = self.begin(what, Whom::All, Excuse::Stale);
         act(self);
         self.over(ticket);
+    }
+
+    /// This process was to run at `from`, and did at `to`.
+    pub fn stalled(&self, from: Time, to: Time) {
+        lock(&self.stalls).push((from, to));
+    }
+
+    /// Its stalls in this time.
+    pub fn stalls_in(&self, from: Time, to: Time) -> Vec<(Time, Time)> {
+        let overlaps = |stall: &&(Time, Time)| stall.0 <= to && stall.1 >= from;
+        lock(&self.stalls).iter().filter(overlaps).copied().collect()
     }
 
     /// Lets time pass, as long as the run goes on.
