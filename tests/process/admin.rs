@@ -81,6 +81,19 @@ fn pages_tell_of_routes_clusters_and_clients() {
 }
 
 #[test]
+fn a_proxy_without_any_route_is_not_ready() {
+    let zk = ZooKeeper::start();
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();
+    let ready = || request(proxy.admin(), "GET", "/readyz", "");
+    eventually("it is ready, ZooKeeper will tell of tables", SOON, || ready().status == 200);
+    zk.pause();
+    eventually("it knows no table and cannot learn of one", SOON, || ready().status == 503);
+    assert_eq!(ready().body, "there is no route at all\n");
+    zk.resume();
+    eventually("it is ready again", SOON, || ready().status == 200);
+}
+
+#[test]
 fn metrics_count_what_happened() {
     let meta = meta_with("orders", "10.1.1.1:34801");
     let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
