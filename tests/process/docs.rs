@@ -115,9 +115,39 @@ fn every_alert_is_explained() {
     }
 }
 
+/// The fields of a page, and of what is in it, are those of its document.
+#[test]
+fn the_json_pages_have_the_fields_that_are_documented() {
+    let (meta, zk) = (meta_with("orders", "10.1.1.1:34801"), ZooKeeper::start());
+    zk.create("/r/orders", record("a", &[meta.addr()]));
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], "/r").start();
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    let documented: BTreeSet<String> = read("docs/pages.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" |").next())
+        .flat_map(|names| names.split(", "))
+        .map(|name| name.trim_matches('`').to_owned())
+        .collect();
+    let page = |path| -> Value { serde_json::from_str(&get(proxy.admin(), path)).unwrap() };
+    let (routes, clusters, clients) = (page("/routes"), page("/clusters"), page("/clients"));
+    let found: BTreeSet<String> =
+        [&routes["routes"][0], &clusters["zookeeper"], &clusters["clusters"][0], &clients]
+            .into_iter()
+            .flat_map(|object| object.as_object().expect("an object").keys().cloned())
+            .collect();
+    assert_eq!(found, documented);
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for page in ["README.md", "docs/operations.md", "docs/operations.zh.md", "docs/runbooks.md"] {
+    for page in [
+        "README.md",
+        "docs/operations.md",
+        "docs/operations.zh.md",
+        "docs/runbooks.md",
+        "docs/pages.md",
+        "docs/routes.md",
+    ] {
         let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
         let text = read(page);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
