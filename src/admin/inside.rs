@@ -108,11 +108,7 @@ fn unix_s(time: SystemTime) -> u64 {
 fn zookeeper(status: &Status, routes: &[Listed]) -> overview::ZooKeeper {
     let view = status.view();
     overview::ZooKeeper {
-        state: match view.trust {
-            Trust::Down => overview::Trust::Down,
-            Trust::Confirming => overview::Trust::Confirming,
-            Trust::Confirmed => overview::Trust::Confirmed,
-        },
+        state: view.trust,
         since_s: view.since.elapsed().as_secs(),
         server: view.server.map(|server| server.to_string()),
         session: view.session.map(|session| format!("{:#x}", session.id)),

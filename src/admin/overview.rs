@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use crate::zk::status::Trust;
+
 /// Everything at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Overview {
@@ -45,18 +47,6 @@ pub enum Life {
     Draining,
     /// It only finishes what is under way.
     Stopping,
-}
-
-/// Whether changes of routes are noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Trust {
-    /// There is no connection, and changes go unseen.
-    Down,
-    /// There is one, and what changed before it came is being read.
-    Confirming,
-    /// There is one, and all that is cached is current.
-    Confirmed,
 }
 
 /// How it stands with ZooKeeper.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use super::session::{self, Session};
 
 /// Whether changes of routes are noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Trust {
     /// There is no connection, and changes go unseen.
     Down,
@@ -17,17 +19,6 @@ pub enum Trust {
     Confirming,
     /// There is one, and all that is cached is current.
     Confirmed,
-}
-
-impl Trust {
-    /// For people and labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Trust::Down => "down",
-            Trust::Confirming => "confirming",
-            Trust::Confirmed => "confirmed",
-        }
-    }
 }
 
 /// What is known of the connection.
