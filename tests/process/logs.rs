@@ -123,6 +123,23 @@ fn no_line_is_lost_while_files_are_put_aside() {
 }
 
 #[test]
+fn sighup_opens_a_file_anew_that_somebody_has_put_aside() {
+    let logged = Logged::start("{access_sample: 1}", |_| ());
+    let (path, aside) = (logged.scratch.path().join("mp.log"), logged.scratch.path().join("aside"));
+    logged.ask(10);
+    fs::rename(&path, &aside).expect("it is there");
+    logged.proxy.signal("HUP");
+    eventually("there is a new file", SOON, || path.exists());
+    logged.ask(10);
+    logged.stop();
+    let lines = |path| {
+        let text = fs::read_to_string(path).expect("it can be read");
+        text.matches("err=ERR_OK latency_us=").count()
+    };
+    assert_eq!((lines(&aside), lines(&path)), (10, 10));
+}
+
+#[test]
 fn json_is_an_object_a_line_with_the_fields_of_the_message() {
     let logged = Logged::start("{format: json, access_sample: 10}", |_| ());
     logged.ask(100);
