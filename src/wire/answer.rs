@@ -19,6 +19,9 @@ pub const LEN_BYTES: usize = 4;
 /// A larger answer is a lie: 64 MiB hold the configuration of some 400,000 partitions.
 pub const MAX_ANSWER_LEN: usize = 64 * 1024 * 1024;
 
+/// A follower's answer names one leader; a larger one is a lie, and only followers' answers are read field by field.
+const MAX_FOLLOWER_LEN: usize = 64 * 1024;
+
 /// What a MetaServer said.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -121,6 +124,9 @@ pub fn read_answer(frame: &[u8], seq: i32) -> Result<Answer, BadAnswer> {
     if err != ERR_FORWARD_TO_OTHERS {
         let (result_at, counted_as) = (frame.len() - result.len(), error_code::counted_as(&err));
         return Ok(Answer::Leader { result_at, counted_as });
+    }
+    if result.len() > MAX_FOLLOWER_LEN {
+        return Err(BadAnswer::Result(format!("a follower's of {} bytes", result.len())));
     }
     let view = config_view::read(result).map_err(|e| BadAnswer::Result(e.to_string()))?;
     let leader = view.partitions.into_iter().next().and_then(|p| p.primary);

@@ -12,7 +12,7 @@
 use thrift::protocol::{TInputProtocol, TMessageType, TType};
 
 use super::frame::{Malformed, V0_HEADER_LEN};
-use super::{Input, each_field, reader};
+use super::{Input, bad, each_field, reader, skip};
 
 /// The one method that is routed.
 pub const QUERY_CONFIG: &str = "RPC_CM_QUERY_PARTITION_CONFIG_BY_INDEX";
@@ -65,7 +65,7 @@ fn read_args(input: &mut Input<'_>) -> thrift::Result<String> {
             Ok(())
         }
         (1, _) => Err(bad("argument 1 that is no single struct")),
-        (_, kind) => input.skip(kind),
+        (_, kind) => skip(input, kind),
     })?;
     table.ok_or_else(|| bad("no query_cfg_request"))
 }
@@ -88,13 +88,9 @@ fn read_request(input: &mut Input<'_>) -> thrift::Result<String> {
             (0..list.size).try_for_each(|_| input.read_i32().map(drop))
         }
         (2, _) => Err(bad("partition_indices that are no single list")),
-        (_, kind) => input.skip(kind),
+        (_, kind) => skip(input, kind),
     })?;
     table.ok_or_else(|| bad("no app_name"))
-}
-
-fn bad(why: impl Into<String>) -> thrift::Error {
-    thrift::Error::from(why.into())
 }
 
 /// Whether a table of this name can exist: 1-255 of `[A-Za-z0-9_.:-]`, and not `.` or `..`. Another
@@ -147,6 +143,9 @@ mod tests {
         let name = [0x0b, 0, 1, 0, 0, 0, 1, b't'];
         let i32s = [0x0f, 0, 2, 0x08, 0, 0, 0, 1, 0, 0, 0, 9];
         let future = [0x0d, 0, 9, 0x0b, 0x0c, 0, 0, 0, 1, 0, 0, 0, 1, b'k', 0];
+        let uuid = [&[0x10, 0, 9][..], &[0x0b, 0, 1, 0, 0, 0, 1, b'u'], &[0; 8]].concat();
+        let list = [0x0f, 0, 9, 0x10, 0, 0, 0, 1];
+        let map = [0x0d, 0, 9, 0x10, 0x0b, 0, 0, 0, 1];
         for (why, args, good) in [
             ("as clients send it", request(&[&name[..], &i32s].concat()), true),
             ("Node sends no indices", request(&name), true),
@@ -177,6 +176,9 @@ mod tests {
             ("request twice", [&request(&name)[..9 + 3], &request(&name)].concat(), false),
             ("bytes behind", [&request(&name)[..], &[0]].concat(), false),
             ("unknown type", request(&[&name[..], &[0x55, 0, 9]].concat()), false),
+            ("a type servers skip otherwise", request(&[&name[..], &uuid].concat()), false),
+            ("the same in a list", request(&[&name[..], &list, &uuid[3..]].concat()), false),
+            ("the same in a map", request(&[&name[..], &map, &uuid[3..]].concat()), false),
             ("nested without end", [0x0c, 0, 9].repeat(1000), false),
         ] {
             assert_eq!(read_table(&args).is_ok(), good, "{why}");
