@@ -29,6 +29,8 @@ const FRESH_FAILURE: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Names nobody asked for in this time are forgotten.
 const FORGET: Duration = Duration::from_secs(600);
+/// Names remembered: more than all clusters have. MetaServers can name leaders as they like.
+const MAX_NAMES: usize = 65_536;
 /// Lookups at once. More than one, so that a name whose server is mute does not stop the others.
 const THREADS: usize = 4;
 
@@ -39,6 +41,33 @@ struct Entry {
     used_at: Instant,
     under_way: bool,
     trouble: Trouble,
+}
+
+/// What the log tells of a lookup.
+enum Tells {
+    /// Other addresses than before, or some again after a failure.
+    Found(Vec<SocketAddr>),
+    /// Why there are none, and the last that were known.
+    Failed(String, Vec<SocketAddr>),
+}
+
+impl Entry {
+    /// A lookup ended.
+    fn fetched(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) -> Option<Tells> {
+        self.under_way = false;
+        self.fetched_at = Some(now);
+        match found {
+            Ok(addrs) if !addrs.is_empty() => {
+                let is_news = self.trouble.ended() || addrs != self.addrs;
+                self.addrs = addrs;
+                is_news.then(|| Tells::Found(self.addrs.clone()))
+            }
+            failed => {
+                let why = failed.err().map_or("no addresses".to_owned(), |e| e.to_string());
+                self.trouble.failed(now).then(|| Tells::Failed(why, self.addrs.clone()))
+            }
+        }
+    }
 }
 
 /// Whether a name's failures are told of: the first at once, then one now and then.
@@ -93,34 +122,53 @@ impl Resolver {
 
     /// All addresses of `host:port`; none if there is none, or patience ended.
     pub fn resolve(&self, host_port: &str, patience: &mut Patience<'_>) -> Vec<SocketAddr> {
-        if let Ok(addr) = host_port.parse() {
-            return vec![addr];
-        }
-        let mut cache = self.shared.cache.lock();
         loop {
-            let now = Instant::now();
-            let entry = cache.entry(host_port.to_owned()).or_insert(Entry {
-                addrs: Vec::new(),
-                fetched_at: None,
-                used_at: now,
-                under_way: false,
-                trouble: Trouble::default(),
-            });
-            entry.used_at = now;
-            let fresh = if entry.addrs.is_empty() { FRESH_FAILURE } else { FRESH };
-            let is_fresh = entry.fetched_at.is_some_and(|at| now < at + fresh);
-            if !is_fresh && !entry.under_way {
-                entry.under_way = self.names.try_send(host_port.to_owned()).is_ok();
+            if let Some(addrs) = self.known(host_port) {
+                return addrs;
             }
-            if is_fresh || !entry.addrs.is_empty() {
-                return entry.addrs.clone();
-            }
-            self.shared.changed.wait_for(&mut cache, SLICE);
-            let is_known = cache.get(host_port).is_some_and(|e| !e.addrs.is_empty());
-            if !is_known && !patience() {
+            // Before the wait, for it may take a while, and without the lock.
+            if !patience() {
                 return Vec::new();
             }
+            let mut cache = self.shared.cache.lock();
+            if self.look(&mut cache, host_port).is_none() {
+                self.shared.changed.wait_for(&mut cache, SLICE);
+            }
         }
+    }
+
+    /// The same without waiting; `None` while it is looked up for the first time.
+    pub fn known(&self, host_port: &str) -> Option<Vec<SocketAddr>> {
+        if let Ok(addr) = host_port.parse() {
+            return Some(vec![addr]);
+        }
+        self.look(&mut self.shared.cache.lock(), host_port)
+    }
+
+    /// Looks into the cache, and has a lookup made if it is time.
+    fn look(
+        &self,
+        cache: &mut HashMap<String, Entry>,
+        host_port: &str,
+    ) -> Option<Vec<SocketAddr>> {
+        if cache.len() >= MAX_NAMES && !cache.contains_key(host_port) {
+            return Some(Vec::new());
+        }
+        let now = Instant::now();
+        let entry = cache.entry(host_port.to_owned()).or_insert(Entry {
+            addrs: Vec::new(),
+            fetched_at: None,
+            used_at: now,
+            under_way: false,
+            trouble: Trouble::default(),
+        });
+        entry.used_at = now;
+        let fresh = if entry.addrs.is_empty() { FRESH_FAILURE } else { FRESH };
+        let is_fresh = entry.fetched_at.is_some_and(|at| now < at + fresh);
+        if !is_fresh && !entry.under_way {
+            entry.under_way = self.names.try_send(host_port.to_owned()).is_ok();
+        }
+        (is_fresh || !entry.addrs.is_empty()).then(|| entry.addrs.clone())
     }
 }
 
@@ -136,28 +184,16 @@ fn look_up_all(shared: &Shared, inbox: &Receiver<String>) {
         let now = Instant::now();
         let mut cache = shared.cache.lock();
         cache.retain(|_, entry| now < entry.used_at + FORGET);
-        if let Some(entry) = cache.get_mut(&name) {
-            entry.under_way = false;
-            entry.fetched_at = Some(now);
-            match found {
-                Ok(addrs) if !addrs.is_empty() => {
-                    if entry.trouble.ended() {
-                        info!("host={name} addrs={addrs:?}: resolved again");
-                    } else if addrs != entry.addrs {
-                        info!("host={name} addrs={addrs:?}");
-                    }
-                    entry.addrs = addrs;
-                }
-                failed => {
-                    let why = failed.err().map_or("no addresses".to_owned(), |e| e.to_string());
-                    if entry.trouble.failed(now)
-                        && let Some(hidden) = FAILED.pass()
-                    {
-                        let last = &entry.addrs;
-                        warn!("host={name} last_known={last:?}: not resolved: {why}{hidden}");
-                    }
+        let tells = cache.get_mut(&name).and_then(|entry| entry.fetched(found, now));
+        drop(cache);
+        match tells {
+            Some(Tells::Found(addrs)) => info!("host={name} addrs={addrs:?}"),
+            Some(Tells::Failed(why, last_known)) => {
+                if let Some(hidden) = FAILED.pass() {
+                    warn!("host={name} last_known={last_known:?}: not resolved: {why}{hidden}");
                 }
             }
+            None => {}
         }
         shared.changed.notify_all();
     }
