@@ -3,6 +3,7 @@
 //! The value *is* the duty: answering consumes it, and one that is dropped closes its connection, so a
 //! query can end badly but never in silence.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,13 +44,19 @@ impl Ask {
         Ask { connection: Some(connection), seq, table, args: Arc::from(args), asked_at, deadline }
     }
 
+    /// What a query with these arguments counts for where queries under way are limited: what waits is memory. One
+    /// for each KiB begun; 240 partition indices are in the first.
+    pub fn weight(args: &[u8]) -> u32 {
+        1 + args.len() as u32 / 1024
+    }
+
     /// Answers with the proxy's own error.
     pub fn refuse(mut self, error: OwnError) {
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.metrics().own_error(error);
         self.note(&connection, "none", error.name(), Instant::now());
         connection.send([Reply::Own(reply::own_error(self.seq, error))]);
-        connection.end_queries(1);
+        connection.end_queries(Self::weight(&self.args));
     }
 
     /// Nobody waits for the answer any more.
@@ -57,12 +64,18 @@ impl Ask {
         self.connection.as_ref().is_none_or(|c| c.is_closed())
     }
 
-    fn pass(mut self, cluster: &str, body: &Arc<Body>, now: Instant) -> (Arc<Connection>, Reply) {
+    fn pass(
+        mut self,
+        cluster: &str,
+        body: &Arc<Body>,
+        now: Instant,
+    ) -> (Arc<Connection>, Reply, u32) {
         let head = reply::query_head(self.seq, body.result().len());
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.note_use(&self.table, now);
         self.note(&connection, cluster, error_code::COUNTED[body.counted_as], now);
-        (connection, Reply::Passed { head, body: body.clone() })
+        let weight = Self::weight(&self.args);
+        (connection, Reply::Passed { head, body: body.clone() }, weight)
     }
 
     /// Counts the answer that is being given, and tells of it if it is one of the sample.
@@ -80,7 +93,7 @@ impl Drop for Ask {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.close(CloseReason::QueryLost);
-            connection.end_queries(1);
+            connection.end_queries(Self::weight(&self.args));
         }
     }
 }
@@ -89,22 +102,21 @@ impl Drop for Ask {
 pub fn answer_all(asks: impl IntoIterator<Item = Ask>, cluster: &str, body: &Arc<Body>) {
     let now = Instant::now();
     let mut together: Vec<Reply> = Vec::new();
+    let mut weight = 0;
     let mut asker: Option<Arc<Connection>> = None;
-    for (connection, reply) in asks.into_iter().map(|ask| ask.pass(cluster, body, now)) {
-        if let Some(before) = asker.replace(connection.clone())
-            && !Arc::ptr_eq(&before, &connection)
+    for (connection, reply, more) in asks.into_iter().map(|ask| ask.pass(cluster, body, now)) {
+        if let Some(before) = &asker
+            && !Arc::ptr_eq(before, &connection)
         {
-            send_together(&before, &mut together);
+            before.send(together.drain(..));
+            before.end_queries(mem::take(&mut weight));
         }
         together.push(reply);
+        weight += more;
+        asker = Some(connection);
     }
     if let Some(last) = asker {
-        send_together(&last, &mut together);
+        last.send(together);
+        last.end_queries(weight);
     }
-}
-
-fn send_together(connection: &Arc<Connection>, replies: &mut Vec<Reply>) {
-    let answered = replies.len() as u32;
-    connection.send(replies.drain(..));
-    connection.end_queries(answered);
 }

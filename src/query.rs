@@ -30,8 +30,8 @@ use crate::jobs::Jobs;
 use crate::metrics::{Metrics, OtherMethod, Shed};
 use crate::patience::{Meanwhile, QueryTimeout, SLICE};
 use crate::route::table::{Found, RouteTable};
-use crate::upstream::cluster::{Cluster, Joined, Outcome};
-use crate::upstream::flight::Lead;
+use crate::upstream::cluster::{Cluster, Joined, Landed, Outcome, Routes};
+use crate::upstream::flight::{Key, Lead};
 use crate::wire::error_code::OwnError;
 use crate::wire::frame::{Frame, Malformed};
 use crate::wire::{message, reply};
@@ -59,7 +59,17 @@ pub enum Job {
 /// A call to make, and to whom.
 pub struct Flight {
     cluster: Arc<Cluster>,
-    lead: Lead<Ask>,
+    /// `None` while the call is made, and once none is left to make.
+    lead: Option<Lead<Ask>>,
+}
+
+impl Drop for Flight {
+    /// A question whose call is never over would be mute for ever.
+    fn drop(&mut self) {
+        while let Some(Lead { key, .. }) = self.lead.take() {
+            self.lead = self.cluster.land(&key, &Outcome::Abandoned).next;
+        }
+    }
 }
 
 /// What workers share: the way from a question to its answer.
@@ -141,6 +151,8 @@ impl Router {
             if !replies.is_empty() {
                 connection.send(replies);
             }
+            // Not before: a client that has stopped sending still gets them.
+            connection.close_if_done();
             found |= turn != Turn::Empty;
             match turn {
                 Turn::More => {
@@ -169,7 +181,7 @@ impl Router {
                 let table = message::read_table(call.args)?;
                 if !message::is_table_name(&table) {
                     self.own_error(call.seq, OwnError::UnknownTable)
-                } else if !connection.begin_query() {
+                } else if !connection.begin_query(Ask::weight(call.args)) {
                     self.own_error(call.seq, OwnError::Unavailable)
                 } else {
                     // A worker looks up every slice, so an answer can be as late as that.
@@ -206,8 +218,8 @@ impl Router {
     fn route(&self, ask: Ask, flights: &mut Vec<Flight>) {
         match self.routes.find(&ask.table, Instant::now()) {
             Found::Cluster(cluster) => match cluster.join(ask) {
-                Joined::Lead(lead) => flights.push(Flight { cluster, lead }),
-                Joined::Waiting => self.metrics.flights_joined.add(1),
+                Joined::Lead(lead) => flights.push(Flight { cluster, lead: Some(lead) }),
+                Joined::Waiting => {}
                 Joined::Refused(ask) => self.shed(ask, Shed::FailingCluster),
             },
             Found::Unusable => ask.refuse(OwnError::UnusableRoute),
@@ -222,27 +234,22 @@ impl Router {
     }
 
     /// Makes a call, and those that wait for its place, until none does.
-    fn fly(&self, flight: Flight, meanwhile: &dyn Meanwhile) {
-        let Flight { cluster, mut lead } = flight;
-        loop {
-            let Lead { key, mut aboard } = lead;
-            // All aboard ask about one table: the name is part of the key.
-            let table = aboard.first().map(|ask| ask.table.clone()).unwrap_or_default();
-            let moved = || self.routes.has_moved(&table, &cluster);
-            // The flight must land whatever happens, or its table would be mute for ever.
-            let call = || cluster.call(&key, &mut aboard, &moved, meanwhile);
-            let outcome = match moved() {
-                true => Outcome::Moved,
-                false => catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-                    error!("table={table} cluster={}: a call panicked", cluster.name);
-                    Outcome::Failed
-                }),
-            };
-            self.metrics.calls.add(1);
-            let mut next = cluster.land(&key, &outcome);
+    fn fly(&self, mut flight: Flight, meanwhile: &dyn Meanwhile) {
+        let cluster = flight.cluster.clone();
+        let course = Course { router: self, cluster: &cluster };
+        while let Some(Lead { key, mut aboard }) = flight.lead.take() {
+            let call = || self.call(&course, &key, &mut aboard, meanwhile);
+            // It must land whatever happens.
+            let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+                error!("cluster={}: a call panicked", cluster.name);
+                Outcome::Failed
+            });
+            let Landed { next, refused } = cluster.land(&key, &outcome);
+            flight.lead = next;
             if aboard.len() > MANY_ANSWERS {
                 meanwhile.be_away();
-                if let Some(lead) = next.take() {
+                let lead = flight.lead.take();
+                if lead.is_some() {
                     self.later(Job::Call(Flight { cluster: cluster.clone(), lead }));
                 }
             }
@@ -251,16 +258,56 @@ impl Router {
                     cluster.stats.answers[body.counted_as].add(aboard.len() as u64);
                     answer_all(aboard, &cluster.name, &body);
                 }
-                Outcome::Moved => self.later(Job::Retry(aboard)),
+                Outcome::Moved => course.ask_again(aboard),
                 Outcome::Failed => {
                     aboard.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));
                 }
                 Outcome::Abandoned => drop(aboard),
             }
-            match next {
-                Some(another) => lead = another,
-                None => return,
+            if !refused.is_empty() {
+                self.turn_away(&course, refused);
             }
+        }
+    }
+
+    fn call(
+        &self,
+        course: &Course<'_>,
+        key: &Key,
+        aboard: &mut Vec<Ask>,
+        meanwhile: &dyn Meanwhile,
+    ) -> Outcome {
+        if let Some(outcome) = course.cluster.depart(key, aboard, course) {
+            return outcome;
+        }
+        self.metrics.calls.add(1);
+        self.metrics.flights_joined.add(aboard.len() as u64 - 1);
+        course.cluster.call(key, aboard, course, meanwhile)
+    }
+
+    /// These waited for a cluster that is found to fail.
+    fn turn_away(&self, course: &Course<'_>, asks: Vec<Ask>) {
+        let (moved, refused): (Vec<Ask>, Vec<Ask>) =
+            asks.into_iter().partition(|ask| course.has_moved(&ask.table));
+        course.ask_again(moved);
+        refused.into_iter().for_each(|ask| self.shed(ask, Shed::FailingCluster));
+    }
+}
+
+/// The routes, as a call to one cluster sees them.
+struct Course<'a> {
+    router: &'a Router,
+    cluster: &'a Arc<Cluster>,
+}
+
+impl Routes for Course<'_> {
+    fn has_moved(&self, table: &str) -> bool {
+        self.router.routes.has_moved(table, self.cluster)
+    }
+
+    fn ask_again(&self, asks: Vec<Ask>) {
+        if !asks.is_empty() {
+            self.router.later(Job::Retry(asks));
         }
     }
 }

@@ -146,11 +146,7 @@ impl Resolver {
     }
 
     /// Looks into the cache, and has a lookup made if it is time.
-    fn look(
-        &self,
-        cache: &mut HashMap<String, Entry>,
-        host_port: &str,
-    ) -> Option<Vec<SocketAddr>> {
+    fn look(&self, cache: &mut HashMap<String, Entry>, host_port: &str) -> Option<Vec<SocketAddr>> {
         if cache.len() >= MAX_NAMES && !cache.contains_key(host_port) {
             return Some(Vec::new());
         }

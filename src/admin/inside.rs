@@ -92,7 +92,7 @@ impl Inside {
             clients: overview::Clients {
                 connections: self.metrics.connections(),
                 pending: self.desk.pending(),
-                unread_bytes: self.desk.unread(),
+                unread_bytes: self.desk.held(),
                 queries,
                 queries_per_s: self.rate.lock().tell(Instant::now(), queries),
             },

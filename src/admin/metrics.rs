@@ -130,7 +130,7 @@ fn clients(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     )?;
     let pending = inside.desk.pending() as f64;
     out.gauge("meta_proxy_pending_queries", "Queries under way", pending)?;
-    let unread = inside.desk.unread() as f64;
+    let unread = inside.desk.held() as f64;
     out.gauge("meta_proxy_unread_bytes", "Bytes of answers that clients have not taken", unread)?;
     out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64)
 }

@@ -119,7 +119,7 @@ fn clients(inside: &Inside, request: &Request) -> Value {
     json!({
         "connections": inside.metrics.connections(),
         "pending_queries": inside.desk.pending(),
-        "unread_bytes": inside.desk.unread(),
+        "unread_bytes": inside.desk.held(),
         "known_uses": total,
         "uses": uses,
     })

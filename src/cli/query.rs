@@ -55,7 +55,7 @@ fn ask(options: &Options) -> Result<ConfigView, String> {
     for addr in addrs {
         let answer = Link::connect(addr, &mut patience)
             .and_then(|mut link| {
-                link.send(&message::query_args(&options.table))?;
+                link.send(&message::query_args(&options.table), &mut patience)?;
                 link.receive(Duration::ZERO, &(), &mut patience)
             })
             .map_err(|e| format!("{addr}: {e}"));

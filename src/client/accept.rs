@@ -4,13 +4,14 @@
 //! poll ─┬─ listener ─▶ accept until it would block ─▶ registry (token -> connection)
 //!       ├─ readable ─▶ readiness.notify ─▶ lobby, where workers read
 //!       ├─ writable ─▶ connection.flush
-//!       ├─ waker ────▶ notes: closed, watch, life, limits, beat, stop
+//!       ├─ waker ────▶ notes: closed, watch, overfull, life, limits, beat, stop
 //!       └─ time ─────▶ deadlines of half frames and of answers not taken; accept again; what `life` has due
 //! ```
 //! It never blocks but in poll. A connection is registered once, edge-triggered, for both directions;
 //! its registration ends with its descriptor, when the last query that holds it is answered. An event of
 //! an earlier holder of a token only makes a worker find nothing to read.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -146,7 +147,8 @@ impl Acceptor {
             }
             for event in &events {
                 match event.token() {
-                    LISTENER => self.accept_at = Some(Instant::now()),
+                    // Not before the end of a pause: there is an event for each client that knocks.
+                    LISTENER => _ = self.accept_at.get_or_insert_with(Instant::now),
                     WAKER => {}
                     Token(slot) => self.client_event(slot, event),
                 }
@@ -204,6 +206,7 @@ impl Acceptor {
             match note {
                 Note::Closed(connection) => self.forget(&connection),
                 Note::Watch(connection) => self.watch(&connection, Instant::now()),
+                Note::Overfull(max_bytes) => self.make_room(max_bytes),
                 Note::Life => self.life_at = Some(Instant::now()),
                 Note::Limits(limits, client_limits) => {
                     (self.limits, self.client_limits) = (limits, client_limits);
@@ -270,9 +273,7 @@ impl Acceptor {
     }
 
     fn forget(&mut self, connection: &Arc<Connection>) {
-        if let Some(deadline) = self.deadline_of.remove(&connection.id) {
-            self.deadlines.remove(&(deadline, connection.id));
-        }
+        self.unwatch(connection);
         let Token(slot) = connection.token;
         let is_it = |held: &Arc<Connection>| Arc::ptr_eq(held, connection);
         if !self.registry.get(slot).is_some_and(is_it) {
@@ -291,20 +292,43 @@ impl Acceptor {
         }
     }
 
+    /// Closes those that hold most, until all together hold half of what they may: so this is seldom.
+    fn make_room(&self, max_bytes: usize) {
+        if !self.desk.is_overfull(max_bytes) {
+            return;
+        }
+        let connections = self.registry.iter().map(|(_, connection)| connection);
+        let mut holders: Vec<_> =
+            connections.map(|connection| (connection.held(), connection)).collect();
+        holders.sort_unstable_by_key(|(held, _)| Reverse(*held));
+        for (held, connection) in holders {
+            if held == 0 || self.desk.held() <= max_bytes / 2 {
+                break;
+            }
+            connection.give_up(held);
+        }
+    }
+
     fn watch(&mut self, connection: &Arc<Connection>, now: Instant) {
+        self.unwatch(connection);
         if let Some(deadline) = connection.check_deadlines(now) {
             self.deadlines.insert((deadline, connection.id), connection.clone());
             self.deadline_of.insert(connection.id, deadline);
         }
     }
 
+    fn unwatch(&mut self, connection: &Arc<Connection>) {
+        if let Some(deadline) = self.deadline_of.remove(&connection.id) {
+            self.deadlines.remove(&(deadline, connection.id));
+        }
+    }
+
     fn check_deadlines(&mut self, now: Instant) {
-        while let Some(first) = self.deadlines.first_entry() {
-            if first.key().0 > now {
+        while let Some(((deadline, _), connection)) = self.deadlines.first_key_value() {
+            if *deadline > now {
                 break;
             }
-            let connection = first.remove();
-            self.deadline_of.remove(&connection.id);
+            let connection = connection.clone();
             self.watch(&connection, now);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Owned by `accept`; a worker that reads it and each query under way hold it too. Its socket never blocks
 //! anybody: a worker reads what is there, writes what the kernel takes, and leaves the rest to `accept`.
-//! The locks are per connection and cover at most one non-blocking system call, which is a copy.
+//! The locks are per connection and cover no system call but the non-blocking write of answers, which is a copy.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
@@ -20,11 +20,12 @@ use log::{debug, warn};
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, Waker};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::accept::AcceptLimits;
 use super::outbox::{Outbox, Reply};
 use super::readiness::Readiness;
+use super::unsent::Unsent;
 use super::usage::{Usage, Use};
 use crate::logging::Throttle;
 use crate::metrics::{Closed, Metrics, Shed};
@@ -45,13 +46,13 @@ const QUICK_STREAK: u8 = 4;
 pub struct ClientLimits {
     /// Bytes of one request frame.
     pub max_frame_bytes: usize,
-    /// Queries under way for one client.
+    /// Queries under way for one client; one with long arguments counts for several, see `Ask::weight`.
     pub max_pending: u32,
-    /// Queries under way in all.
+    /// The same in all.
     pub max_pending_total: usize,
     /// Bytes of answers that one client has not taken.
     pub max_unread_bytes: usize,
-    /// Bytes of answers that all clients together have not taken.
+    /// Bytes of answers that all clients together have not taken, and of frames that they have begun.
     pub max_unread_total_bytes: usize,
     /// Time to finish a frame once it is begun.
     pub frame_timeout: Duration,
@@ -72,6 +73,8 @@ pub enum CloseReason {
     HalfFrame,
     /// The client does not take its answers.
     Unread(usize),
+    /// Clients hold more than they may together, and this one most.
+    HoldsMost(usize),
     /// A query was lost by a fault of ours; closing tells the client, silence would not.
     QueryLost,
     /// The proxy drains or stops.
@@ -85,7 +88,7 @@ impl CloseReason {
             CloseReason::Io(_) => Closed::Io,
             CloseReason::Malformed(_) => Closed::Malformed,
             CloseReason::HalfFrame => Closed::HalfFrame,
-            CloseReason::Unread(_) => Closed::Unread,
+            CloseReason::Unread(_) | CloseReason::HoldsMost(_) => Closed::Unread,
             CloseReason::QueryLost => Closed::QueryLost,
             CloseReason::Stop => Closed::Stop,
         }
@@ -100,6 +103,11 @@ impl fmt::Display for CloseReason {
             CloseReason::Malformed(why) => write!(f, "malformed: {why}"),
             CloseReason::HalfFrame => write!(f, "half a frame, not finished in time"),
             CloseReason::Unread(bytes) => write!(f, "{bytes} bytes of answers not taken"),
+            CloseReason::HoldsMost(bytes) => write!(
+                f,
+                "limit max_unread_total_bytes reached, and this client holds {bytes} bytes of \
+                 answers not taken and of a frame not finished"
+            ),
             CloseReason::QueryLost => write!(f, "a query was lost"),
             CloseReason::Stop => write!(f, "the proxy drains or stops"),
         }
@@ -112,6 +120,8 @@ pub enum Note {
     Closed(Arc<Connection>),
     /// It holds half a frame, or answers not taken: see to its deadline.
     Watch(Arc<Connection>),
+    /// Clients hold more than this together: close those that hold most.
+    Overfull(usize),
     /// Life has changed: see what is due.
     Life,
     /// Take these limits for who comes from now on.
@@ -129,9 +139,12 @@ pub struct Desk {
     notes: Sender<Note>,
     waker: Waker,
     registry: Registry,
-    /// Queries under way in all.
+    /// Queries under way in all, by their weight.
     pending: AtomicUsize,
-    unread: AtomicUsize,
+    /// Bytes that connections hold for their clients: answers not taken, frames not finished.
+    held: AtomicUsize,
+    /// Whether `accept` has been told that it is too much.
+    overfull: AtomicBool,
     epoch: Instant,
     /// What is counted.
     pub metrics: Arc<Metrics>,
@@ -141,20 +154,20 @@ pub struct Desk {
 
 impl Desk {
     /// Notes go to `notes`; `waker` makes their reader look. The channel is unbounded, what it holds is
-    /// not: a connection has at most one note of each kind under way, and operators and the watchdog send few.
+    /// not: a connection has one note of each kind under way, or two, and operators and the watchdog send few.
     pub fn new(
         notes: Sender<Note>,
         waker: Waker,
         registry: Registry,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (pending, unread) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Desk {
             notes,
             waker,
             registry,
-            pending,
-            unread,
+            pending: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            overfull: AtomicBool::new(false),
             epoch: Instant::now(),
             metrics,
             usage: Usage::default(),
@@ -174,9 +187,25 @@ impl Desk {
         self.pending.load(SeqCst)
     }
 
-    /// Bytes of answers that clients have not taken.
-    pub fn unread(&self) -> usize {
-        self.unread.load(SeqCst)
+    /// Bytes that connections hold for their clients: answers not taken, frames not finished.
+    pub fn held(&self) -> usize {
+        self.held.load(SeqCst)
+    }
+
+    /// Whether connections hold more than this, for `accept`, which has been told so.
+    pub fn is_overfull(&self, max_bytes: usize) -> bool {
+        self.overfull.store(false, SeqCst);
+        self.held() > max_bytes
+    }
+
+    /// One holds more, or less, than it did.
+    fn hold(&self, before: usize, after: usize, limits: &ClientLimits) {
+        self.held.fetch_add(after, SeqCst);
+        let all = self.held.fetch_sub(before, SeqCst) - before;
+        let max = limits.max_unread_total_bytes;
+        if after > before && all > max && !self.overfull.swap(true, SeqCst) {
+            self.tell(Note::Overfull(max));
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -215,19 +244,21 @@ pub struct Connection {
     asked: AtomicBool,
     /// The start of a frame. Only the worker that RUNNING names touches it.
     partial: Mutex<Vec<u8>>,
+    /// Its bytes that are counted as held.
+    partial_bytes: AtomicUsize,
     /// When the frame in `partial` was begun, ms of the desk; 0: there is none.
     partial_since_ms: AtomicU64,
     outbox: Mutex<Outbox>,
-    /// When the client last took some of what waits in `outbox`; 0: nothing waits.
-    unread_since_ms: AtomicU64,
+    /// Whether anything waits in `outbox`.
+    unsent: Unsent,
     pending: AtomicU32,
     /// When it had its last answer from the worker that read its question, us of the desk.
     served_at_us: AtomicU64,
     quick_streak: AtomicU8,
     /// What it asked for last, for [`Usage`].
     last_use: Mutex<Option<Arc<Use>>>,
-    /// Whether it is on `accept`'s list of deadlines.
-    watched: AtomicBool,
+    /// The deadline for which it is on `accept`'s list, ms of the desk; 0: it is not on it.
+    watched_until_ms: AtomicU64,
     /// The end of the client's bytes is in the socket, perhaps behind others.
     hang_up: AtomicBool,
     /// The client's bytes are read to their end.
@@ -256,14 +287,15 @@ impl Connection {
             limits,
             asked: AtomicBool::new(true),
             partial: Mutex::default(),
+            partial_bytes: AtomicUsize::new(0),
             partial_since_ms: AtomicU64::new(0),
             outbox: Mutex::default(),
-            unread_since_ms: AtomicU64::new(0),
+            unsent: Unsent::default(),
             pending: AtomicU32::new(0),
             served_at_us: AtomicU64::new(0),
             quick_streak: AtomicU8::new(0),
             last_use: Mutex::new(None),
-            watched: AtomicBool::new(false),
+            watched_until_ms: AtomicU64::new(0),
             hang_up: AtomicBool::new(false),
             peer_closed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -278,10 +310,13 @@ impl Connection {
         mut take: impl FnMut(Frame<'_>) -> Result<(), Malformed>,
     ) -> Turn {
         let max = self.limits.max_frame_bytes;
-        let mut partial = self.partial.lock();
+        if scratch.len() != 2 * max {
+            // Zeroed by the system, so that only pages that are read into take memory.
+            *scratch = vec![0; 2 * max];
+        }
+        let partial = std::mem::take(&mut *self.partial.lock());
         let had_partial = !partial.is_empty();
         let mut filled = partial.len();
-        scratch.resize(2 * max, 0);
         scratch[..filled].copy_from_slice(&partial);
         let mut frames = 0;
         let mut turn = Turn::More;
@@ -293,12 +328,14 @@ impl Connection {
             let read = match (&self.stream).read(&mut scratch[filled..]) {
                 Ok(0) => {
                     self.peer_closed.store(true, SeqCst);
-                    self.close_if_done();
                     turn = Turn::Drained;
                     break;
                 }
                 Ok(n) => n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock && turns == 0 => return Turn::Empty,
+                Err(e) if e.kind() == ErrorKind::WouldBlock && turns == 0 => {
+                    *self.partial.lock() = partial;
+                    return Turn::Empty;
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     turn = Turn::Drained;
                     break;
@@ -329,8 +366,9 @@ impl Connection {
                 break;
             }
         }
-        *partial = scratch[..filled].to_vec();
-        drop(partial);
+        *self.partial.lock() = scratch[..filled].to_vec();
+        let before = self.partial_bytes.swap(filled, SeqCst);
+        self.desk.hold(before, filled, &self.limits);
         self.watch_partial(filled > 0, had_partial && frames == 0);
         turn
     }
@@ -340,14 +378,17 @@ impl Connection {
             self.partial_since_ms.store(0, SeqCst);
         } else if !same_frame {
             // The deadline counts from the first byte of a frame, however slowly the others come.
-            self.partial_since_ms.store(self.desk.now_ms(), SeqCst);
-            self.watch();
+            let now_ms = self.desk.now_ms();
+            self.partial_since_ms.store(now_ms, SeqCst);
+            self.watch(now_ms, self.limits.frame_timeout);
         }
     }
 
-    /// Puts the connection on `accept`'s list of deadlines, where it stands at most once.
-    fn watch(self: &Arc<Self>) {
-        if !self.watched.swap(true, SeqCst) {
+    /// Puts the connection on `accept`'s list of deadlines, where it stands once, for the first.
+    fn watch(self: &Arc<Self>, since_ms: u64, timeout: Duration) {
+        let until_ms = since_ms + timeout.as_millis() as u64;
+        let is_nearer = |watched_ms| (watched_ms == 0 || until_ms < watched_ms).then_some(until_ms);
+        if self.watched_until_ms.fetch_update(SeqCst, SeqCst, is_nearer).is_ok() {
             self.desk.tell(Note::Watch(self.clone()));
         }
     }
@@ -355,20 +396,23 @@ impl Connection {
     /// `accept` took the connection from its list of deadlines: closes it if one is over. `Some`: it
     /// is on the list again, until then.
     pub fn check_deadlines(self: &Arc<Self>, now: Instant) -> Option<Instant> {
-        self.watched.store(false, SeqCst);
-        let deadline = |since_ms: &AtomicU64, timeout| match since_ms.load(SeqCst) {
+        self.watched_until_ms.store(0, SeqCst);
+        let until_ms = |since_ms, timeout: Duration| match since_ms {
             0 => None,
-            ms => Some(self.desk.epoch + Duration::from_millis(ms) + timeout),
+            since_ms => Some(since_ms + timeout.as_millis() as u64),
         };
-        let frame = deadline(&self.partial_since_ms, self.limits.frame_timeout);
-        let unread = deadline(&self.unread_since_ms, self.limits.unread_timeout);
-        if frame.is_some_and(|at| at <= now) {
+        let at = |ms| self.desk.epoch + Duration::from_millis(ms);
+        let frame_ms = until_ms(self.partial_since_ms.load(SeqCst), self.limits.frame_timeout);
+        let unread_ms = until_ms(self.unsent.since_ms(), self.limits.unread_timeout);
+        if frame_ms.is_some_and(|ms| at(ms) <= now) {
             self.close(CloseReason::HalfFrame);
-        } else if unread.is_some_and(|at| at <= now) {
+        } else if unread_ms.is_some_and(|ms| at(ms) <= now) {
             self.close(CloseReason::Unread(self.outbox.lock().unread()));
         }
-        let next = [frame, unread].into_iter().flatten().min()?;
-        (!self.is_closed() && !self.watched.swap(true, SeqCst)).then_some(next)
+        let next_ms = [frame_ms, unread_ms].into_iter().flatten().min()?;
+        let is_alone = |watched_ms| (watched_ms == 0).then_some(next_ms);
+        let is_listed = self.watched_until_ms.fetch_update(SeqCst, SeqCst, is_alone).is_ok();
+        (!self.is_closed() && is_listed).then(|| at(next_ms))
     }
 
     /// The socket told that the client sends no more: it must be read to its end.
@@ -386,17 +430,17 @@ impl Connection {
         &self.desk.metrics
     }
 
-    /// A query is under way from now on. False: over a limit, it must be refused.
+    /// A query of this weight is under way from now on. False: over a limit, it must be refused.
     #[must_use]
-    pub fn begin_query(self: &Arc<Self>) -> bool {
+    pub fn begin_query(self: &Arc<Self>, weight: u32) -> bool {
         static SHED: Throttle = Throttle::new();
         let limits = &self.limits;
         self.asked.store(true, Relaxed);
-        let mine = self.pending.fetch_add(1, SeqCst);
-        let all = self.desk.pending.fetch_add(1, SeqCst);
-        let (shed, limit) = if mine >= limits.max_pending {
+        let mine = self.pending.fetch_add(weight, SeqCst) + weight;
+        let all = self.desk.pending.fetch_add(weight as usize, SeqCst) + weight as usize;
+        let (shed, limit) = if mine > limits.max_pending {
             (Shed::ClientPending, "max_pending_per_client")
-        } else if all >= limits.max_pending_total {
+        } else if all > limits.max_pending_total {
             (Shed::Pending, "max_pending")
         } else {
             return true;
@@ -404,16 +448,16 @@ impl Connection {
         self.desk.metrics.shed.at(shed as usize).add(1);
         if let Some(hidden) = SHED.pass() {
             let (id, peer) = (self.id, self.peer);
-            warn!("conn={id} client={peer}: a query is refused, {limit} are under way{hidden}");
+            warn!("conn={id} client={peer}: query refused, limit {limit} reached{hidden}");
         }
-        self.end_queries(1);
+        self.end_queries(weight);
         false
     }
 
-    /// So many queries have their answers in the outbox, or never will.
-    pub fn end_queries(self: &Arc<Self>, n: u32) {
-        self.desk.pending.fetch_sub(n as usize, SeqCst);
-        self.pending.fetch_sub(n, SeqCst);
+    /// Queries of this weight have their answers in the outbox, or never will.
+    pub fn end_queries(self: &Arc<Self>, weight: u32) {
+        self.desk.pending.fetch_sub(weight as usize, SeqCst);
+        self.pending.fetch_sub(weight, SeqCst);
         self.close_if_done();
     }
 
@@ -422,62 +466,83 @@ impl Connection {
     pub fn send(self: &Arc<Self>, replies: impl IntoIterator<Item = Reply>) {
         let limits = &self.limits;
         let mut outbox = self.outbox.lock();
-        let mut is_greedy = false;
+        let (mut result, mut is_greedy) = (Ok(()), false);
         for reply in replies {
             if outbox.unread() > limits.max_unread_bytes {
-                self.write(&mut outbox);
+                result = result.and_then(|()| self.write(&mut outbox));
             }
             is_greedy |= outbox.unread() > limits.max_unread_bytes;
             if !is_greedy {
-                let before = outbox.unread();
                 outbox.push(reply);
-                self.desk.unread.fetch_add(outbox.unread() - before, SeqCst);
             }
         }
-        self.write(&mut outbox);
+        result = result.and_then(|()| self.write(&mut outbox));
         let unread = outbox.unread();
-        drop(outbox);
-        let all_unread = self.desk.unread.load(SeqCst);
-        if is_greedy || (unread > 0 && all_unread > limits.max_unread_total_bytes) {
+        self.settle(outbox, result);
+        if is_greedy {
             self.close(CloseReason::Unread(unread));
         }
     }
 
     /// The socket takes bytes again.
     pub fn flush(self: &Arc<Self>) {
-        if self.unread_since_ms.load(SeqCst) != 0 {
-            self.write(&mut self.outbox.lock());
+        if !self.unsent.is_none() {
+            let mut outbox = self.outbox.lock();
+            let result = self.write(&mut outbox);
+            self.settle(outbox, result);
             self.close_if_done();
         }
     }
 
-    fn write(self: &Arc<Self>, outbox: &mut Outbox) {
-        let before = outbox.unread();
-        let result = match self.closed.load(SeqCst) {
-            true => Ok(()),
-            false => outbox.write_to(&mut &self.stream),
-        };
-        if result.is_err() || self.closed.load(SeqCst) {
-            *outbox = Outbox::default();
+    fn write(&self, outbox: &mut Outbox) -> io::Result<()> {
+        loop {
+            let before = outbox.unread();
+            let result = match self.is_closed() {
+                true => Ok(()),
+                false => outbox.write_to(&mut &self.stream),
+            };
+            if result.is_err() || self.is_closed() {
+                outbox.clear();
+            }
+            if !self.unsent.note(before, outbox.unread(), || self.desk.now_ms()) {
+                return result;
+            }
         }
-        let after = outbox.unread();
-        self.desk.unread.fetch_sub(before - after, SeqCst);
-        if after == 0 {
-            self.unread_since_ms.store(0, SeqCst);
-        } else if after < before || self.unread_since_ms.load(SeqCst) == 0 {
-            self.unread_since_ms.store(self.desk.now_ms(), SeqCst);
-            self.watch();
+    }
+
+    /// What follows from a write, without the lock.
+    fn settle(self: &Arc<Self>, mut outbox: MutexGuard<'_, Outbox>, result: io::Result<()>) {
+        let unread = outbox.unread();
+        let held_before = outbox.count_held();
+        drop(outbox);
+        if let Some(before) = held_before {
+            self.desk.hold(before, unread, &self.limits);
+        }
+        if unread > 0 {
+            self.watch(self.unsent.since_ms(), self.limits.unread_timeout);
         }
         if let Err(e) = result {
             self.close(CloseReason::Io(e));
         }
     }
 
+    /// Bytes that are held for the client.
+    pub fn held(&self) -> usize {
+        self.outbox.lock().unread() + self.partial_bytes.load(SeqCst)
+    }
+
+    /// Closes the connection because it holds more than others, and what it holds is free at once. Only for `accept`.
+    pub fn give_up(self: &Arc<Self>, held: usize) {
+        self.close(CloseReason::HoldsMost(held));
+        // Closed, it drops what it held.
+        self.flush();
+        let before = self.partial_bytes.swap(0, SeqCst);
+        self.desk.hold(before, 0, &self.limits);
+    }
+
     /// A client that only closed its sending side still gets what it asked for.
-    fn close_if_done(self: &Arc<Self>) {
-        if self.peer_closed.load(SeqCst)
-            && self.pending.load(SeqCst) == 0
-            && self.unread_since_ms.load(SeqCst) == 0
+    pub fn close_if_done(self: &Arc<Self>) {
+        if self.peer_closed.load(SeqCst) && self.pending.load(SeqCst) == 0 && self.unsent.is_none()
         {
             self.close(CloseReason::Peer);
         }
@@ -527,7 +592,7 @@ impl Connection {
     /// Whether nothing is under way for the client.
     pub fn is_quiet(&self) -> bool {
         self.pending.load(SeqCst) == 0
-            && self.unread_since_ms.load(SeqCst) == 0
+            && self.unsent.is_none()
             && self.partial_since_ms.load(SeqCst) == 0
             && !self.is_closed()
     }
@@ -574,7 +639,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.desk.unread.fetch_sub(self.outbox.get_mut().unread(), SeqCst);
+        let held = self.outbox.get_mut().held() + *self.partial_bytes.get_mut();
+        self.desk.hold(held, 0, &self.limits);
     }
 }
 

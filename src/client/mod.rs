@@ -1,10 +1,10 @@
 //! Everything between a client's socket and a question that can be routed.
 //!
 //! ```text
-//! accept ──readable──▶ readiness ──job──▶ worker: connection.drain ─▶ frames ─▶ query.rs
-//!   ▲ ▲                                      │
-//!   │ └── closed, half a frame, unread ──────┤ notes, seldom
-//!   └── writable: flush ── outbox ◀──────────┘ replies, written by the worker
+//! accept ──readable──▶ readiness ─▶ lobby ─▶ worker: connection.drain ─▶ frames ─▶ query.rs
+//!   ▲ ▲                                         │
+//!   │ └── closed, half a frame, unread ─────────┤ notes, seldom
+//!   └── writable: unsent? flush ── outbox ◀─────┘ replies, written by the worker
 //! ```
 
 pub mod accept;
@@ -14,5 +14,6 @@ pub mod listener;
 pub mod lobby;
 pub mod outbox;
 pub mod readiness;
+pub mod unsent;
 pub mod usage;
 pub mod workers;

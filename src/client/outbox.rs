@@ -66,6 +66,8 @@ pub struct Outbox {
     /// Bytes of the first reply that are written.
     written: usize,
     unread: usize,
+    /// Of `unread`, what the owner has counted among what all clients hold.
+    held: usize,
 }
 
 impl Outbox {
@@ -78,6 +80,22 @@ impl Outbox {
     /// Bytes not written yet.
     pub fn unread(&self) -> usize {
         self.unread
+    }
+
+    /// What was counted last.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Counts what is unread as held. `Some`: it was another number before.
+    pub fn count_held(&mut self) -> Option<usize> {
+        let before = std::mem::replace(&mut self.held, self.unread);
+        (before != self.unread).then_some(before)
+    }
+
+    /// Drops all of it.
+    pub fn clear(&mut self) {
+        (self.replies, self.written, self.unread) = (VecDeque::new(), 0, 0);
     }
 
     /// Writes until all is written or `out` takes no more for now. An empty outbox holds no memory.

@@ -10,15 +10,17 @@
 //!     │                                      if none does, the slow one is waited for after all
 //!     └── short pause ◀── the round is over ──┘      nobody waits any more ─▶ Failed
 //! ```
-//! A call blocks its worker, and its worker looks up every slice: it answers those whose time is over,
-//! also those who only wait for a later call, and leaves when the route has moved.
+//! A call blocks its worker, and its worker looks up every slice: it answers those whose time is over, also those
+//! who only wait for a later call, sends those whose table has moved where it is now, and leaves when it was the
+//! one that is called for. What a call leaves without an answer says something of the cluster only if the
+//! call had the time that a query usually has.
 //!
 //! The lock covers what calls share (flights, health, memory, idle links) and never any I/O. Calls at once
 //! are few, and each holds one link to a server at a time: that bounds the links to a MetaServer and keeps
 //! a dead cluster from taking all workers.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -28,7 +30,7 @@ use log::{debug, info, warn};
 use parking_lot::Mutex;
 
 use super::flight::{Flights, Key, Lead};
-use super::health::{Admit, Health};
+use super::health::Health;
 use super::leader::{Memory, Plan};
 use super::link::{Link, LinkError};
 use crate::ask::Ask;
@@ -37,7 +39,7 @@ use crate::logging::Throttle;
 use crate::metrics::Count;
 use crate::patience::{Meanwhile, QueryTimeout, SLICE};
 use crate::resolve::Resolver;
-use crate::route::record::Record;
+use crate::route::record::{self, Record};
 use crate::wire::answer::Answer;
 use crate::wire::error_code::{COUNTED, OwnError};
 
@@ -88,12 +90,28 @@ pub enum Joined {
 pub enum Outcome {
     /// With a leader's answer.
     Answered(Arc<Body>),
-    /// Nobody answered before the time of all who waited was over.
+    /// Nobody answered, although there was time.
     Failed,
     /// The route moved away from this cluster; who still waits is to be asked for elsewhere.
     Moved,
-    /// All who waited have left.
+    /// Nobody waits any more.
     Abandoned,
+}
+
+/// The routes, as calls see them.
+pub trait Routes {
+    /// Whether the table lives in another cluster than this one now.
+    fn has_moved(&self, table: &str) -> bool;
+    /// These are to be asked for where their table is now.
+    fn ask_again(&self, asks: Vec<Ask>);
+}
+
+/// What is to be done after a call.
+pub struct Landed {
+    /// The caller makes this call next.
+    pub next: Option<Lead<Ask>>,
+    /// They waited for calls to a cluster that is asked no more.
+    pub refused: Vec<Ask>,
 }
 
 /// All clusters that routes name, each once however many tables it holds. Owned by who writes the routes;
@@ -175,7 +193,8 @@ struct Core {
     health: Health,
     memory: Memory,
     idle: HashMap<SocketAddr, Vec<Link>>,
-    next_expiry: Instant,
+    /// When to look again for those who wait and should not.
+    next_look: Instant,
 }
 
 /// One cluster, known by the set of its MetaServer addresses.
@@ -200,7 +219,7 @@ impl Cluster {
             health: Health::default(),
             memory: Memory::default(),
             idle: HashMap::new(),
-            next_expiry: Instant::now(),
+            next_look: Instant::now(),
         };
         let usual_us = AtomicU32::new(NEVER_US);
         let stats = Stats::default();
@@ -225,67 +244,105 @@ impl Cluster {
     /// A query wants this cluster's answer.
     pub fn join(&self, ask: Ask) -> Joined {
         let mut core = self.core.lock();
-        match core.health.admit(Instant::now()) {
-            Admit::Refuse => Joined::Refused(ask),
-            Admit::Ask => match core.flights.join(ask.args.clone(), ask) {
-                Some(lead) => Joined::Lead(lead),
-                None => Joined::Waiting,
-            },
+        let is_called = core.flights.free_places() < self.upstream.limits.max_calls;
+        if !core.health.admits(is_called, Instant::now()) {
+            return Joined::Refused(ask);
+        }
+        match core.flights.join(ask.args.clone(), ask) {
+            Some(lead) => Joined::Lead(lead),
+            None => Joined::Waiting,
         }
     }
 
+    /// The call is about to start: who came meanwhile is aboard, too. `Some`: there is no reason to make it.
+    pub fn depart(&self, key: &Key, aboard: &mut Vec<Ask>, routes: &dyn Routes) -> Option<Outcome> {
+        self.core.lock().flights.depart(key, aboard);
+        self.look_after(aboard, routes)
+    }
+
     /// Makes one call and blocks until it is over. Those `aboard` whose time ends before are answered here
-    /// and taken out; `moved` tells that their route names another cluster now.
+    /// and taken out.
     pub fn call(
         &self,
         key: &Key,
         aboard: &mut Vec<Ask>,
-        moved: &dyn Fn() -> bool,
+        routes: &dyn Routes,
         meanwhile: &dyn Meanwhile,
     ) -> Outcome {
-        self.core.lock().flights.depart(key, aboard);
+        let start = Instant::now();
+        let unanswered = Vec::new();
         let mut call =
-            Call { cluster: self, key, aboard, moved, meanwhile, expired: 0, over: None };
-        match call.run() {
+            Call { cluster: self, key, aboard, routes, meanwhile, start, unanswered, over: None };
+        let outcome = match call.run() {
             Ok(body) => Outcome::Answered(body),
-            Err(Over) => call.over.expect("Over is only said when it is set"),
+            Err(Over) => call.over.take().expect("Over is only said when it is set"),
+        };
+        if matches!(outcome, Outcome::Answered(_) | Outcome::Failed) {
+            let mute = std::mem::take(&mut call.unanswered);
+            mute.into_iter().for_each(|addr| call.failed(addr, &LinkError::GaveUp));
         }
+        outcome
     }
 
-    /// The call for `key` is over. `Some`: the caller makes this one next.
-    pub fn land(&self, key: &Key, outcome: &Outcome) -> Option<Lead<Ask>> {
+    /// The call for `key` is over.
+    pub fn land(&self, key: &Key, outcome: &Outcome) -> Landed {
+        let mut refused = Vec::new();
         let mut core = self.core.lock();
+        let is_news = match outcome {
+            Outcome::Answered(_) => core.health.answered(),
+            Outcome::Failed => core.health.failed(Instant::now()),
+            Outcome::Moved | Outcome::Abandoned => false,
+        };
+        if core.health.is_failing() {
+            refused = core.flights.take(|_| true);
+        }
+        let next = core.flights.land(key);
+        let failures = core.health.failures();
+        drop(core);
         let (name, metas) = (&self.name, &self.meta_addrs);
-        match outcome {
-            Outcome::Answered(_) => {
-                if core.health.answered() {
-                    info!("cluster={name} answers again");
-                }
-            }
-            Outcome::Failed => {
-                if core.health.failed(Instant::now()) {
-                    let n = core.health.failures();
-                    warn!(
-                        "cluster={name} metas={metas:?}: {n} calls in a row failed, \
-                         queries are refused until a probe is answered"
-                    );
-                }
-            }
-            Outcome::Moved | Outcome::Abandoned => core.health.unknown(),
+        match is_news {
+            true if failures > 0 => warn!(
+                "cluster={name} metas={metas:?}: {failures} calls in a row failed, \
+                 queries are refused until a probe is answered"
+            ),
+            true => info!("cluster={name} answers again"),
+            false => {}
         }
-        core.flights.land(key)
+        Landed { next, refused }
     }
 
-    /// Answers those who wait for a later call than the one under way and whose time is over.
-    fn expire_waiting(&self, now: Instant) {
+    /// Answers those whose time is over, also who waits for a later call. `Some`: there is no reason to make, or to
+    /// go on with, the call of those aboard.
+    fn look_after(&self, aboard: &mut Vec<Ask>, routes: &dyn Routes) -> Option<Outcome> {
+        let now = Instant::now();
+        for ask in aboard.extract_if(.., |ask| ask.deadline <= now) {
+            ask.refuse(OwnError::Unavailable);
+        }
+        self.look_after_waiting(routes, now);
+        match aboard.iter().find(|ask| !ask.is_gone()) {
+            None => Some(Outcome::Abandoned),
+            Some(ask) if routes.has_moved(&ask.table) => Some(Outcome::Moved),
+            Some(_) => None,
+        }
+    }
+
+    /// The same for those who wait for a later call than those under way.
+    fn look_after_waiting(&self, routes: &dyn Routes, now: Instant) {
         let mut core = self.core.lock();
-        if now < core.next_expiry {
+        if now < core.next_look {
             return;
         }
-        core.next_expiry = now + SLICE / 2;
+        core.next_look = now + SLICE / 2;
         let expired = core.flights.take(|ask| ask.deadline <= now || ask.is_gone());
+        let tables: HashSet<Box<str>> =
+            core.flights.first_waiters().map(|ask| ask.table.clone()).collect();
         drop(core);
         expired.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));
+        let moved: HashSet<_> =
+            tables.into_iter().filter(|table| routes.has_moved(table)).collect();
+        if !moved.is_empty() {
+            routes.ask_again(self.core.lock().flights.take(|ask| moved.contains(&ask.table)));
+        }
     }
 
     /// Whether answers come so fast that sleeping would take longer.
@@ -308,16 +365,13 @@ impl Cluster {
     }
 
     fn idle_link(&self, addr: SocketAddr) -> Option<Link> {
-        let mut core = self.core.lock();
-        let links = core.idle.get_mut(&addr)?;
-        // The last in is the first out, so the old ones behind it are all older.
-        match links.pop() {
-            Some(link) if link.idle_since.elapsed() < MAX_IDLE => Some(link),
-            _ => {
-                core.idle.remove(&addr);
-                None
-            }
+        let link = self.core.lock().idle.get_mut(&addr)?.pop()?;
+        if link.idle_since.elapsed() < MAX_IDLE {
+            return Some(link);
         }
+        // The last in is the first out, so the others are all older.
+        self.forget_links(addr);
+        None
     }
 
     fn keep_link(&self, addr: SocketAddr, link: Link) {
@@ -325,7 +379,9 @@ impl Cluster {
     }
 
     fn forget_links(&self, addr: SocketAddr) {
-        self.core.lock().idle.remove(&addr);
+        let links = self.core.lock().idle.remove(&addr);
+        // They close without the lock.
+        drop(links);
     }
 }
 
@@ -347,10 +403,11 @@ struct Call<'a> {
     cluster: &'a Cluster,
     key: &'a Key,
     aboard: &'a mut Vec<Ask>,
-    moved: &'a dyn Fn() -> bool,
+    routes: &'a dyn Routes,
     meanwhile: &'a dyn Meanwhile,
-    /// Queries whose time was over during this call.
-    expired: usize,
+    start: Instant,
+    /// Servers that have the question, and have not answered.
+    unanswered: Vec<SocketAddr>,
     over: Option<Outcome>,
 }
 
@@ -361,20 +418,11 @@ impl<'a> Call<'a> {
             return false;
         }
         self.meanwhile.look_up();
-        let now = Instant::now();
-        for ask in self.aboard.extract_if(.., |ask| ask.deadline <= now) {
-            self.expired += 1;
-            ask.refuse(OwnError::Unavailable);
-        }
-        self.cluster.expire_waiting(now);
-        if self.aboard.iter().all(Ask::is_gone) {
-            self.over = Some(match self.expired {
-                0 => Outcome::Abandoned,
-                _ => Outcome::Failed,
-            });
-        } else if (self.moved)() {
-            self.over = Some(Outcome::Moved);
-        }
+        let fair = 2 * self.cluster.upstream.query_timeout.slow_after();
+        self.over = match self.cluster.look_after(self.aboard, self.routes) {
+            Some(Outcome::Abandoned) if self.start.elapsed() >= fair => Some(Outcome::Failed),
+            other => other,
+        };
         self.over.is_none()
     }
 
@@ -405,14 +453,21 @@ impl<'a> Call<'a> {
         Err(Over)
     }
 
+    /// The addresses that are known; names are only waited for where there are none, and no leader either.
     fn resolve(&mut self, host_ports: &[String]) -> Vec<SocketAddr> {
         let upstream = &self.cluster.upstream;
+        let known = host_ports.iter().filter_map(|host_port| upstream.resolver.known(host_port));
+        let mut found: Vec<SocketAddr> = known.flatten().collect();
         // With several names a slow one must not use up the time of the others.
         let end = Instant::now() + upstream.query_timeout.slow_after();
-        let mut found = Vec::new();
         for host_port in host_ports {
-            let mut patience = || self.goes_on() && Instant::now() < end;
-            found.extend(upstream.resolver.resolve(host_port, &mut patience));
+            if !found.is_empty() || self.cluster.core.lock().memory.leader().is_some() {
+                break;
+            }
+            found = upstream.resolver.resolve(host_port, &mut || {
+                self.meanwhile.be_away();
+                self.goes_on() && Instant::now() < end
+            });
         }
         found
     }
@@ -425,7 +480,7 @@ impl<'a> Call<'a> {
             let wait = if plan.has_more() { slow_after } else { SLICE };
             match self.ask(addr, wait)? {
                 Said::Leader(body) => {
-                    self.learn_leader(addr, &slow);
+                    self.learn_leader(addr);
                     return Ok(Some(body));
                 }
                 Said::Follower(Some(leader)) => plan.forward(leader),
@@ -438,7 +493,7 @@ impl<'a> Call<'a> {
         while let Some((addr, link)) = slow.pop_front() {
             match self.hear(addr, link, SLICE)? {
                 Said::Leader(body) => {
-                    self.learn_leader(addr, &slow);
+                    self.learn_leader(addr);
                     return Ok(Some(body));
                 }
                 Said::Follower(_) => {}
@@ -449,13 +504,8 @@ impl<'a> Call<'a> {
         Ok(None)
     }
 
-    fn learn_leader(&self, leader: SocketAddr, mute: &VecDeque<(SocketAddr, Link)>) {
-        let mut core = self.cluster.core.lock();
-        let is_new = core.memory.led(leader);
-        for (addr, _) in mute {
-            core.memory.failed(*addr, Instant::now());
-        }
-        drop(core);
+    fn learn_leader(&self, leader: SocketAddr) {
+        let is_new = self.cluster.core.lock().memory.led(leader);
         if is_new {
             info!("cluster={} leader={leader}", self.cluster.name);
         }
@@ -480,8 +530,9 @@ impl<'a> Call<'a> {
     /// Asks one server, on a link that is there or on a fresh one, and waits a while for its answer.
     fn ask(&mut self, addr: SocketAddr, wait: Duration) -> Result<Said, Over> {
         if let Some(mut link) = self.cluster.idle_link(addr) {
-            let said = match link.send(self.key) {
+            let said = match link.send(self.key, &mut || self.goes_on()) {
                 Ok(()) => self.hear(addr, link, wait)?,
+                Err(LinkError::GaveUp) => return Err(Over),
                 Err(e) => Said::Lost(e),
             };
             match said {
@@ -491,8 +542,10 @@ impl<'a> Call<'a> {
             }
         }
         self.meanwhile.be_away();
-        let fresh = Link::connect(addr, &mut || self.goes_on())
-            .and_then(|mut link| link.send(self.key).map(|()| link));
+        let key = self.key;
+        let mut patience = || self.goes_on();
+        let fresh = Link::connect(addr, &mut patience)
+            .and_then(|mut link| link.send(key, &mut patience).map(|()| link));
         match fresh {
             Ok(link) => self.hear(addr, link, wait),
             Err(LinkError::GaveUp) => Err(Over),
@@ -501,11 +554,13 @@ impl<'a> Call<'a> {
     }
 
     fn hear(&mut self, addr: SocketAddr, mut link: Link, wait: Duration) -> Result<Said, Over> {
-        let end = Instant::now() + wait;
         let (start, spin) = (Instant::now(), self.cluster.worth_spinning());
+        let end = start + wait;
         let meanwhile = self.meanwhile;
         let mut patience = || self.goes_on() && Instant::now() < end;
-        match link.receive(spin, meanwhile, &mut patience) {
+        let heard = link.receive(spin, meanwhile, &mut patience);
+        self.unanswered.retain(|server| *server != addr);
+        match heard {
             Ok((Answer::Leader { result_at, counted_as }, frame)) => {
                 self.cluster.answered_in(start.elapsed());
                 self.cluster.keep_link(addr, link);
@@ -514,11 +569,18 @@ impl<'a> Call<'a> {
             Ok((Answer::Follower { leader }, _)) => {
                 self.cluster.keep_link(addr, link);
                 self.cluster.core.lock().memory.deposed(addr);
-                let found = leader.map(|leader| self.resolve(&[leader.to_string()]));
+                let named = leader.map(|leader| leader.to_string());
+                let named = named.filter(|leader| record::is_host_port(leader));
+                let found = named.map(|leader| self.resolve(&[leader]));
                 Ok(Said::Follower(found.and_then(|found| found.first().copied())))
             }
-            Err(LinkError::GaveUp) if self.over.is_some() => Err(Over),
-            Err(LinkError::GaveUp) => Ok(Said::NothingYet(link)),
+            Err(LinkError::GaveUp) => {
+                self.unanswered.push(addr);
+                match self.over {
+                    Some(_) => Err(Over),
+                    None => Ok(Said::NothingYet(link)),
+                }
+            }
             Err(e @ (LinkError::Io(_) | LinkError::Closed)) if !link.has_received() => {
                 Ok(Said::Lost(e))
             }

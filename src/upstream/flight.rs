@@ -116,6 +116,13 @@ impl<W> Flights<W> {
         self.flights.values().map(waiters).sum()
     }
 
+    /// One of those who wait, for each call that has not started.
+    pub fn first_waiters(&self) -> impl Iterator<Item = &W> {
+        self.flights.values().filter_map(|flight| match flight {
+            Flight::Queued(waiters) | Flight::Flying(waiters) => waiters.first(),
+        })
+    }
+
     /// Takes out those who wait for a call that has not started and for whom `gone` is true.
     pub fn take(&mut self, gone: impl Fn(&W) -> bool) -> Vec<W> {
         let mut taken = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!           calls fail in a row                 the pause is over: one query is let through
-//!  HEALTHY ─────────────────────▶ FAILING ────────────────────────────────────▶ PROBING
+//!  HEALTHY ─────────────────────▶ FAILING ────────────────────────────────────▶ its call is under way
 //!     ▲                              ▲  all others are refused at once             │
 //!     │                              └──────────────── it fails ───────────────────┤
 //!     └──────────────────────────────────── it is answered ────────────────────────┘
@@ -19,36 +19,20 @@ const FAILURES_TO_REFUSE: u32 = 3;
 /// Pause between a failed probe and the next: short against the second after which clients ask again.
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
 
-/// What happens to a query now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admit {
-    /// Ask the cluster.
-    Ask,
-    /// Say ERR_SERVICE_NOT_ACTIVE at once.
-    Refuse,
-}
-
 /// What the last calls to a cluster came to.
 #[derive(Debug, Default)]
 pub struct Health {
     failures: u32,
-    probing: bool,
     last_failure: Option<Instant>,
     failing_since: Option<Instant>,
 }
 
 impl Health {
-    /// A query wants to start or join a call.
-    pub fn admit(&mut self, now: Instant) -> Admit {
-        if !self.is_failing() {
-            return Admit::Ask;
-        }
-        let paused = self.last_failure.is_some_and(|at| now < at + PROBE_PAUSE);
-        if self.probing || paused {
-            return Admit::Refuse;
-        }
-        self.probing = true;
-        Admit::Ask
+    /// Whether a query may start or join a call. `is_called`: one is under way; while the cluster fails, that is the
+    /// probe.
+    pub fn admits(&self, is_called: bool, now: Instant) -> bool {
+        let is_paused = || self.last_failure.is_some_and(|at| now < at + PROBE_PAUSE);
+        !self.is_failing() || !(is_called || is_paused())
     }
 
     /// A call was answered by a leader. True: the cluster had been failing.
@@ -61,7 +45,6 @@ impl Health {
     /// A call ended without an answer. True: from now on queries are refused.
     pub fn failed(&mut self, now: Instant) -> bool {
         self.failures = self.failures.saturating_add(1);
-        self.probing = false;
         self.last_failure = Some(now);
         let is_news = self.failures == FAILURES_TO_REFUSE;
         if is_news {
@@ -73,12 +56,6 @@ impl Health {
     /// Since when queries are refused but for probes.
     pub fn failing_since(&self) -> Option<Instant> {
         self.failing_since
-    }
-
-    /// A call ended for a reason that says nothing of the cluster: all who waited have left, or its
-    /// route moved.
-    pub fn unknown(&mut self) {
-        self.probing = false;
     }
 
     /// Whether queries are refused but for probes.
@@ -103,19 +80,17 @@ mod tests {
         let mut health = Health::default();
         assert!(!health.failed(at(0)));
         assert!(!health.failed(at(1)));
-        assert_eq!(health.admit(at(1)), Admit::Ask, "two failures may be chance");
+        assert!(health.admits(true, at(1)), "two failures may be chance");
         assert!(health.failed(at(2)), "told once");
         assert!(!health.failed(at(3)));
-        assert_eq!(health.admit(at(4)), Admit::Refuse);
-        assert_eq!(health.admit(at(300)), Admit::Ask, "the probe");
-        assert_eq!(health.admit(at(301)), Admit::Refuse, "one at a time");
+        assert!(!health.admits(false, at(4)));
+        assert!(!health.admits(true, at(300)), "one at a time");
+        assert!(health.admits(false, at(300)), "the probe");
         health.failed(at(400));
-        assert_eq!(health.admit(at(599)), Admit::Refuse);
-        assert_eq!(health.admit(at(600)), Admit::Ask);
-        health.unknown();
-        assert_eq!(health.admit(at(600)), Admit::Ask, "a probe without a result is no result");
+        assert!(!health.admits(false, at(599)));
+        assert!(health.admits(false, at(600)));
         assert!(health.answered(), "told that it is well again");
         assert!(!health.answered());
-        assert_eq!(health.admit(at(601)), Admit::Ask);
+        assert!(health.admits(true, at(601)));
     }
 }

@@ -98,12 +98,26 @@ impl Link {
     }
 
     /// Asks; `args` must have passed `read_table`.
-    pub fn send(&mut self, args: &[u8]) -> Result<(), LinkError> {
+    pub fn send(&mut self, args: &[u8], patience: &mut Patience<'_>) -> Result<(), LinkError> {
         self.seq = self.seq.wrapping_add(1);
         self.frame.clear();
         message::write_query(self.seq, args, &mut self.request);
-        // A hundred bytes into an empty socket buffer: this does not block.
-        self.stream.write_all(&self.request)?;
+        let mut written = 0;
+        while written < self.request.len() {
+            match self.stream.write(&self.request[written..]) {
+                Ok(n) => written += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // The usual hundred bytes go into the empty buffer of the socket at once; very many partition
+                // indices do not.
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.wait_until(PollFlags::OUT)?;
+                    if !patience() {
+                        return Err(LinkError::GaveUp);
+                    }
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
         Ok(())
     }
 
@@ -120,7 +134,8 @@ impl Link {
         meanwhile: &dyn Meanwhile,
         patience: &mut Patience<'_>,
     ) -> Result<(Answer, Vec<u8>), LinkError> {
-        let spin_end = (!spin.is_zero()).then(|| Instant::now() + spin);
+        let start = Instant::now();
+        let (spin_end, mut look_up_at) = (start + spin, start + SLICE);
         loop {
             match self.stream.read(&mut self.chunk) {
                 Ok(0) => return Err(LinkError::Closed),
@@ -135,27 +150,32 @@ impl Link {
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if spin_end.is_some_and(|end| Instant::now() < end) {
+                    if !spin.is_zero() && Instant::now() < spin_end {
                         meanwhile.spin();
                         continue;
                     }
                     meanwhile.be_away();
-                    if !self.wait_until_readable()? && !patience() {
-                        return Err(LinkError::GaveUp);
-                    }
+                    self.wait_until(PollFlags::IN)?;
                 }
                 Err(e) => return Err(e.into()),
+            }
+            // Not only when nothing comes: a server that sends a byte now and then keeps nobody waiting for ever.
+            let now = Instant::now();
+            if now >= look_up_at {
+                look_up_at = now + SLICE;
+                if !patience() {
+                    return Err(LinkError::GaveUp);
+                }
             }
         }
     }
 
-    /// False: not within a slice.
-    fn wait_until_readable(&self) -> Result<bool, LinkError> {
+    /// Or until a slice is over.
+    fn wait_until(&self, ready: PollFlags) -> Result<(), LinkError> {
         let slice = Timespec::try_from(SLICE).expect("a slice is short");
-        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.stream, ready)];
         match poll(&mut fds, Some(&slice)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::INTR) => Ok(true),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(e) => Err(io::Error::from(e).into()),
         }
     }

@@ -11,6 +11,9 @@
 #[path = "../../../src/client/readiness.rs"]
 pub mod readiness;
 
+#[path = "../../../src/client/unsent.rs"]
+pub mod unsent;
+
 #[path = "../../../src/upstream/flight.rs"]
 pub mod flight;
 
