@@ -55,8 +55,8 @@ impl Ask {
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.metrics().own_error(error);
         self.note(&connection, "none", error.name(), Instant::now());
-        connection.send([Reply::Own(reply::own_error(self.seq, error))]);
-        connection.end_queries(Self::weight(&self.args));
+        let weight = Self::weight(&self.args);
+        connection.send([Reply::Own(reply::own_error(self.seq, error))], weight);
     }
 
     /// Nobody waits for the answer any more.
@@ -108,15 +108,13 @@ pub fn answer_all(asks: impl IntoIterator<Item = Ask>, cluster: &str, body: &Arc
         if let Some(before) = &asker
             && !Arc::ptr_eq(before, &connection)
         {
-            before.send(together.drain(..));
-            before.end_queries(mem::take(&mut weight));
+            before.send(together.drain(..), mem::take(&mut weight));
         }
         together.push(reply);
         weight += more;
         asker = Some(connection);
     }
     if let Some(last) = asker {
-        last.send(together);
-        last.end_queries(weight);
+        last.send(together, weight);
     }
 }

@@ -149,7 +149,7 @@ impl Router {
             let turn = connection
                 .drain(scratch, |frame| self.take(connection, &frame, now, &mut replies, flights));
             if !replies.is_empty() {
-                connection.send(replies);
+                connection.send(replies, 0);
             }
             // Not before: a client that has stopped sending still gets them.
             connection.close_if_done();

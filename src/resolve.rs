@@ -215,6 +215,38 @@ mod tests {
     }
 
     #[test]
+    fn who_only_looks_does_not_wait_and_who_waits_has_patience_first() {
+        let resolver = Resolver::start().unwrap();
+        assert_eq!(resolver.known("localhost:7"), None, "it is being looked up");
+        let is_asked_before_it_waits = std::cell::Cell::new(false);
+        resolver.resolve("no-such-host.invalid:7", &mut || {
+            is_asked_before_it_waits.set(true);
+            // This would wait for ever if the cache were locked meanwhile.
+            resolver.known("10.0.0.1:7");
+            resolver.known("localhost:7");
+            false
+        });
+        assert!(is_asked_before_it_waits.get());
+    }
+
+    #[test]
+    fn names_are_remembered_up_to_a_number() {
+        let resolver = Resolver::start().unwrap();
+        let now = Instant::now();
+        let entry = || Entry {
+            addrs: Vec::new(),
+            fetched_at: Some(now),
+            used_at: now,
+            under_way: false,
+            trouble: Trouble::default(),
+        };
+        let names = (0..MAX_NAMES).map(|n| (format!("h{n}:1"), entry()));
+        resolver.shared.cache.lock().extend(names);
+        assert_eq!(resolver.known("one-more.invalid:1"), Some(Vec::new()));
+        assert_eq!(resolver.shared.cache.lock().len(), MAX_NAMES);
+    }
+
+    #[test]
     fn a_failure_is_told_once_then_now_and_then_and_so_is_its_end() {
         let (start, mut trouble) = (Instant::now(), Trouble::default());
         let mut failed = |secs| trouble.failed(start + Duration::from_secs(secs));

@@ -301,11 +301,14 @@ impl Acceptor {
         let mut holders: Vec<_> =
             connections.map(|connection| (connection.held(), connection)).collect();
         holders.sort_unstable_by_key(|(held, _)| Reverse(*held));
+        // Not by the sum as it changes meanwhile: who begins to hold now must not cost those that hold little.
+        let mut left: usize = holders.iter().map(|(held, _)| held).sum();
         for (held, connection) in holders {
-            if held == 0 || self.desk.held() <= max_bytes / 2 {
+            if left <= max_bytes / 2 {
                 break;
             }
             connection.give_up(held);
+            left -= held;
         }
     }
 

@@ -198,12 +198,19 @@ impl Desk {
         self.held() > max_bytes
     }
 
-    /// One holds more, or less, than it did.
-    fn hold(&self, before: usize, after: usize, limits: &ClientLimits) {
-        self.held.fetch_add(after, SeqCst);
-        let all = self.held.fetch_sub(before, SeqCst) - before;
+    /// What `counted` counts is so many bytes now. Added first, so that the sum is never less than nothing, whoever
+    /// counts at the same time.
+    fn hold(&self, counted: &AtomicUsize, bytes: usize) {
+        if bytes > 0 || counted.load(SeqCst) > 0 {
+            self.held.fetch_add(bytes, SeqCst);
+            self.held.fetch_sub(counted.swap(bytes, SeqCst), SeqCst);
+        }
+    }
+
+    /// Somebody holds more than before.
+    fn check_held(&self, limits: &ClientLimits) {
         let max = limits.max_unread_total_bytes;
-        if after > before && all > max && !self.overfull.swap(true, SeqCst) {
+        if self.held() > max && !self.overfull.swap(true, SeqCst) {
             self.tell(Note::Overfull(max));
         }
     }
@@ -249,6 +256,8 @@ pub struct Connection {
     /// When the frame in `partial` was begun, ms of the desk; 0: there is none.
     partial_since_ms: AtomicU64,
     outbox: Mutex<Outbox>,
+    /// Its bytes that are counted as held.
+    outbox_bytes: AtomicUsize,
     /// Whether anything waits in `outbox`.
     unsent: Unsent,
     pending: AtomicU32,
@@ -290,6 +299,7 @@ impl Connection {
             partial_bytes: AtomicUsize::new(0),
             partial_since_ms: AtomicU64::new(0),
             outbox: Mutex::default(),
+            outbox_bytes: AtomicUsize::new(0),
             unsent: Unsent::default(),
             pending: AtomicU32::new(0),
             served_at_us: AtomicU64::new(0),
@@ -367,8 +377,7 @@ impl Connection {
             }
         }
         *self.partial.lock() = scratch[..filled].to_vec();
-        let before = self.partial_bytes.swap(filled, SeqCst);
-        self.desk.hold(before, filled, &self.limits);
+        self.desk.hold(&self.partial_bytes, filled);
         self.watch_partial(filled > 0, had_partial && frames == 0);
         turn
     }
@@ -376,7 +385,10 @@ impl Connection {
     fn watch_partial(self: &Arc<Self>, half: bool, same_frame: bool) {
         if !half {
             self.partial_since_ms.store(0, SeqCst);
-        } else if !same_frame {
+            return;
+        }
+        self.desk.check_held(&self.limits);
+        if !same_frame {
             // The deadline counts from the first byte of a frame, however slowly the others come.
             let now_ms = self.desk.now_ms();
             self.partial_since_ms.store(now_ms, SeqCst);
@@ -454,16 +466,20 @@ impl Connection {
         false
     }
 
-    /// Queries of this weight have their answers in the outbox, or never will.
+    /// Queries of this weight will never have an answer.
     pub fn end_queries(self: &Arc<Self>, weight: u32) {
-        self.desk.pending.fetch_sub(weight as usize, SeqCst);
-        self.pending.fetch_sub(weight, SeqCst);
+        self.answered(weight);
         self.close_if_done();
     }
 
-    /// Writes replies as far as the client takes them; the rest waits for `accept`. A client may leave one
-    /// answer of any size unread, but not ask for more before it has read.
-    pub fn send(self: &Arc<Self>, replies: impl IntoIterator<Item = Reply>) {
+    fn answered(&self, weight: u32) {
+        self.desk.pending.fetch_sub(weight as usize, SeqCst);
+        self.pending.fetch_sub(weight, SeqCst);
+    }
+
+    /// Writes replies, answers to queries of this weight, as far as the client takes them; the rest waits for
+    /// `accept`. A client may leave one answer of any size unread, but not ask for more before it has read.
+    pub fn send(self: &Arc<Self>, replies: impl IntoIterator<Item = Reply>, weight: u32) {
         let limits = &self.limits;
         let mut outbox = self.outbox.lock();
         let (mut result, mut is_greedy) = (Ok(()), false);
@@ -476,12 +492,16 @@ impl Connection {
                 outbox.push(reply);
             }
         }
+        // Before the client can read them and ask again, and with the lock, for who sees that nothing is under way
+        // looks into the outbox next.
+        self.answered(weight);
         result = result.and_then(|()| self.write(&mut outbox));
         let unread = outbox.unread();
         self.settle(outbox, result);
         if is_greedy {
             self.close(CloseReason::Unread(unread));
         }
+        self.close_if_done();
     }
 
     /// The socket takes bytes again.
@@ -511,14 +531,12 @@ impl Connection {
     }
 
     /// What follows from a write, without the lock.
-    fn settle(self: &Arc<Self>, mut outbox: MutexGuard<'_, Outbox>, result: io::Result<()>) {
+    fn settle(self: &Arc<Self>, outbox: MutexGuard<'_, Outbox>, result: io::Result<()>) {
         let unread = outbox.unread();
-        let held_before = outbox.count_held();
+        self.desk.hold(&self.outbox_bytes, unread);
         drop(outbox);
-        if let Some(before) = held_before {
-            self.desk.hold(before, unread, &self.limits);
-        }
         if unread > 0 {
+            self.desk.check_held(&self.limits);
             self.watch(self.unsent.since_ms(), self.limits.unread_timeout);
         }
         if let Err(e) = result {
@@ -528,7 +546,7 @@ impl Connection {
 
     /// Bytes that are held for the client.
     pub fn held(&self) -> usize {
-        self.outbox.lock().unread() + self.partial_bytes.load(SeqCst)
+        self.outbox_bytes.load(SeqCst) + self.partial_bytes.load(SeqCst)
     }
 
     /// Closes the connection because it holds more than others, and what it holds is free at once. Only for `accept`.
@@ -536,21 +554,25 @@ impl Connection {
         self.close(CloseReason::HoldsMost(held));
         // Closed, it drops what it held.
         self.flush();
-        let before = self.partial_bytes.swap(0, SeqCst);
-        self.desk.hold(before, 0, &self.limits);
+        self.desk.hold(&self.partial_bytes, 0);
     }
 
     /// A client that only closed its sending side still gets what it asked for.
     pub fn close_if_done(self: &Arc<Self>) {
-        if self.peer_closed.load(SeqCst) && self.pending.load(SeqCst) == 0 && self.unsent.is_none()
-        {
+        if self.peer_closed.load(SeqCst) && self.owes_nothing() {
             self.close(CloseReason::Peer);
         }
     }
 
+    /// Whether the client has all its answers.
+    fn owes_nothing(&self) -> bool {
+        self.pending.load(SeqCst) == 0 && self.outbox.lock().unread() == 0
+    }
+
     /// Closes the connection, once.
     pub fn close(self: &Arc<Self>, reason: CloseReason) {
-        static ODD: Throttle = Throttle::new();
+        // One each, so that who sends garbage hides no other fault.
+        static ODD: [Throttle; Closed::ALL.len()] = [const { Throttle::new() }; Closed::ALL.len()];
         if self.closed.swap(true, SeqCst) {
             return;
         }
@@ -564,7 +586,7 @@ impl Connection {
                 debug!("conn={id} client={peer} closed: {reason}");
             }
             _ => {
-                if let Some(hidden) = ODD.pass() {
+                if let Some(hidden) = ODD[reason.kind() as usize].pass() {
                     warn!("conn={id} client={peer} closed: {reason}{hidden}");
                 }
             }
@@ -591,10 +613,7 @@ impl Connection {
 
     /// Whether nothing is under way for the client.
     pub fn is_quiet(&self) -> bool {
-        self.pending.load(SeqCst) == 0
-            && self.unsent.is_none()
-            && self.partial_since_ms.load(SeqCst) == 0
-            && !self.is_closed()
+        self.owes_nothing() && self.partial_since_ms.load(SeqCst) == 0 && !self.is_closed()
     }
 
     /// Closes the connection if its client loses nothing by it: it is so old, nothing is under way for the client nor
@@ -639,8 +658,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let held = self.outbox.get_mut().held() + *self.partial_bytes.get_mut();
-        self.desk.hold(held, 0, &self.limits);
+        self.desk.hold(&self.outbox_bytes, 0);
+        self.desk.hold(&self.partial_bytes, 0);
     }
 }
 

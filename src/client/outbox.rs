@@ -66,8 +66,6 @@ pub struct Outbox {
     /// Bytes of the first reply that are written.
     written: usize,
     unread: usize,
-    /// Of `unread`, what the owner has counted among what all clients hold.
-    held: usize,
 }
 
 impl Outbox {
@@ -80,17 +78,6 @@ impl Outbox {
     /// Bytes not written yet.
     pub fn unread(&self) -> usize {
         self.unread
-    }
-
-    /// What was counted last.
-    pub fn held(&self) -> usize {
-        self.held
-    }
-
-    /// Counts what is unread as held. `Some`: it was another number before.
-    pub fn count_held(&mut self) -> Option<usize> {
-        let before = std::mem::replace(&mut self.held, self.unread);
-        (before != self.unread).then_some(before)
     }
 
     /// Drops all of it.

@@ -7,7 +7,9 @@ use harness::client::{Client, NoAnswer};
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::wait::eventually;
-use harness::wire::{EXCEPTION, ONEWAY, QUERY_CONFIG, QueryCfgResponse, REPLY, Request, Version};
+use harness::wire::{
+    EXCEPTION, ONEWAY, QUERY_CONFIG, Query, QueryCfgResponse, REPLY, Request, Version,
+};
 
 use crate::support::{Routes, SOON, addr, golden, meta_with, record};
 
@@ -51,6 +53,9 @@ fn what_kills_or_silences_a_metaserver_never_reaches_it() {
     let good = query().encode();
     let args = query().args;
     let body_len = (good.len() - 48) as u32;
+    let end = args.len() - 2;
+    // Thrift 0.9.3 consumes nothing of a field of type 16, and would read the name of another table in it.
+    let of_type_16 = [&[0x10, 0, 9][..], &[0x0b, 0, 1, 0, 0, 0, 1, b'u'], &[0; 8]].concat();
     let rdsn = golden("52-SYNTHETIC-rdsn-existing.request.bin");
     let mut junk_rdsn = rdsn.clone();
     junk_rdsn[192..].fill(0xff);
@@ -66,6 +71,10 @@ fn what_kills_or_silences_a_metaserver_never_reaches_it() {
         (
             "two billion indices",
             with_args(&[&args[..14], &[0x0f, 0, 2, 8, 0x7f, 255, 255, 255, 0, 0]].concat()),
+        ),
+        (
+            "a type that is skipped otherwise",
+            with_args(&[&args[..end], &of_type_16, &[0, 0]].concat()),
         ),
         ("RDSN with a junk body", junk_rdsn),
         ("4 unknown bytes", b"GET ".to_vec()),
@@ -180,6 +189,66 @@ fn more_queries_than_allowed_are_refused_at_once() {
     let answered = client.read_answers(4);
     assert!(answered.values().all(|a| a.err.as_deref() == Some("ERR_OK")));
     assert!(is_served(&mut client), "it goes on");
+}
+
+#[test]
+fn more_queries_than_all_may_ask_are_refused_at_once() {
+    let (meta, proxy, _routes) = proxy_with("limits: {max_pending: 4}");
+    meta.set(Behaviour::Slow(Duration::MAX));
+    let mut clients = [proxy.client(), proxy.client()];
+    clients[0].send_queries(["t"; 4]);
+    eventually("they are under way", SOON, || meta.calls() > 0);
+    clients[0].send_query(100, "nosuch");
+    assert_eq!(clients[0].read_answer().seq, 100);
+    let answer = clients[1].ask("t");
+    assert_eq!(answer.err.as_deref(), Some("ERR_SERVICE_NOT_ACTIVE"));
+    meta.set(Behaviour::Leader);
+    assert_eq!(clients[0].read_answers(4).len(), 4);
+    assert!(is_served(&mut clients[1]));
+}
+
+#[test]
+fn a_query_counts_for_the_length_of_its_arguments() {
+    let (meta, proxy, _routes) = proxy_with("limits: {max_pending_per_client: 100}");
+    let long = |seq| {
+        let indices = Some((0..15_000).collect());
+        let args = Query { table: "t".to_owned(), indices }.encode();
+        Request::new(Version::V0, QUERY_CONFIG, seq, args).encode()
+    };
+    let mut client = proxy.client();
+    client.send(&long(1));
+    assert_eq!(client.read_answer().err.as_deref(), Some("ERR_OK"));
+    assert_eq!(meta.requests()[0].query().unwrap().indices.map(|i| i.len()), Some(15_000));
+    meta.set(Behaviour::Slow(Duration::MAX));
+    let calls = meta.calls();
+    client.send(&long(2));
+    eventually("it is under way", SOON, || meta.calls() > calls);
+    client.send(&long(3));
+    let refused = client.read_answer();
+    assert_eq!((refused.seq, refused.err.as_deref()), (3, Some("ERR_SERVICE_NOT_ACTIVE")));
+    meta.set(Behaviour::Leader);
+    assert_eq!(client.read_answer().seq, 2);
+    assert_eq!(meta.violations(), [] as [String; 0]);
+}
+
+#[test]
+fn who_holds_most_is_closed_when_all_hold_too_much() {
+    let (_meta, proxy, _routes) = proxy_with("limits: {max_unread_total_bytes: 1048576}");
+    let mut modest = proxy.client();
+    let frame = query().encode();
+    modest.send(&frame[..50]);
+    let long = [&patched(16, &60_000_u32.to_be_bytes())[..], &[0; 50_000]].concat();
+    let mut greedy: Vec<Client> = (0..40).map(|_| proxy.client()).collect();
+    for client in &mut greedy {
+        client.send(&long);
+    }
+    proxy.wait_for_log("limit max_unread_total_bytes reached", SOON);
+    modest.send(&frame[50..]);
+    assert_eq!(modest.read_answer().err.as_deref(), Some("ERR_OK"), "it held next to nothing");
+    let closed = |client: &mut Client| client.try_send(&[0]).is_err();
+    eventually("half of it is free again", SOON, || {
+        greedy.iter_mut().filter_map(|client| closed(client).then_some(())).count() >= 20
+    });
 }
 
 #[test]

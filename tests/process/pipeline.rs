@@ -1,11 +1,15 @@
 //! Many queries on one connection: side by side, answered in any order, each once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::mem;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::wait::eventually;
-use harness::wire::{QueryCfgResponse, Version};
+use harness::wire::{QueryCfgResponse, Request, Version};
+use socket2::SockRef;
 
 use crate::support::{Routes, SOON, addr, meta_with, record};
 
@@ -92,6 +96,27 @@ fn a_client_that_only_stops_sending_gets_its_answers() {
 }
 
 #[test]
+fn it_gets_the_proxys_own_words_too() {
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let frames = [
+        Request::new(Version::V0, "RPC_CM_LIST_APPS", 1, vec![0]).encode(),
+        Request::new(Version::V0, "RPC_NEGOTIATION", 2, vec![0]).encode(),
+        Request::query_config(Version::V0, 3, "no/such/name").encode(),
+    ];
+    for frame in frames {
+        // Both in one packet, so that the proxy sees the end as soon as the question.
+        let mut client = proxy.client();
+        SockRef::from(client.stream()).set_tcp_cork(true).unwrap();
+        client.send(&frame);
+        client.finish_sending();
+        client.read_answer();
+        client.expect_closed(SOON);
+    }
+}
+
+#[test]
 fn a_hundred_thousand_pipelined_queries_are_all_answered() {
     let meta = MetaServer::start();
     meta.keep_requests(false);
@@ -111,6 +136,44 @@ fn a_hundred_thousand_pipelined_queries_are_all_answered() {
     println!("{answered} answers in {:?}, {} calls", start.elapsed(), meta.calls());
     assert_eq!(answered, 100_000);
     let grown = proxy.rss_bytes().saturating_sub(before);
+    println!("RSS grew by {} KiB", grown >> 10);
+    assert!(grown < 32 << 20, "{grown} bytes more");
+}
+
+#[test]
+fn a_hundred_thousand_queries_in_one_go_all_get_an_answer() {
+    const COUNT: usize = 100_000;
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let before = proxy.rss_bytes();
+    let mut client = proxy.client();
+    let mut sending = client.stream().try_clone().unwrap();
+    // Until it is full: more than may be under way.
+    meta.set(Behaviour::Slow(Duration::MAX));
+    let mut errors: BTreeMap<Option<String>, usize> = BTreeMap::new();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for seq in 0..COUNT as i32 {
+                let frame = Request::query_config(Version::V0, seq, "t").encode();
+                sending.write_all(&frame).expect("the proxy reads on");
+            }
+        });
+        let mut answered = vec![false; COUNT];
+        for n in 0..COUNT {
+            if n == COUNT / 2 {
+                meta.set(Behaviour::Leader);
+            }
+            let answer = client.read_answer();
+            assert!(!mem::replace(&mut answered[answer.seq as usize], true), "{}", answer.seq);
+            *errors.entry(answer.err).or_default() += 1;
+        }
+    });
+    let grown = proxy.rss_bytes().saturating_sub(before);
+    println!("{errors:?}, RSS grew by {} KiB", grown >> 10);
+    let of = |err: &str| errors.get(&Some(err.to_owned())).copied().unwrap_or(0);
+    assert_eq!(of("ERR_OK") + of("ERR_SERVICE_NOT_ACTIVE"), COUNT, "{errors:?}");
+    assert!(of("ERR_OK") > 0 && of("ERR_SERVICE_NOT_ACTIVE") > 0, "{errors:?}");
     assert!(grown < 32 << 20, "{grown} bytes more");
 }
 

@@ -1,10 +1,13 @@
 //! MetaServers that follow, move, die, stall and lie: the right answer or the right error, in time, and other tables
 //! unaffected.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::client::Answer;
+use harness::http::get;
 use harness::meta_server::{Behaviour, Lie, MetaServer};
 use harness::proxy::Proxy;
 use harness::relay::Relay;
@@ -240,6 +243,7 @@ fn dead_and_mute_clusters_cost_other_tables_nothing() {
         asked += 1;
     }
     assert!(asked > 50, "only {asked} queries");
+    assert!(mute.max_open_connections() <= 2, "a quarter of the workers at the most");
     let answers = waiting.read_answers(seqs.len());
     let refused = |answer: &Answer| answer.err.as_deref() == Some("ERR_SERVICE_NOT_ACTIVE");
     assert!(answers.values().all(refused));
@@ -288,4 +292,122 @@ fn a_cluster_that_keeps_failing_is_refused_at_once_and_found_when_it_is_back() {
     meta.set(Behaviour::Leader);
     eventually("it is found again", SOON, || proxy.ask("t").err.as_deref() == Some("ERR_OK"));
     proxy.wait_for_log("answers again", SOON);
+}
+
+/// A server that reads a question and then says one byte of a long answer each 20 ms, for ever.
+fn dripping() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let drip = |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let mut bytes = [&1_000_000_u32.to_be_bytes()[..], &[0; 1_000]].concat();
+        bytes.reverse();
+        while let Some(byte) = bytes.pop()
+            && stream.write_all(&[byte]).is_ok()
+        {
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    thread::spawn(move || {
+        listener.incoming().flatten().for_each(|stream| drop(thread::spawn(move || drip(stream))));
+    });
+    addr
+}
+
+#[test]
+fn a_server_that_answers_byte_by_byte_keeps_nobody_waiting() {
+    let good = meta_with("good", PRIMARY);
+    let routes = Routes::new([
+        ("t", record("c", &[dripping()])),
+        ("good", record("d", &[dripping(), good.addr()])),
+    ]);
+    let proxy = routes.proxy();
+    refused_in_time(&proxy, "t");
+    answered(&proxy.ask("good"));
+}
+
+#[test]
+fn each_of_many_queries_to_a_slow_cluster_ends_in_time() {
+    const COUNT: i32 = 1_000;
+    let meta = MetaServer::start();
+    let names: Vec<String> = (0..COUNT).map(|n| format!("t{n}")).collect();
+    for name in &names {
+        meta.put_table(name, QueryCfgResponse::table(1, 1, addr(PRIMARY)));
+    }
+    let to_meta = record("c", &[meta.addr()]);
+    let routes = Routes::new(names.iter().map(|name| (name.as_str(), to_meta.clone())));
+    let proxy = routes.proxy();
+    meta.set(Behaviour::Slow(Duration::from_millis(20)));
+    let mut client = proxy.client();
+    let start = Instant::now();
+    client.send_queries(names.iter().map(String::as_str));
+    // Eight at a time, 20 ms each: in all they would take 2.5 s.
+    let answers = client.read_answers(names.len());
+    let took = start.elapsed();
+    assert!(took < QUERY_TIMEOUT + SLACK, "{took:?}");
+    let of = |err| answers.values().filter(|answer| answer.err.as_deref() == Some(err)).count();
+    let (ok, refused) = (of("ERR_OK"), of("ERR_SERVICE_NOT_ACTIVE"));
+    assert!(ok > 200 && refused > 0 && ok + refused == names.len(), "{ok} answered, {refused} not");
+    assert!(!proxy.log().contains("calls in a row failed"), "it answers: {}", proxy.log());
+}
+
+#[test]
+fn tables_that_wait_for_a_call_follow_their_route() {
+    let (mute, good) = (MetaServer::start(), meta_with("t29", PRIMARY));
+    mute.set(Behaviour::Mute);
+    let names: Vec<String> = (0..30).map(|n| format!("t{n}")).collect();
+    let to_mute = record("old", &[mute.addr()]);
+    let mut routes = Routes::new(names.iter().map(|name| (name.as_str(), to_mute.clone())));
+    let proxy = routes.proxy();
+    let mut client = proxy.client();
+    let start = Instant::now();
+    let seqs = client.send_queries(names.iter().map(String::as_str));
+    eventually("all places are taken", SOON, || mute.calls() == 8);
+    routes.put("t29", record("new", &[good.addr()]));
+    let first = client.read_answer();
+    assert_eq!(first.seq, seqs[29], "the others wait for their time to end: {:?}", start.elapsed());
+    answered(&first);
+}
+
+#[test]
+fn a_follower_that_says_too_much_is_not_believed() {
+    let (liar, good) = (MetaServer::start(), meta_with("t", PRIMARY));
+    // `err`, then a list of structs without fields, one byte each on the wire and many times as much in memory.
+    let mut result = vec![0x0c, 0, 0, 0x0c, 0, 1, 0, 0, 0, 21];
+    result.extend(b"ERR_FORWARD_TO_OTHERS");
+    result.extend([0x0f, 0, 5, 0x0c]);
+    result.extend(50_000_000_u32.to_be_bytes());
+    result.resize(result.len() + 50_000_000 + 2, 0);
+    liar.put_answer("t", result);
+    let routes = Routes::new([("t", record("c", &[liar.addr(), good.addr()]))]);
+    let proxy = routes.proxy();
+    answered(&proxy.ask("t"));
+    let peak = proxy.process().peak_rss_bytes();
+    assert!(peak < 256 << 20, "{peak} bytes");
+}
+
+#[test]
+fn servers_that_stay_mute_are_counted() {
+    let (mute, good) = (MetaServer::start(), meta_with("t", PRIMARY));
+    mute.set(Behaviour::Mute);
+    let routes = Routes::new([
+        ("t", record("c", &[mute.addr(), good.addr()])),
+        ("alone", record("d", &[mute.addr()])),
+    ]);
+    let proxy = routes.proxy();
+    let failures = || {
+        let text = get(proxy.admin(), "/metrics");
+        let of_timeouts = |line: &&str| {
+            line.starts_with("meta_proxy_upstream_failures")
+                && line.contains(&mute.addr().to_string())
+                && line.contains("timeout")
+        };
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        text.lines().find(of_timeouts).and_then(value).unwrap_or(0.0)
+    };
+    answered(&proxy.ask("t"));
+    let after_one = if mute.calls() > 0 { 1.0 } else { 0.0 };
+    assert_eq!(failures(), after_one, "another answered");
+    refused_in_time(&proxy, "alone");
+    assert_eq!(failures(), after_one + 1.0, "nobody answered");
 }

@@ -114,14 +114,25 @@ impl Process {
     /// Resident memory now.
     #[track_caller]
     pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had.
+    #[track_caller]
+    pub fn peak_rss_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    #[track_caller]
+    fn status_bytes(&self, key: &str) -> u64 {
         let status = self.read_proc("status");
         let kilobytes = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"))
             .and_then(|number| number.parse::<u64>().ok());
         match kilobytes {
             Some(kilobytes) => kilobytes * 1024,
-            None => panic!("{}: no VmRSS in {status:?}", self.name),
+            None => panic!("{}: no {key} in {status:?}", self.name),
         }
     }
 
@@ -240,7 +251,7 @@ mod tests {
         eventually("it has become sleep", Duration::from_secs(5), || {
             process.threads() == ["sleep"]
         });
-        assert!(process.rss_bytes() > 0);
+        assert!(process.rss_bytes() > 0 && process.peak_rss_bytes() >= process.rss_bytes());
         assert!(process.open_fds() >= 3); // more if the test itself was given more
         assert!(process.cpu_ms() < 1000);
 
