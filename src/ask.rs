@@ -4,6 +4,7 @@
 //! query can end badly but never in silence.
 
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use log::info;
 use crate::client::connection::{CloseReason, Connection};
 use crate::client::outbox::{Body, Reply};
 use crate::logging;
-use crate::upstream::flight::Key;
+use crate::upstream::flight::{Key, Waiter};
 use crate::wire::error_code::{self, OwnError};
 use crate::wire::reply;
 
@@ -86,6 +87,13 @@ impl Ask {
             let (table, client, us) = (&self.table, connection.peer, took.as_micros());
             info!(target: "access", "table={table} cluster={cluster} client={client} err={err} latency_us={us}");
         }
+    }
+}
+
+impl Waiter for Ask {
+    fn host(&self) -> IpAddr {
+        // Who has its answer waits no more.
+        self.connection.as_ref().map_or(IpAddr::from([0; 4]), |c| c.peer.ip())
     }
 }
 

@@ -6,13 +6,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::client::Answer;
+use harness::client::{Answer, Client};
 use harness::http::get;
 use harness::meta_server::{Behaviour, Lie, MetaServer};
 use harness::proxy::Proxy;
 use harness::relay::Relay;
 use harness::wait::eventually;
-use harness::wire::QueryCfgResponse;
+use harness::wire::{QUERY_CONFIG, Query, QueryCfgResponse, Request, Version};
 
 use crate::support::{QUERY_TIMEOUT, Routes, SOON, addr, meta_with, record};
 
@@ -410,4 +410,26 @@ fn servers_that_stay_mute_are_counted() {
     assert_eq!(failures(), after_one, "another answered");
     refused_in_time(&proxy, "alone");
     assert_eq!(failures(), after_one + 1.0, "nobody answered");
+}
+
+#[test]
+fn who_asks_for_very_much_waits_for_those_who_ask_for_little() {
+    let meta = meta_with("t", PRIMARY);
+    let (proxy, _routes) = proxy_to(&[&meta]);
+    answered(&proxy.ask("t"));
+    meta.set(Behaviour::Slow(Duration::from_millis(20)));
+    let mut greedy = proxy.client();
+    let mut frames = Vec::new();
+    for index in 0..1_000 {
+        let args = Query { table: "t".to_owned(), indices: Some(vec![index, index]) }.encode();
+        frames.extend(Request::new(Version::V0, QUERY_CONFIG, index, args).encode());
+    }
+    greedy.send(&frames);
+    // Its first answer shows that all of it has been read, for the next takes 20 ms.
+    greedy.read_answer();
+    let mut modest = Client::connect_from(addr("127.0.0.2:0").ip(), proxy.addr()).unwrap();
+    let start = Instant::now();
+    answered(&modest.ask("t"));
+    // All that the greedy one asks for would take 2.5 s, and more than a query may take.
+    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
 }

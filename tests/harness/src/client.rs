@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::wait::is_timeout;
 use crate::wire::{ERR_OK, QueryCfgResponse, Request, Response, Version};
@@ -58,7 +60,18 @@ impl Client {
 
     /// Connects, or says why not.
     pub fn try_connect(addr: SocketAddr, within: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&addr, within)?;
+        Self::of(TcpStream::connect_timeout(&addr, within)?)
+    }
+
+    /// Connects from another address of this host, such as 127.0.0.2: a client on another host, for the proxy.
+    pub fn connect_from(source: IpAddr, addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&addr.into(), ANSWER_WITHIN)?;
+        Self::of(socket.into())
+    }
+
+    fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER_WITHIN))?;
         Ok(Client { stream, version: Version::V0, last_seq: 0, unread: Vec::new() })

@@ -1,16 +1,24 @@
 //! Flights shared by threads behind one lock, as a cluster has them: queries join, whoever leads makes the calls, and the
 //! MetaServer's answer changes at any moment.
 
+use std::net::IpAddr;
 use std::sync::Arc as StdArc;
 
 use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-use crate::flight::{Flights, Key};
+use crate::flight::{Flights, Key, Waiter};
 
 /// A query: how new the MetaServer's table was when it was asked.
-type Asked = usize;
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+struct Asked(usize);
+
+impl Waiter for Asked {
+    fn host(&self) -> IpAddr {
+        IpAddr::from([10, 0, 0, 1])
+    }
+}
 
 struct Cluster {
     flights: Mutex<Flights<Asked>>,
@@ -21,14 +29,14 @@ struct Cluster {
 
 impl Cluster {
     fn query(&self, key: &Key) {
-        let asked = self.version.load(SeqCst);
+        let asked = Asked(self.version.load(SeqCst));
         let mut lead = self.flights.lock().unwrap().join(key.clone(), asked);
         while let Some(mut call) = lead {
             self.flights.lock().unwrap().depart(&call.key, &mut call.aboard);
-            let answer = self.version.load(SeqCst);
+            let answer = Asked(self.version.load(SeqCst));
             let next = self.flights.lock().unwrap().land(&call.key);
             for asked in call.aboard {
-                assert!(asked <= answer, "an answer of {answer} to a question of {asked}");
+                assert!(asked <= answer, "an answer of {} to a question of {}", answer.0, asked.0);
                 self.answered.fetch_add(1, SeqCst);
             }
             lead = next;
