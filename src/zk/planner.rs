@@ -79,7 +79,8 @@ pub struct Planner {
     reading: HashMap<What, Reading>,
     changes: VecDeque<What>,
     misses: VecDeque<Box<str>>,
-    later: Vec<(Instant, What)>,
+    /// When to read again what could not be read well.
+    later: HashMap<What, Instant>,
     rereads: VecDeque<Box<str>>,
     preload: VecDeque<Box<str>>,
     unconfirmed: HashSet<Box<str>>,
@@ -101,7 +102,7 @@ impl Planner {
             reading: HashMap::new(),
             changes: VecDeque::new(),
             misses: VecDeque::new(),
-            later: Vec::new(),
+            later: HashMap::new(),
             rereads: VecDeque::new(),
             preload: VecDeque::new(),
             unconfirmed: HashSet::new(),
@@ -190,7 +191,7 @@ impl Planner {
         let again = self.reading.remove(&what).is_some_and(|reading| reading.again);
         match verdict {
             _ if again => self.changes.push_back(what),
-            Verdict::Again(after) => self.later.push((now + after, what)),
+            Verdict::Again(after) => drop(self.later.insert(what, now + after)),
             Verdict::Settled => {
                 if let What::Table(table) = &what
                     && self.unconfirmed.remove(table)
@@ -274,13 +275,15 @@ impl Planner {
         if let Some(table) = self.misses.pop_front() {
             return Some(What::Table(table));
         }
-        if let Some(at) = self.later.iter().position(|(at, _)| *at <= now) {
-            return Some(self.later.swap_remove(at).1);
-        }
         while let Some(table) = self.rereads.pop_front() {
             if self.unconfirmed.contains(&table) {
                 return Some(What::Table(table));
             }
+        }
+        if let Some(what) = self.later.iter().find(|(_, at)| **at <= now).map(|(what, _)| what) {
+            let what = what.clone();
+            self.later.remove(&what);
+            return Some(what);
         }
         if let Some(table) = self.preload.pop_front() {
             return Some(What::Table(table));
@@ -295,6 +298,8 @@ impl Planner {
     }
 
     fn start(&mut self, what: What, now: Instant) -> Action {
+        // What comes of this read says whether there must be another.
+        self.later.remove(&what);
         self.reading.insert(what.clone(), Reading { since: now, again: false });
         Action::Read(what)
     }
@@ -305,16 +310,19 @@ impl Planner {
             Trust::Down { dial_at } => dial_at,
             Trust::Dialing { since } => since + DIAL_LIMIT,
             Trust::Live { .. } => {
-                let late = self.reading.values().map(|reading| reading.since + READ_LIMIT);
-                let later = self.later.iter().map(|(at, _)| *at);
-                let sweep = match self.sweep.is_empty() {
-                    true => self.sweep_round_at,
-                    false => self.sweep_at,
-                };
-                let timed = late.chain(later).chain([self.beat_at, sweep]);
-                timed.min().unwrap_or(self.beat_at)
+                let late = self.reading.values().map(|reading| reading.since + READ_LIMIT).min();
+                // What is due but has no room waits for the end of a read, not for a time.
+                let next_read = (self.reading.len() < MAX_READS).then(|| self.next_read_at());
+                late.into_iter().chain(next_read).min().unwrap_or(self.beat_at)
             }
         }
+    }
+
+    /// When the next read is due that is not due now.
+    fn next_read_at(&self) -> Instant {
+        let sweep = if self.sweep.is_empty() { self.sweep_round_at } else { self.sweep_at };
+        let beat = (!self.reading.contains_key(&What::Root)).then_some(self.beat_at);
+        self.later.values().copied().chain(beat).fold(sweep, Instant::min)
     }
 
     /// `span`, a fifth more or less.
@@ -406,6 +414,41 @@ mod tests {
         let later = now + Duration::from_millis(200);
         assert!(planner.wake_at() <= later);
         assert_eq!(reads(&mut planner, later), [table("t")]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_read_again_once_and_not_once_more_each_time() {
+        let (mut planner, start) = live(&[], &[]);
+        reads(&mut planner, start);
+        planner.done(What::Root, Verdict::Settled, start);
+        let pause = Duration::from_secs(5);
+        let mut now = start;
+        for round in 0..100 {
+            now += Duration::from_millis(10);
+            // As each round of the sweep does.
+            planner.changed(What::Cluster("c".into()));
+            planner.beat_at = now + 2 * pause;
+            assert_eq!(reads(&mut planner, now), [What::Cluster("c".into())], "round {round}");
+            planner.done(What::Cluster("c".into()), Verdict::Again(pause), now);
+        }
+        assert_eq!(reads(&mut planner, now + pause), [What::Cluster("c".into())]);
+        assert_eq!(reads(&mut planner, now + pause), []);
+    }
+
+    #[test]
+    fn it_does_not_wake_up_for_what_cannot_be_done_yet() {
+        let (mut planner, start) = live(&[], &[]);
+        assert_eq!(reads(&mut planner, start), [What::Root]);
+        let now = start + BEAT + Duration::from_millis(1);
+        assert_eq!(reads(&mut planner, now), [], "the heartbeat is under way");
+        assert!(planner.wake_at() > now);
+        planner.done(What::Root, Verdict::Settled, now);
+        assert!(planner.wake_at() <= now, "the next one is due");
+        reads(&mut planner, now);
+        (0..MAX_READS).for_each(|n| planner.changed(table(&format!("t{n}"))));
+        assert_eq!(reads(&mut planner, now).len(), MAX_READS - 1);
+        planner.sweep_round_at = now;
+        assert!(planner.wake_at() > now, "all readers are busy");
     }
 
     #[test]
