@@ -381,11 +381,15 @@ fn a_proxy_that_starts_without_zookeeper_serves_its_last_good_routes() {
     follows(&proxy, "orders", B, AFTER_TROUBLE);
     proxy.terminate();
 
-    // With ZooKeeper at hand nobody is told of a route that changed meanwhile.
+    // With ZooKeeper at hand nobody is told of a route that changed meanwhile, and neither is the next proxy.
     world.zk.set(&znode("orders"), world.to_a());
     let proxy = start();
     assert_eq!(told(&proxy.ask("orders")), A);
     proxy.terminate();
+    let kept = fs::read_to_string(&state).unwrap();
+    assert!(kept.contains(&world.a.addr().to_string()), "{kept}");
+    let files = fs::read_dir(scratch.path()).unwrap().count();
+    assert_eq!(files, 1, "nothing is left beside it");
 
     let mut damaged = fs::read(&state).unwrap();
     damaged.truncate(damaged.len() - 3);
