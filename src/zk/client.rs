@@ -42,6 +42,11 @@ pub enum Found {
         /// The zxid.
         pzxid: i64,
     },
+    /// The root is not there.
+    NoRoot {
+        /// zxid of the last creation or deletion below the nearest znode above it, no older than its own.
+        pzxid: i64,
+    },
     /// The children of the root.
     Names(Vec<String>),
     /// Bytes of the znode of a table or cluster, and zxid of their last change.
@@ -100,24 +105,33 @@ pub struct ConnectOptions {
     pub digest: Option<String>,
 }
 
+/// A server, as it said of itself before we connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// The newest change it knew of; 0: it does not say.
+    pub zxid: i64,
+}
+
 /// The right to have something read. Dropping it gives the client up.
 pub struct Client {
     /// The server.
-    pub addr: SocketAddr,
+    pub server: Server,
     reads: Sender<What>,
 }
 
 impl Client {
     /// Starts to connect to one server. Whether that went well only a first read can tell.
     pub fn connect(
-        addr: SocketAddr,
+        server: Server,
         options: &ConnectOptions,
         generation: u64,
         events: &Sender<ClientEvent>,
         alive: &Alive,
     ) -> io::Result<Self> {
         let teller = Teller { generation, events: events.clone() };
-        let zookeeper = Arc::new(Guarded::connect(addr, options, &teller, alive)?);
+        let zookeeper = Arc::new(Guarded::connect(server.addr, options, &teller, alive)?);
         // Never more reads than threads are under way, so sending does not block.
         let (reads, inbox) = bounded(MAX_READS);
         for index in 0..MAX_READS {
@@ -129,7 +143,7 @@ impl Client {
             };
             thread::Builder::new().name(format!("zk-read-{index}")).spawn(move || reader.run())?;
         }
-        Ok(Client { addr, reads })
+        Ok(Client { server, reads })
     }
 
     /// Reads `what` and leaves a watch on it. The result comes as an event, or never. False: all threads are
@@ -258,7 +272,7 @@ impl Reader {
             // With a watch, so that a root that is missing is noticed when it comes.
             What::Root => match zookeeper.exists(root, true) {
                 Ok(Some(stat)) => Ok(Found::Root { pzxid: stat.pzxid }),
-                Ok(None) => Err(ZkError::NoNode),
+                Ok(None) => self.nearest_above(root),
                 Err(e) => Err(e),
             },
             What::Names => zookeeper.get_children(root, true).map(Found::Names),
@@ -273,5 +287,19 @@ impl Reader {
             ZkError::NoAuth => ReadError::NoAuth,
             e => ReadError::Lost(format!("a read failed: {e:?}")),
         })
+    }
+
+    /// Looks for what is above a znode that is missing.
+    fn nearest_above(&self, mut path: &str) -> Result<Found, ZkError> {
+        while let Some((above, _)) = path.rsplit_once('/') {
+            let is_top = above.is_empty();
+            path = if is_top { "/" } else { above };
+            match self.zookeeper.zookeeper.exists(path, false)? {
+                Some(stat) => return Ok(Found::NoRoot { pzxid: stat.pzxid }),
+                None if is_top => break,
+                None => {}
+            }
+        }
+        Err(ZkError::NoNode)
     }
 }

@@ -6,8 +6,8 @@
 //! table ─▶ record with addresses ─────────────────────────▶ route
 //!          record that names a cluster ─▶ the cluster's record ─▶ routes of all tables that name it
 //! ```
-//! Routes never go back: older data than is cached is a server that lags behind the one asked before. A record that
-//! cannot be used never replaces one that can.
+//! Routes never go back: older data than was seen is of a server that lags, and not taken. A record that cannot be used
+//! never replaces one that can.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use log::{Level, info, log, warn};
 
 use super::client::{Found, ReadError, What};
+use super::lag::is_older;
 use super::planner::Verdict;
 use crate::logging::Throttle;
 use crate::route::record::{self, BadRecord, Record, Target};
@@ -24,10 +25,6 @@ use crate::route::table::{Cached, Route, RouteWriter};
 use crate::upstream::cluster::Clusters;
 use crate::wire::message::is_table_name;
 
-/// A server that lags is asked again so much later.
-const LAG_PAUSE: Duration = Duration::from_millis(200);
-/// A server that lags for longer does not lag: its zxids went back, because ZooKeeper was set up anew.
-const LAG_LIMIT: Duration = Duration::from_secs(30);
 /// A znode that an ACL hides has no watch to tell when that ends.
 const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
 /// A cluster's znode that is missing has no watch either.
@@ -84,9 +81,14 @@ pub struct Routes {
     names_readable: bool,
     /// As it was when the names were asked for.
     root_of_names: Root,
-    /// The newest change that the current client's server is known to know of.
+    /// The newest change that was ever seen.
     newest_zxid: i64,
-    lagging_since: HashMap<What, Instant>,
+    /// The newest creation or deletion below the root that was ever seen.
+    newest_root_zxid: i64,
+    /// The newest change that the current client's server is known to know of.
+    server_zxid: i64,
+    /// ZooKeeper was set up anew: what is cached is confirmed without regard to its zxids.
+    is_anew: bool,
     /// When a watch told that a table changed, for the log.
     changed_at: HashMap<Box<str>, Instant>,
 }
@@ -99,7 +101,16 @@ impl Routes {
         writer: RouteWriter,
         clusters: Clusters,
     ) -> Self {
+        let newest = |cached: Option<Cached>| match cached {
+            Some(Cached::Route(route)) => route.mzxid,
+            Some(Cached::Unusable) | None => 0,
+        };
+        let kept = writer.by_use().into_iter().map(|table| newest(writer.get(&table)));
         Routes {
+            newest_zxid: kept.max().unwrap_or(0),
+            newest_root_zxid: 0,
+            server_zxid: 0,
+            is_anew: false,
             root,
             clusters_root,
             writer,
@@ -107,8 +118,6 @@ impl Routes {
             named: HashMap::new(),
             names_readable: true,
             root_of_names: Root::Unseen,
-            newest_zxid: 0,
-            lagging_since: HashMap::new(),
             changed_at: HashMap::new(),
         }
     }
@@ -138,10 +147,25 @@ impl Routes {
         self.named.keys().cloned().map(What::Cluster).collect()
     }
 
-    /// A new client, perhaps of another server: nothing is known of how new its data is.
-    pub fn new_client(&mut self) {
+    /// The newest change that was ever seen: who does not know of it lags.
+    pub fn newest_zxid(&self) -> i64 {
+        self.newest_zxid
+    }
+
+    /// ZooKeeper was set up anew, and its zxids began again.
+    pub fn set_up_anew(&mut self) {
+        (self.newest_zxid, self.newest_root_zxid, self.is_anew) = (0, 0, true);
+    }
+
+    /// All that was cached when the client came has been read.
+    pub fn all_confirmed(&mut self) {
+        self.is_anew = false;
+    }
+
+    /// A new client, perhaps of another server, which is known to know of the change `server_zxid`.
+    pub fn new_client(&mut self, server_zxid: i64) {
         self.writer.trust();
-        self.newest_zxid = 0;
+        self.server_zxid = server_zxid;
         self.names_readable = true;
         self.root_of_names = Root::Unseen;
         // A table that waits for its cluster is not cached, and so not read again: its record may be old by now.
@@ -180,38 +204,56 @@ impl Routes {
             cluster.tables.retain(|table, _| self.writer.get(table).is_some());
         }
         self.named.retain(|_, cluster| !cluster.tables.is_empty());
-        let cached = |what: &What| match what {
-            What::Table(table) => self.writer.get(table).is_some(),
-            other => matches!(other, What::Cluster(name) if self.named.contains_key(name)),
-        };
-        self.lagging_since.retain(|what, _| cached(what));
     }
 
-    /// A read ended, and its client is not in doubt.
-    pub fn take(&mut self, what: &What, found: Result<Found, ReadError>, now: Instant) -> Taken {
+    /// A read ended, and its client is not in doubt. `Err`: now it is, its server lags.
+    pub fn take(&mut self, what: &What, found: Result<Found, ReadError>) -> Result<Taken, String> {
         match what {
             What::Root => self.take_root(found),
-            What::Names => self.take_names(found),
+            What::Names => Ok(self.take_names(found)),
             What::Table(table) => {
-                let taken = self.take_table(table, found, now);
                 self.writer.count_read(table);
+                let taken = self.take_table(table, found)?;
                 if taken.verdict == Verdict::Settled {
                     self.writer.confirm(table);
                 }
-                taken
+                Ok(taken)
             }
-            What::Cluster(name) => self.take_cluster(name, found, now),
+            What::Cluster(name) => self.take_cluster(name, found),
         }
     }
 
-    fn take_root(&mut self, found: Result<Found, ReadError>) -> Taken {
+    /// The server knows of this change.
+    fn knows(&mut self, zxid: i64) {
+        self.server_zxid = self.server_zxid.max(zxid);
+        self.newest_zxid = self.newest_zxid.max(zxid);
+    }
+
+    /// Whether what was read of a znode is as new as what was seen of it before.
+    fn check(&self, znode: &str, zxid: i64, known: i64) -> Result<(), String> {
+        match is_older(zxid, known) && !self.is_anew {
+            true => Err(format!("it lags, znode {znode} zxid={zxid:#x} is behind {known:#x}")),
+            false => Ok(()),
+        }
+    }
+
+    fn take_root(&mut self, found: Result<Found, ReadError>) -> Result<Taken, String> {
         let mut taken = Taken::new(Verdict::Settled);
+        let known = self.newest_root_zxid;
         let root = match found {
             Ok(Found::Root { pzxid }) => {
-                self.newest_zxid = self.newest_zxid.max(pzxid);
+                self.check(&self.root, pzxid, known)?;
+                self.knows(pzxid);
+                self.newest_root_zxid = pzxid.max(known);
                 Root::There { pzxid }
             }
-            _ => Root::Missing,
+            found => {
+                if let Ok(Found::NoRoot { pzxid }) = found {
+                    self.knows(pzxid);
+                }
+                self.check(&self.root, self.server_zxid, known)?;
+                Root::Missing
+            }
         };
         // The watch on the names is not to be trusted blindly: ZooKeeper drops it without a word when a table comes or
         // goes while an ACL hides them.
@@ -219,7 +261,7 @@ impl Routes {
             self.root_of_names = root;
             taken.read.push(What::Names);
         }
-        taken
+        Ok(taken)
     }
 
     fn take_names(&mut self, found: Result<Found, ReadError>) -> Taken {
@@ -253,38 +295,23 @@ impl Routes {
         }
     }
 
-    /// Whether data of `zxid` is to be taken for that of a server that lags behind, `known` being cached.
-    fn lags(&mut self, what: What, zxid: i64, known: i64, now: Instant) -> bool {
-        if zxid >= known {
-            self.lagging_since.remove(&what);
-            return false;
-        }
-        let since = *self.lagging_since.entry(what.clone()).or_insert(now);
-        let lags = now < since + LAG_LIMIT;
-        if !lags {
-            warn!("{what:?}: its zxid went back for {LAG_LIMIT:?}; taken as it is now");
-            self.lagging_since.remove(&what);
-        }
-        lags
-    }
-
-    fn take_table(&mut self, table: &str, found: Result<Found, ReadError>, now: Instant) -> Taken {
+    fn take_table(
+        &mut self,
+        table: &str,
+        found: Result<Found, ReadError>,
+    ) -> Result<Taken, String> {
         let before = self.route_of(table);
-        let known_zxid = before.as_ref().map_or(0, |route| route.mzxid);
-        let what = What::Table(table.into());
+        let known = before.as_ref().map_or(0, |route| route.mzxid);
+        let znode = format!("{}/{table}", self.root);
         match found {
             Ok(Found::Record { data, mzxid }) => {
-                self.newest_zxid = self.newest_zxid.max(mzxid);
-                if self.lags(what, mzxid, known_zxid, now) {
-                    return Taken::new(Verdict::Again(LAG_PAUSE));
-                }
-                self.take_record(table, &data, mzxid)
+                self.check(&znode, mzxid, known)?;
+                self.knows(mzxid);
+                Ok(self.take_record(table, &data, mzxid))
             }
             Err(ReadError::NoNode) => {
                 // A server that knows of nothing as new as this route may only not have it yet.
-                if self.lags(what, self.newest_zxid, known_zxid, now) {
-                    return Taken::new(Verdict::Again(LAG_PAUSE));
-                }
+                self.check(&znode, self.server_zxid, known)?;
                 self.detach(table);
                 self.writer.remove(table);
                 self.changed_at.remove(table);
@@ -293,7 +320,7 @@ impl Routes {
                 }
                 let mut taken = Taken::new(Verdict::Settled);
                 taken.gone = Some(table.into());
-                taken
+                Ok(taken)
             }
             Ok(_) | Err(_) => {
                 static HIDDEN: Throttle = Throttle::new();
@@ -305,7 +332,7 @@ impl Routes {
                 }
                 let mut taken = Taken::new(Verdict::Again(NO_AUTH_PAUSE));
                 taken.known.push(table.into());
-                taken
+                Ok(taken)
             }
         }
     }
@@ -341,21 +368,23 @@ impl Routes {
         taken
     }
 
-    fn take_cluster(&mut self, name: &str, found: Result<Found, ReadError>, now: Instant) -> Taken {
-        let known_zxid = match self.named.get(name) {
+    fn take_cluster(
+        &mut self,
+        name: &str,
+        found: Result<Found, ReadError>,
+    ) -> Result<Taken, String> {
+        let known = match self.named.get(name) {
             Some(cluster) => cluster.mzxid,
-            None => return Taken::new(Verdict::Settled), // nobody names it any more
+            None => return Ok(Taken::new(Verdict::Settled)), // nobody names it any more
         };
-        let clusters_root = self.clusters_root.clone().unwrap_or_default();
+        let znode = format!("{}/{name}", self.clusters_root.as_deref().unwrap_or_default());
         let (record, verdict) = match found {
             Ok(Found::Record { data, mzxid }) => {
-                self.newest_zxid = self.newest_zxid.max(mzxid);
-                if self.lags(What::Cluster(name.into()), mzxid, known_zxid, now) {
-                    return Taken::new(Verdict::Again(LAG_PAUSE));
-                }
+                self.check(&znode, mzxid, known)?;
+                self.knows(mzxid);
                 let record = record::read(&data);
                 if let Err(fault) = &record {
-                    self.warn_of(&format!("{clusters_root}/{name}"), mzxid, fault);
+                    self.warn_of(&znode, mzxid, fault);
                 }
                 let named = record.ok().map(|record| Record { cluster: name.to_owned(), ..record });
                 (named.map(|record| (record, mzxid)), Verdict::Settled)
@@ -363,16 +392,14 @@ impl Routes {
             Ok(_) | Err(_) => {
                 static MISSING: Throttle = Throttle::new();
                 if let Some(hidden) = MISSING.pass() {
-                    warn!(
-                        "znode {clusters_root}/{name}: tables name it, it cannot be read{hidden}"
-                    );
+                    warn!("znode {znode}: tables name it, it cannot be read{hidden}");
                 }
                 (None, Verdict::Again(NO_CLUSTER_PAUSE))
             }
         };
         let mut taken = Taken::new(verdict);
         let Some(cluster) = self.named.get_mut(name) else {
-            return taken;
+            return Ok(taken);
         };
         match record {
             Some((record, mzxid)) => {
@@ -392,7 +419,7 @@ impl Routes {
             }
             taken.known.push(table);
         }
-        taken
+        Ok(taken)
     }
 
     /// The table's record does not name the cluster any more that it named.
@@ -456,24 +483,24 @@ mod tests {
     #[test]
     fn names_are_read_when_the_root_is_another_than_it_was() {
         let mut routes = routes();
-        let now = Instant::now();
         let read_names = [What::Names];
-        let mut beat = |root| !routes.take(&What::Root, root, now).read.is_empty();
+        let mut beat = |root| !routes.take(&What::Root, root).unwrap().read.is_empty();
         let there = |pzxid| Ok(Found::Root { pzxid });
         for (why, root, want) in [
             ("a first look", there(7), true),
             ("nothing came or went", there(7), false),
             ("a table came", there(8), true),
-            ("it is gone", Err(ReadError::NoNode), true),
-            ("it is still gone", Err(ReadError::NoNode), false),
-            ("it is back", there(9), true),
+            ("it is gone", Ok(Found::NoRoot { pzxid: 9 }), true),
+            ("it is still gone", Ok(Found::NoRoot { pzxid: 9 }), false),
+            ("it is back", there(10), true),
         ] {
             assert_eq!(beat(root), want, "{why}");
         }
-        routes.new_client();
-        assert_eq!(routes.take(&What::Root, there(9), now).read, read_names, "another server");
-        routes.take(&What::Names, Err(ReadError::NoAuth), now);
-        assert_eq!(routes.take(&What::Root, there(9), now).read, read_names, "they are hidden");
+        routes.new_client(0);
+        let beat = |routes: &mut Routes| routes.take(&What::Root, there(10)).unwrap().read;
+        assert_eq!(beat(&mut routes), read_names, "another server");
+        routes.take(&What::Names, Err(ReadError::NoAuth)).unwrap();
+        assert_eq!(beat(&mut routes), read_names, "they are hidden");
     }
 
     fn record(text: &str, mzxid: i64) -> Result<Found, ReadError> {
@@ -485,16 +512,63 @@ mod tests {
         let mut routes = routes();
         let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
         let names_cluster = || record(r#"{"cluster": "c1"}"#, 1);
-        let now = Instant::now();
-        let taken = routes.take(&table, names_cluster(), now);
+        let taken = routes.take(&table, names_cluster()).unwrap();
         assert_eq!(taken.read, [What::Cluster("c1".into())]);
         routes.lost_client();
-        routes.new_client();
+        routes.new_client(0);
         let metas = || record(r#"{"meta_addrs": "h:1"}"#, 2);
-        let taken = routes.take(&cluster, metas(), now);
+        let taken = routes.take(&cluster, metas()).unwrap();
         assert!(taken.known.is_empty() && !routes.has("t"), "its record may name another by now");
-        routes.take(&table, names_cluster(), now);
-        let taken = routes.take(&cluster, metas(), now);
+        routes.take(&table, names_cluster()).unwrap();
+        let taken = routes.take(&cluster, metas()).unwrap();
         assert!(taken.known == ["t".into()] && routes.has("t"));
+    }
+
+    #[test]
+    fn what_is_older_than_what_was_seen_is_not_taken() {
+        let metas = || r#"{"meta_addrs": "h:1"}"#;
+        let table = What::Table("t".into());
+        let root = |pzxid| Ok(Found::Root { pzxid });
+        let gone = || Err(ReadError::NoNode);
+        let seen = || {
+            let mut routes = routes();
+            routes.new_client(0);
+            routes.take(&What::Root, root(5)).unwrap();
+            routes.take(&table, record(metas(), 7)).unwrap();
+            routes.new_client(0);
+            routes
+        };
+        for (why, what, found, want) in [
+            ("an older record", &table, record(metas(), 6), false),
+            ("the same record", &table, record(metas(), 7), true),
+            ("a newer record", &table, record(metas(), 8), true),
+            ("the table may have come since", &table, gone(), false),
+            ("tables came or went since", &What::Root, root(4), false),
+            ("the same root", &What::Root, root(5), true),
+            ("the root may have come since", &What::Root, Ok(Found::NoRoot { pzxid: 4 }), false),
+            ("the root went", &What::Root, Ok(Found::NoRoot { pzxid: 9 }), true),
+        ] {
+            let mut routes = seen();
+            let taken = routes.take(what, found);
+            assert_eq!(taken.is_ok(), want, "{why}: {:?}", taken.err());
+            assert!(routes.newest_zxid() >= 7, "{why}");
+        }
+        for (why, server_zxid, root_zxid) in
+            [("the server said so", 7, 5), ("its root shows it", 0, 8)]
+        {
+            let mut routes = seen();
+            routes.new_client(server_zxid);
+            routes.take(&What::Root, root(root_zxid)).unwrap();
+            let taken = routes.take(&table, gone()).unwrap();
+            assert!(taken.gone.is_some() && !routes.has("t"), "{why}: it knows of the table");
+            assert!(routes.take(&What::Root, root(root_zxid - 1)).is_err(), "{why}");
+        }
+        let mut routes = seen();
+        routes.set_up_anew();
+        routes.take(&What::Root, root(1)).unwrap();
+        routes.take(&table, record(metas(), 2)).unwrap();
+        routes.all_confirmed();
+        assert_eq!(routes.newest_zxid(), 2);
+        assert!(routes.take(&table, record(metas(), 1)).is_err(), "this is the history now");
     }
 }

@@ -24,7 +24,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use log::{info, warn};
 
 use super::client::{Alive, Client, ClientEvent, ConnectOptions, Found, ReadError, Told, What};
-use super::dial::{Dialed, Dialer};
+use super::dial::{Dialed, Dialer, NoClient};
+use super::lag::{LAG_LIMIT, Lag};
 use super::planner::{Action, Planner};
 use super::routes::Routes;
 use super::status::Status;
@@ -87,6 +88,7 @@ impl ZkWatch {
             client: None,
             avoid: None,
             greeted: 0,
+            lag: Lag::default(),
             waiting: HashMap::new(),
             absent: HashMap::new(),
             told_at: None,
@@ -128,6 +130,7 @@ struct Watch {
     avoid: Option<SocketAddr>,
     /// The last generation whose client has answered anything.
     greeted: u64,
+    lag: Lag,
     waiting: HashMap<Box<str>, Vec<Ask>>,
     absent: HashMap<Box<str>, Instant>,
     /// When it was last told that there is no connection.
@@ -178,8 +181,9 @@ impl Watch {
     fn act(&mut self, action: Action, now: Instant) {
         match action {
             Action::Dial(generation) => {
-                if let Err(e) = self.dialer.start(generation, self.avoid, self.dials.clone()) {
-                    let client = Err(e.to_string());
+                let (newest_zxid, dials) = (self.routes.newest_zxid(), self.dials.clone());
+                if let Err(e) = self.dialer.start(generation, self.avoid, newest_zxid, dials) {
+                    let client = Err(e.to_string().into());
                     self.dialed(Dialed { generation, client });
                 }
             }
@@ -202,7 +206,9 @@ impl Watch {
                 if cached > 0 {
                     info!("zookeeper: all {cached} cached routes are confirmed, took={took:?}");
                 }
-                self.note_confirmed();
+                self.lag.ended();
+                self.routes.all_confirmed();
+                self.status.confirmed();
                 let _ = self.confirmed.try_send(());
             }
         }
@@ -213,7 +219,7 @@ impl Watch {
             return;
         };
         let cached = self.routes.cached();
-        let addr = client.addr;
+        let addr = client.server.addr;
         warn!("zookeeper: {addr} given up: {why}; {cached} cached routes serve on, maybe stale");
         self.avoid = Some(addr);
         self.status.down(&format!("{addr} given up: {why}"));
@@ -228,16 +234,16 @@ impl Watch {
         }
         match dialed.client {
             Ok(client) => {
-                self.status.connected(client.addr);
-                self.client = Some(client);
+                self.status.connected(client.server.addr);
                 self.told_at = None;
-                self.routes.new_client();
+                self.routes.new_client(client.server.zxid);
+                self.client = Some(client);
                 let missing = self.waiting.keys().cloned().collect();
                 self.planner.dialed(self.routes.by_use(), missing, now);
                 let clusters = self.routes.named_clusters();
                 clusters.into_iter().for_each(|what| self.planner.changed(what));
             }
-            Err(why) => {
+            Err(NoClient { why, lags }) => {
                 // An outage of hours is tried every second and told now and then.
                 if self.told_at.is_none_or(|at| now >= at + TELL_EVERY) {
                     self.told_at = Some(now);
@@ -246,6 +252,7 @@ impl Watch {
                 }
                 self.status.down(&why);
                 self.planner.dial_failed(now);
+                if lags { self.lags(now) } else { self.lag.ended() }
             }
         }
     }
@@ -316,22 +323,32 @@ impl Watch {
             let timeout = self.status.greeted().map(|session| session.timeout);
             info!(
                 "zookeeper: connected to {}, session_timeout={:?}, {cached} cached routes to confirm",
-                client.addr,
+                client.server.addr,
                 timeout.unwrap_or_default()
             );
-            self.note_confirmed();
         }
     }
 
-    /// Nothing is left to confirm; that counts once the server has answered at all.
-    fn note_confirmed(&self) {
-        if self.planner.unconfirmed() == 0 && self.planner.live() == Some(self.greeted) {
-            self.status.confirmed();
+    /// No server is in reach but ones that lag.
+    fn lags(&mut self, now: Instant) {
+        if self.lag.seen(now) {
+            warn!(
+                "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}: it was set up anew, and is taken \
+                 as it is now"
+            );
+            self.routes.set_up_anew();
         }
     }
 
     fn take(&mut self, what: What, found: Result<Found, ReadError>, now: Instant) {
-        let taken = self.routes.take(&what, found, now);
+        let taken = match self.routes.take(&what, found) {
+            Ok(taken) => taken,
+            Err(why) => {
+                let action = self.planner.doubt(why, now);
+                self.act(action, now);
+                return self.lags(now);
+            }
+        };
         for table in taken.known {
             if let Some(asks) = self.waiting.remove(&table) {
                 self.jobs.send(Job::Retry(asks));

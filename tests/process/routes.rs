@@ -213,6 +213,48 @@ fn links_that_are_cut() {
     assert!(proxy.log().contains("given up"), "the link was in use");
 }
 
+/// Servers that lag are passed over; after so long without any other, ZooKeeper was set up anew.
+const LAG_LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_server_that_knows_less_is_passed_over_until_zookeeper_must_be_another() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    world.zk.create(&znode("users"), world.to_a());
+    world.zk.set(&znode("orders"), world.to_b());
+    world.zk.delete(&znode("users"));
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", B, AFTER_TROUBLE);
+
+    let behind = ZooKeeper::start();
+    behind.create(&znode("orders"), world.to_a());
+    behind.create(&znode("users"), world.to_a());
+    let show = |zk: &ZooKeeper| {
+        world.network.set_target(zk.addr());
+        world.network.cut();
+    };
+    show(&behind);
+    proxy.wait_for_log("it lags, zxid=", SOON);
+    let mut client = proxy.client();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        assert_eq!(told(&client.ask("orders")), B);
+        let users = told(&client.ask("users"));
+        assert_eq!(users, "ERR_SERVICE_NOT_ACTIVE", "nobody who can tell is in reach");
+    }
+    show(&world.zk);
+    world.zk.set(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    follows(&proxy, "users", "ERR_OBJECT_NOT_FOUND", BY_WATCH);
+
+    behind.set(&znode("orders"), world.to_b());
+    show(&behind);
+    follows(&proxy, "orders", B, LAG_LIMIT + AFTER_TROUBLE);
+    assert!(proxy.log().contains("it was set up anew"));
+    behind.set(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+}
+
 #[test]
 fn a_change_while_zookeeper_cannot_tell_of_it() {
     let world = World::new();
