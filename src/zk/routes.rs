@@ -181,13 +181,16 @@ impl Routes {
 
     /// What a watch's path is about; `None` if it is none of ours.
     pub fn what_is(&self, path: &str) -> Option<What> {
-        let below = |root: &str| path.strip_prefix(root)?.strip_prefix('/').map(Box::from);
-        if let Some(cluster) = self.clusters_root.as_deref().and_then(below) {
-            return Some(What::Cluster(cluster));
+        if path == self.root {
+            return Some(What::Root);
         }
-        match path == self.root {
-            true => Some(What::Names),
-            false => below(&self.root).map(What::Table),
+        let (above, name) = path.rsplit_once('/')?;
+        match above {
+            above if above == self.root => Some(What::Table(name.into())),
+            above if Some(above) == self.clusters_root.as_deref() => {
+                Some(What::Cluster(name.into()))
+            }
+            _ => None,
         }
     }
 
@@ -255,8 +258,8 @@ impl Routes {
                 Root::Missing
             }
         };
-        // The watch on the names is not to be trusted blindly: ZooKeeper drops it without a word when a table comes or
-        // goes while an ACL hides them.
+        // Their own watch only says that the root is to be read, and is not trusted even so far: ZooKeeper drops it
+        // without a word when a table comes or goes while an ACL hides them.
         if root != self.root_of_names || (root != Root::Missing && !self.names_readable) {
             self.root_of_names = root;
             taken.read.push(What::Names);
@@ -478,6 +481,29 @@ mod tests {
         let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
         let (_, writer) = RouteTable::new(10);
         Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
+    }
+
+    #[test]
+    fn a_path_is_a_table_or_a_cluster_by_the_znode_right_above_it() {
+        let table = |name: &str| Some(What::Table(name.into()));
+        let cluster = |name: &str| Some(What::Cluster(name.into()));
+        for (root, clusters_root, path, want) in [
+            ("/r", None, "/r", Some(What::Root)),
+            ("/r", None, "/r/t", table("t")),
+            ("/r", None, "/rr/t", None),
+            ("/r", Some("/c"), "/c/c1", cluster("c1")),
+            ("/r", Some("/c"), "/c", None),
+            ("/p/tables", Some("/p"), "/p/tables", Some(What::Root)),
+            ("/p/tables", Some("/p"), "/p/tables/t", table("t")),
+            ("/p/tables", Some("/p"), "/p/c1", cluster("c1")),
+            ("/p", Some("/p/clusters"), "/p/clusters/c1", cluster("c1")),
+            ("/p", Some("/p/clusters"), "/p/t", table("t")),
+        ] {
+            let mut routes = routes();
+            routes.root = root.to_owned();
+            routes.clusters_root = clusters_root.map(str::to_owned);
+            assert_eq!(routes.what_is(path), want, "{root} {clusters_root:?} {path}");
+        }
     }
 
     #[test]

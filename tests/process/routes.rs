@@ -485,6 +485,24 @@ fn tables_that_name_a_cluster_follow_its_znode() {
 }
 
 #[test]
+fn clusters_above_the_tables() {
+    let world = World::new();
+    let root = "/pegasus/tables";
+    let meta_of = |meta: &MetaServer| format!(r#"{{"meta_addrs": "{}"}}"#, meta.addr());
+    world.zk.create("/pegasus/c1", meta_of(&world.a));
+    world.zk.create(&format!("{root}/orders"), r#"{"cluster": "c1"}"#);
+    let addr = world.network.addr();
+    let settings =
+        format!("zookeeper: {{address: ['{addr}'], root: {root}, clusters_root: /pegasus}}");
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    world.zk.set("/pegasus/c1", meta_of(&world.b));
+    follows(&proxy, "orders", B, BY_WATCH);
+    world.zk.set(&format!("{root}/orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+}
+
+#[test]
 fn preloaded_tables_are_served_though_zookeeper_went_before_they_were_asked_for() {
     let world = World::new();
     world.zk.create(&znode("orders"), world.to_a());
