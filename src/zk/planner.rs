@@ -186,6 +186,11 @@ impl Planner {
         }
     }
 
+    /// Forgets the misses that nobody waits for any more.
+    pub fn keep_misses(&mut self, is_waited_for: impl Fn(&str) -> bool) {
+        self.misses.retain(|table| is_waited_for(table));
+    }
+
     /// A watch told that this changed.
     pub fn changed(&mut self, what: What) {
         self.changes.push_back(what);
@@ -410,6 +415,17 @@ mod tests {
         planner.done(first[0].clone(), Verdict::Settled, now);
         planner.done(first[1].clone(), Verdict::Settled, now);
         assert_eq!(reads(&mut planner, now), [table("changed"), table("missed")]);
+    }
+
+    #[test]
+    fn misses_that_nobody_waits_for_are_forgotten() {
+        let (mut planner, now) = live(&[], &[]);
+        (0..MAX_READS).for_each(|n| planner.changed(table(&format!("t{n}"))));
+        let busy = reads(&mut planner, now);
+        (0..1000).for_each(|n| planner.miss(&format!("m{n}")));
+        planner.keep_misses(|table| table == "m7");
+        busy.into_iter().for_each(|what| planner.done(what, Verdict::Settled, now));
+        assert_eq!(reads(&mut planner, now), [table("m7")]);
     }
 
     #[test]

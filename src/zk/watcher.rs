@@ -131,6 +131,7 @@ struct Watch {
     /// The last generation whose client has answered anything.
     greeted: u64,
     lag: Lag,
+    /// Bounded by `limits.max_pending`, as all queries are.
     waiting: HashMap<Box<str>, Vec<Ask>>,
     absent: HashMap<Box<str>, Instant>,
     /// When it was last told that there is no connection.
@@ -275,7 +276,7 @@ impl Watch {
         }
     }
 
-    /// Those whose time is over are told so; a table that nobody waits for is still read.
+    /// Those whose time is over are told so; a table that nobody waits for then is not read.
     fn expire(&mut self, now: Instant) {
         let mut expired = Vec::new();
         self.waiting.retain(|_, asks| {
@@ -283,6 +284,7 @@ impl Watch {
             !asks.is_empty()
         });
         if !expired.is_empty() {
+            self.planner.keep_misses(|table| self.waiting.contains_key(table));
             self.jobs.send(Job::Refuse(expired, OwnError::Unavailable));
         }
     }
