@@ -278,7 +278,18 @@ impl Reader {
             What::Names => zookeeper.get_children(root, true).map(Found::Names),
             What::Table(table) => record(format!("{root}/{table}")),
             What::Cluster(name) => match clusters_root {
-                Some(clusters_root) => record(format!("{clusters_root}/{name}")),
+                Some(clusters_root) => {
+                    let znode = format!("{clusters_root}/{name}");
+                    match record(znode.clone()) {
+                        // With a watch all the same, so that it is noticed when it comes, unless it just has.
+                        Err(ZkError::NoNode) => match zookeeper.exists(&znode, true) {
+                            Ok(Some(_)) => record(znode),
+                            Ok(None) => Err(ZkError::NoNode),
+                            Err(e) => Err(e),
+                        },
+                        read => read,
+                    }
+                }
                 None => Err(ZkError::NoNode),
             },
         };

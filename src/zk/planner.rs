@@ -56,8 +56,10 @@ pub enum Action {
 pub enum Verdict {
     /// The answer was taken.
     Settled,
-    /// The answer was of no use: read again after this time.
+    /// It was of no use, and no watch tells when it will be: read again after this time.
     Again(Duration),
+    /// It names a cluster whose record is to be read.
+    Waits,
 }
 
 enum Trust {
@@ -70,6 +72,8 @@ struct Reading {
     since: Instant,
     /// It changed while being read.
     again: bool,
+    /// To be cached even if it is not: queries wait for it, or all tables are to be cached.
+    is_wanted: bool,
 }
 
 /// The plan, owned by `zk-watch`.
@@ -196,20 +200,27 @@ impl Planner {
         self.changes.push_back(what);
     }
 
-    /// A read ended.
-    pub fn done(&mut self, what: What, verdict: Verdict, now: Instant) {
+    /// Whether what is being read is to be cached even if it is not.
+    pub fn wants(&self, what: &What) -> bool {
+        self.reading.get(what).is_some_and(|reading| reading.is_wanted)
+    }
+
+    /// A read ended. False: it changed meanwhile, so that the answer says little.
+    pub fn done(&mut self, what: What, verdict: Verdict, now: Instant) -> bool {
         self.is_greeted |= what == What::Root;
         let again = self.reading.remove(&what).is_some_and(|reading| reading.again);
         match verdict {
             _ if again => self.changes.push_back(what),
             Verdict::Again(after) => drop(self.later.insert(what, now + after)),
-            Verdict::Settled => {
-                if let What::Table(table) = &what
-                    && self.unconfirmed.remove(table)
-                {
-                    self.note_confirmed(now);
-                }
-            }
+            Verdict::Settled | Verdict::Waits => {}
+        }
+        !again
+    }
+
+    /// What can be known of a table is known.
+    pub fn confirmed(&mut self, table: &str, now: Instant) {
+        if self.unconfirmed.remove(table) {
+            self.note_confirmed(now);
         }
     }
 
@@ -263,7 +274,7 @@ impl Planner {
         }
         if self.beat_at <= now && !self.reading.contains_key(&What::Root) {
             self.beat_at = now + BEAT;
-            return Some(self.start(What::Root, now));
+            return Some(self.start(What::Root, false, now));
         }
         if self.sweep.is_empty() && self.sweep_round_at <= now {
             let round = self.jitter(SWEEP_ROUND);
@@ -273,47 +284,49 @@ impl Planner {
         while let Some(what) = self.changes.pop_front() {
             match self.reading.get_mut(&what) {
                 Some(reading) => reading.again = true,
-                None => return Some(self.start(what, now)),
+                None => return Some(self.start(what, false, now)),
             }
         }
-        while let Some(what) = self.next_refresh(now) {
-            if !self.reading.contains_key(&what) {
-                return Some(self.start(what, now));
+        while let Some((what, is_wanted)) = self.next_refresh(now) {
+            match self.reading.get_mut(&what) {
+                Some(reading) => reading.is_wanted |= is_wanted,
+                None => return Some(self.start(what, is_wanted, now)),
             }
         }
         None
     }
 
-    fn next_refresh(&mut self, now: Instant) -> Option<What> {
+    /// And whether it is to be cached even if it is not.
+    fn next_refresh(&mut self, now: Instant) -> Option<(What, bool)> {
         if let Some(table) = self.misses.pop_front() {
-            return Some(What::Table(table));
+            return Some((What::Table(table), true));
         }
         while let Some(table) = self.rereads.pop_front() {
             if self.unconfirmed.contains(&table) {
-                return Some(What::Table(table));
+                return Some((What::Table(table), false));
             }
         }
         if let Some(what) = self.later.iter().find(|(_, at)| **at <= now).map(|(what, _)| what) {
             let what = what.clone();
             self.later.remove(&what);
-            return Some(what);
+            return Some((what, false));
         }
         if let Some(table) = self.preload.pop_front() {
-            return Some(What::Table(table));
+            return Some((What::Table(table), true));
         }
         if self.sweep_at <= now
             && let Some(table) = self.sweep.pop_front()
         {
             self.sweep_at = now + SWEEP_STEP;
-            return Some(What::Table(table));
+            return Some((What::Table(table), false));
         }
         None
     }
 
-    fn start(&mut self, what: What, now: Instant) -> Action {
+    fn start(&mut self, what: What, is_wanted: bool, now: Instant) -> Action {
         // What comes of this read says whether there must be another.
         self.later.remove(&what);
-        self.reading.insert(what.clone(), Reading { since: now, again: false });
+        self.reading.insert(what.clone(), Reading { since: now, again: false, is_wanted });
         Action::Read(what)
     }
 
@@ -396,8 +409,9 @@ mod tests {
         assert_eq!(planner.unconfirmed(), 2);
         let later = now + Duration::from_millis(9);
         for what in want {
-            planner.done(what, Verdict::Settled, later);
+            assert!(planner.done(what, Verdict::Settled, later));
         }
+        ["busy", "idle"].iter().for_each(|table| planner.confirmed(table, later));
         let took = Duration::from_millis(9);
         assert_eq!(planner.next_action(later), Some(Action::AllConfirmed(took)));
         assert_eq!(planner.next_action(later), None);
@@ -424,7 +438,9 @@ mod tests {
         let busy = reads(&mut planner, now);
         (0..1000).for_each(|n| planner.miss(&format!("m{n}")));
         planner.keep_misses(|table| table == "m7");
-        busy.into_iter().for_each(|what| planner.done(what, Verdict::Settled, now));
+        for what in busy {
+            planner.done(what, Verdict::Settled, now);
+        }
         assert_eq!(reads(&mut planner, now), [table("m7")]);
     }
 
@@ -434,20 +450,24 @@ mod tests {
         reads(&mut planner, now);
         planner.changed(table("t"));
         assert_eq!(reads(&mut planner, now), [], "one read of a znode at a time");
-        planner.done(table("t"), Verdict::Settled, now);
+        assert!(!planner.done(table("t"), Verdict::Settled, now));
         assert_eq!(reads(&mut planner, now), [table("t")]);
     }
 
     #[test]
-    fn an_old_answer_confirms_nothing() {
-        let (mut planner, now) = live(&["t"], &[]);
+    fn only_what_queries_wait_for_and_preloaded_tables_are_wanted() {
+        let (mut planner, now) = live(&["cached"], &["missed"]);
+        planner.preload(vec!["preloaded".into()]);
+        planner.changed(table("changed"));
         reads(&mut planner, now);
-        planner.done(table("t"), Verdict::Again(Duration::from_millis(200)), now);
-        assert_eq!(planner.unconfirmed(), 1);
-        assert_eq!(reads(&mut planner, now), []);
-        let later = now + Duration::from_millis(200);
-        assert!(planner.wake_at() <= later);
-        assert_eq!(reads(&mut planner, later), [table("t")]);
+        for (name, want) in
+            [("cached", false), ("missed", true), ("preloaded", true), ("changed", false)]
+        {
+            assert_eq!(planner.wants(&table(name)), want, "{name}");
+        }
+        planner.miss("changed");
+        assert_eq!(reads(&mut planner, now), [], "it is being read");
+        assert!(planner.wants(&table("changed")));
     }
 
     #[test]

@@ -27,8 +27,6 @@ use crate::wire::message::is_table_name;
 
 /// A znode that an ACL hides has no watch to tell when that ends.
 const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
-/// A cluster's znode that is missing has no watch either.
-const NO_CLUSTER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a read came to.
 pub struct Taken {
@@ -51,12 +49,34 @@ impl Taken {
 /// A cluster that has a znode of its own, and who names it.
 #[derive(Default)]
 struct NamedCluster {
+    /// The last good one, if there was one.
     record: Option<Record>,
     mzxid: i64,
-    /// It was read and cannot be used, and never could.
-    is_unusable: bool,
-    /// Tables whose record names it, and the zxid of that record.
-    tables: HashMap<Box<str>, i64>,
+    sight: Sight,
+    /// It is missing, or hidden.
+    is_unreadable: bool,
+    /// Tables whose record names it.
+    tables: HashMap<Box<str>, Naming>,
+}
+
+/// How far a cluster's record is known to the current client.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Sight {
+    #[default]
+    Unread,
+    /// It is to be read.
+    Asked,
+    Read,
+}
+
+/// A table's record that names a cluster.
+#[derive(Clone, Copy)]
+struct Naming {
+    mzxid: i64,
+    /// It was read since the client came.
+    is_current: bool,
+    /// Not cached yet, and to be when the cluster is read.
+    is_wanted: bool,
 }
 
 /// The znode above the tables.
@@ -168,7 +188,14 @@ impl Routes {
         self.server_zxid = server_zxid;
         self.names_readable = true;
         self.root_of_names = Root::Unseen;
-        // A table that waits for its cluster is not cached, and so not read again: its record may be old by now.
+        for cluster in self.named.values_mut() {
+            // Who gets a client reads all clusters that are named.
+            cluster.sight = Sight::Asked;
+            for naming in cluster.tables.values_mut() {
+                // Who is wanted is missed anew: its record may be old by now.
+                (naming.is_current, naming.is_wanted) = (false, false);
+            }
+        }
         self.forget_unnamed();
     }
 
@@ -204,23 +231,26 @@ impl Routes {
     /// Forgets clusters that no cached table names.
     pub fn forget_unnamed(&mut self) {
         for cluster in self.named.values_mut() {
-            cluster.tables.retain(|table, _| self.writer.get(table).is_some());
+            let is_cached = |table: &str| self.writer.get(table).is_some();
+            cluster.tables.retain(|table, naming| naming.is_wanted || is_cached(table));
         }
         self.named.retain(|_, cluster| !cluster.tables.is_empty());
     }
 
-    /// A read ended, and its client is not in doubt. `Err`: now it is, its server lags.
-    pub fn take(&mut self, what: &What, found: Result<Found, ReadError>) -> Result<Taken, String> {
+    /// A read ended, and its client is not in doubt. A table that is not cached is now only if it `is_wanted`.
+    /// `Err`: now the client is in doubt, its server lags.
+    pub fn take(
+        &mut self,
+        what: &What,
+        found: Result<Found, ReadError>,
+        is_wanted: bool,
+    ) -> Result<Taken, String> {
         match what {
             What::Root => self.take_root(found),
             What::Names => Ok(self.take_names(found)),
             What::Table(table) => {
                 self.writer.count_read(table);
-                let taken = self.take_table(table, found)?;
-                if taken.verdict == Verdict::Settled {
-                    self.writer.confirm(table);
-                }
-                Ok(taken)
+                self.take_table(table, found, is_wanted)
             }
             What::Cluster(name) => self.take_cluster(name, found),
         }
@@ -302,15 +332,21 @@ impl Routes {
         &mut self,
         table: &str,
         found: Result<Found, ReadError>,
+        is_wanted: bool,
     ) -> Result<Taken, String> {
         let before = self.route_of(table);
         let known = before.as_ref().map_or(0, |route| route.mzxid);
         let znode = format!("{}/{table}", self.root);
+        let is_wanted = is_wanted || self.naming(table).is_some_and(|(_, n)| n.is_wanted);
         match found {
             Ok(Found::Record { data, mzxid }) => {
                 self.check(&znode, mzxid, known)?;
                 self.knows(mzxid);
-                Ok(self.take_record(table, &data, mzxid))
+                match is_wanted || self.has(table) {
+                    true => Ok(self.take_record(table, &data, mzxid, is_wanted)),
+                    // It had to make room while it was read.
+                    false => Ok(Taken::new(Verdict::Settled)),
+                }
             }
             Err(ReadError::NoNode) => {
                 // A server that knows of nothing as new as this route may only not have it yet.
@@ -325,14 +361,14 @@ impl Routes {
                 taken.gone = Some(table.into());
                 Ok(taken)
             }
+            Ok(_) | Err(_) if !is_wanted && !self.has(table) => Ok(Taken::new(Verdict::Settled)),
             Ok(_) | Err(_) => {
                 static HIDDEN: Throttle = Throttle::new();
                 if let Some(hidden) = HIDDEN.pass() {
                     warn!("table={table}: an ACL forbids to read its znode{hidden}");
                 }
-                if before.is_none() {
-                    self.writer.put(table, Cached::Unusable);
-                }
+                self.unusable(table);
+                self.writer.doubt(table);
                 let mut taken = Taken::new(Verdict::Again(NO_AUTH_PAUSE));
                 taken.known.push(table.into());
                 Ok(taken)
@@ -340,35 +376,80 @@ impl Routes {
         }
     }
 
-    fn take_record(&mut self, table: &str, data: &[u8], mzxid: i64) -> Taken {
+    fn take_record(&mut self, table: &str, data: &[u8], mzxid: i64, is_wanted: bool) -> Taken {
         let target = match self.clusters_root {
             Some(_) => record::read_target(data),
             None => record::read(data).map(Target::Here),
         };
-        let mut taken = Taken::new(Verdict::Settled);
-        self.detach(table);
         match target {
-            Ok(Target::Here(record)) => self.put(table, record, mzxid),
             Ok(Target::Cluster(name)) => {
+                let naming = Naming { mzxid, is_current: true, is_wanted };
+                self.detach(table);
                 let cluster = self.named.entry(name.as_str().into()).or_default();
-                cluster.tables.insert(table.into(), mzxid);
-                match (cluster.record.clone(), cluster.is_unusable) {
-                    (Some(record), _) => self.put(table, record, mzxid),
-                    (None, true) => self.unusable(table),
-                    (None, false) => {
-                        // The table is known when its cluster is.
-                        taken.read.push(What::Cluster(name.into()));
-                        return taken;
-                    }
-                }
+                cluster.tables.insert(table.into(), naming);
+            }
+            Ok(Target::Here(record)) => {
+                self.detach(table);
+                self.put(table, record, mzxid);
             }
             Err(fault) => {
                 self.warn_of(&format!("{}/{table}", self.root), mzxid, &fault);
                 self.unusable(table);
             }
         }
+        // Who has junk now still follows the cluster that its last good record named.
+        if let Some((name, naming)) = self.naming(table) {
+            return self.follow(table, &name, naming);
+        }
+        self.writer.confirm(table);
+        let mut taken = Taken::new(Verdict::Settled);
         taken.known.push(table.into());
         taken
+    }
+
+    /// The cluster that a table names.
+    fn naming(&self, table: &str) -> Option<(Box<str>, Naming)> {
+        let of = |cluster: &NamedCluster| cluster.tables.get(table).copied();
+        self.named.iter().find_map(|(name, cluster)| Some((name.clone(), of(cluster)?)))
+    }
+
+    /// A table lives where its cluster's record says, which is as new as the client only if the client has read it.
+    fn follow(&mut self, table: &str, name: &str, naming: Naming) -> Taken {
+        let cluster = self.named.entry(name.into()).or_default();
+        let naming = Naming { is_current: true, ..naming };
+        cluster.tables.insert(table.into(), naming);
+        let mut taken = Taken::new(Verdict::Waits);
+        match cluster.sight {
+            Sight::Unread => {
+                cluster.sight = Sight::Asked;
+                taken.read.push(What::Cluster(name.into()));
+            }
+            Sight::Asked => {}
+            Sight::Read => {
+                self.put_named(name, table, naming);
+                taken.verdict = Verdict::Settled;
+                taken.known.push(table.into());
+            }
+        }
+        taken
+    }
+
+    /// What a cluster's record, which has been read, means for a table that names it.
+    fn put_named(&mut self, name: &str, table: &str, naming: Naming) {
+        let Some(cluster) = self.named.get_mut(name) else {
+            return;
+        };
+        cluster.tables.insert(table.into(), Naming { is_wanted: false, ..naming });
+        let is_unreadable = cluster.is_unreadable;
+        match cluster.record.clone() {
+            Some(record) => self.put(table, record, naming.mzxid),
+            None => self.unusable(table),
+        }
+        match (is_unreadable, naming.is_current) {
+            (true, _) => self.writer.doubt(table),
+            (false, true) => self.writer.confirm(table),
+            (false, false) => {} // by now it may name another
+        }
     }
 
     fn take_cluster(
@@ -381,7 +462,8 @@ impl Routes {
             None => return Ok(Taken::new(Verdict::Settled)), // nobody names it any more
         };
         let znode = format!("{}/{name}", self.clusters_root.as_deref().unwrap_or_default());
-        let (record, verdict) = match found {
+        let mut taken = Taken::new(Verdict::Settled);
+        let record = match found {
             Ok(Found::Record { data, mzxid }) => {
                 self.check(&znode, mzxid, known)?;
                 self.knows(mzxid);
@@ -389,38 +471,36 @@ impl Routes {
                 if let Err(fault) = &record {
                     self.warn_of(&znode, mzxid, fault);
                 }
-                let named = record.ok().map(|record| Record { cluster: name.to_owned(), ..record });
-                (named.map(|record| (record, mzxid)), Verdict::Settled)
+                Some((record.ok(), mzxid))
             }
-            Ok(_) | Err(_) => {
-                static MISSING: Throttle = Throttle::new();
-                if let Some(hidden) = MISSING.pass() {
+            unreadable => {
+                // Of one that is missing a watch tells when it comes.
+                if unreadable != Err(ReadError::NoNode) {
+                    taken.verdict = Verdict::Again(NO_AUTH_PAUSE);
+                }
+                static UNREADABLE: Throttle = Throttle::new();
+                if let Some(hidden) = UNREADABLE.pass() {
                     warn!("znode {znode}: tables name it, it cannot be read{hidden}");
                 }
-                (None, Verdict::Again(NO_CLUSTER_PAUSE))
+                None
             }
         };
-        let mut taken = Taken::new(verdict);
         let Some(cluster) = self.named.get_mut(name) else {
             return Ok(taken);
         };
-        match record {
-            Some((record, mzxid)) => {
-                cluster.mzxid = mzxid;
-                cluster.record = Some(record);
-            }
-            // The last good one counts.
-            None => cluster.is_unusable = cluster.record.is_none(),
+        cluster.sight = Sight::Read;
+        cluster.is_unreadable = record.is_none();
+        if let Some((Some(record), mzxid)) = record {
+            cluster.record = Some(Record { cluster: name.to_owned(), ..record });
+            cluster.mzxid = mzxid;
         }
-        let tables: Vec<(Box<str>, i64)> =
-            cluster.tables.iter().map(|(table, mzxid)| (table.clone(), *mzxid)).collect();
-        let record = cluster.record.clone();
-        for (table, mzxid) in tables {
-            match &record {
-                Some(record) => self.put(&table, record.clone(), mzxid),
-                None => self.unusable(&table),
+        // Tables that had to make room do not come back by it.
+        cluster.tables.retain(|table, naming| naming.is_wanted || self.writer.get(table).is_some());
+        for (table, naming) in cluster.tables.clone() {
+            self.put_named(name, &table, naming);
+            if naming.is_current {
+                taken.known.push(table);
             }
-            taken.known.push(table);
         }
         Ok(taken)
     }
@@ -475,12 +555,16 @@ mod tests {
     use crate::upstream::cluster::{Upstream, UpstreamLimits};
 
     fn routes() -> Routes {
+        routes_of_table().1
+    }
+
+    fn routes_of_table() -> (Arc<RouteTable>, Routes) {
         let limits = UpstreamLimits { max_calls: 1 };
         let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
         let resolver = Resolver::start().unwrap();
         let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
-        let (_, writer) = RouteTable::new(10);
-        Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
+        let (table, writer) = RouteTable::new(10);
+        (table, Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters))
     }
 
     #[test]
@@ -510,7 +594,7 @@ mod tests {
     fn names_are_read_when_the_root_is_another_than_it_was() {
         let mut routes = routes();
         let read_names = [What::Names];
-        let mut beat = |root| !routes.take(&What::Root, root).unwrap().read.is_empty();
+        let mut beat = |root| !routes.take(&What::Root, root, false).unwrap().read.is_empty();
         let there = |pzxid| Ok(Found::Root { pzxid });
         for (why, root, want) in [
             ("a first look", there(7), true),
@@ -523,9 +607,9 @@ mod tests {
             assert_eq!(beat(root), want, "{why}");
         }
         routes.new_client(0);
-        let beat = |routes: &mut Routes| routes.take(&What::Root, there(10)).unwrap().read;
+        let beat = |routes: &mut Routes| routes.take(&What::Root, there(10), false).unwrap().read;
         assert_eq!(beat(&mut routes), read_names, "another server");
-        routes.take(&What::Names, Err(ReadError::NoAuth)).unwrap();
+        routes.take(&What::Names, Err(ReadError::NoAuth), false).unwrap();
         assert_eq!(beat(&mut routes), read_names, "they are hidden");
     }
 
@@ -538,15 +622,15 @@ mod tests {
         let mut routes = routes();
         let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
         let names_cluster = || record(r#"{"cluster": "c1"}"#, 1);
-        let taken = routes.take(&table, names_cluster()).unwrap();
+        let taken = routes.take(&table, names_cluster(), true).unwrap();
         assert_eq!(taken.read, [What::Cluster("c1".into())]);
         routes.lost_client();
         routes.new_client(0);
         let metas = || record(r#"{"meta_addrs": "h:1"}"#, 2);
-        let taken = routes.take(&cluster, metas()).unwrap();
+        let taken = routes.take(&cluster, metas(), false).unwrap();
         assert!(taken.known.is_empty() && !routes.has("t"), "its record may name another by now");
-        routes.take(&table, names_cluster()).unwrap();
-        let taken = routes.take(&cluster, metas()).unwrap();
+        routes.take(&table, names_cluster(), true).unwrap();
+        let taken = routes.take(&cluster, metas(), false).unwrap();
         assert!(taken.known == ["t".into()] && routes.has("t"));
     }
 
@@ -559,8 +643,8 @@ mod tests {
         let seen = || {
             let mut routes = routes();
             routes.new_client(0);
-            routes.take(&What::Root, root(5)).unwrap();
-            routes.take(&table, record(metas(), 7)).unwrap();
+            routes.take(&What::Root, root(5), false).unwrap();
+            routes.take(&table, record(metas(), 7), true).unwrap();
             routes.new_client(0);
             routes
         };
@@ -575,7 +659,7 @@ mod tests {
             ("the root went", &What::Root, Ok(Found::NoRoot { pzxid: 9 }), true),
         ] {
             let mut routes = seen();
-            let taken = routes.take(what, found);
+            let taken = routes.take(what, found, false);
             assert_eq!(taken.is_ok(), want, "{why}: {:?}", taken.err());
             assert!(routes.newest_zxid() >= 7, "{why}");
         }
@@ -584,17 +668,92 @@ mod tests {
         {
             let mut routes = seen();
             routes.new_client(server_zxid);
-            routes.take(&What::Root, root(root_zxid)).unwrap();
-            let taken = routes.take(&table, gone()).unwrap();
+            routes.take(&What::Root, root(root_zxid), false).unwrap();
+            let taken = routes.take(&table, gone(), false).unwrap();
             assert!(taken.gone.is_some() && !routes.has("t"), "{why}: it knows of the table");
-            assert!(routes.take(&What::Root, root(root_zxid - 1)).is_err(), "{why}");
+            assert!(routes.take(&What::Root, root(root_zxid - 1), false).is_err(), "{why}");
         }
         let mut routes = seen();
         routes.set_up_anew();
-        routes.take(&What::Root, root(1)).unwrap();
-        routes.take(&table, record(metas(), 2)).unwrap();
+        routes.take(&What::Root, root(1), false).unwrap();
+        routes.take(&table, record(metas(), 2), false).unwrap();
         routes.all_confirmed();
         assert_eq!(routes.newest_zxid(), 2);
-        assert!(routes.take(&table, record(metas(), 1)).is_err(), "this is the history now");
+        assert!(routes.take(&table, record(metas(), 1), false).is_err(), "this is the history now");
+    }
+
+    const NAMES_C1: &str = r#"{"cluster": "c1"}"#;
+
+    fn metas(host: &str, mzxid: i64) -> Result<Found, ReadError> {
+        record(&format!(r#"{{"meta_addrs": "{host}:1"}}"#), mzxid)
+    }
+
+    fn host_of(routes: &Routes, table: &str) -> Option<String> {
+        Some(routes.route_of(table)?.cluster.meta_addrs[0].clone())
+    }
+
+    #[test]
+    fn a_table_is_confirmed_by_its_own_record_and_that_of_its_cluster() {
+        let (table_of_routes, mut routes) = routes_of_table();
+        let is_stale = || table_of_routes.list()[0].is_stale;
+        routes.new_client(0);
+        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+        routes.take(&cluster, metas("a", 2), false).unwrap();
+        assert!(!is_stale());
+        let again = |routes: &mut Routes| {
+            routes.lost_client();
+            // Times are in ms.
+            while table_of_routes.list()[0].confirmed.is_some_and(|age| age.is_zero()) {}
+            routes.new_client(0);
+        };
+        again(&mut routes);
+        let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
+        assert_eq!((taken.verdict, taken.read), (Verdict::Waits, vec![]), "it is being read");
+        assert!(taken.known.is_empty() && is_stale(), "the cluster may have moved");
+        let taken = routes.take(&cluster, metas("b", 3), false).unwrap();
+        assert_eq!(taken.known, ["t".into()]);
+        assert!(!is_stale() && host_of(&routes, "t").unwrap() == "b:1");
+
+        again(&mut routes);
+        let taken = routes.take(&cluster, metas("b", 3), false).unwrap();
+        assert!(taken.known.is_empty() && is_stale(), "it may name another");
+        let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
+        assert_eq!((taken.verdict, taken.known), (Verdict::Settled, vec!["t".into()]));
+        assert!(!is_stale());
+
+        let taken = routes.take(&cluster, Err(ReadError::NoNode), false).unwrap();
+        assert_eq!(taken.verdict, Verdict::Settled, "a watch tells when it comes");
+        assert!(is_stale() && host_of(&routes, "t").unwrap() == "b:1");
+    }
+
+    #[test]
+    fn a_table_with_junk_follows_the_cluster_that_it_named() {
+        let mut routes = routes();
+        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+        routes.take(&cluster, metas("a", 2), false).unwrap();
+        routes.take(&table, record("junk", 3), false).unwrap();
+        routes.take(&cluster, metas("b", 4), false).unwrap();
+        assert_eq!(host_of(&routes, "t").unwrap(), "b:1");
+    }
+
+    #[test]
+    fn tables_that_made_room_do_not_come_back_unless_they_are_wanted() {
+        let mut routes = routes();
+        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        for found in [metas("a", 1), record(NAMES_C1, 1), record("junk", 1), Err(ReadError::NoAuth)]
+        {
+            let taken = routes.take(&table, found, false).unwrap();
+            assert!(taken.verdict == Verdict::Settled && !routes.has("t"));
+        }
+        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+        routes.forget_unnamed();
+        assert!(!routes.has("t"), "it waits for its cluster");
+        routes.take(&cluster, metas("a", 2), false).unwrap();
+        assert!(routes.has("t"));
+        routes.writer.remove("t");
+        routes.take(&cluster, metas("b", 3), false).unwrap();
+        assert!(!routes.has("t"));
     }
 }

@@ -26,7 +26,7 @@ use log::{info, warn};
 use super::client::{Alive, Client, ClientEvent, ConnectOptions, Found, ReadError, Told, What};
 use super::dial::{Dialed, Dialer, NoClient};
 use super::lag::{LAG_LIMIT, Lag};
-use super::planner::{Action, Planner};
+use super::planner::{Action, Planner, Verdict};
 use super::routes::Routes;
 use super::status::Status;
 use crate::ask::Ask;
@@ -93,6 +93,7 @@ impl ZkWatch {
             absent: HashMap::new(),
             told_at: None,
             preloads: settings.preload,
+            preload_is_due: false,
             confirmed,
             status: status.clone(),
         };
@@ -136,8 +137,10 @@ struct Watch {
     absent: HashMap<Box<str>, Instant>,
     /// When it was last told that there is no connection.
     told_at: Option<Instant>,
-    /// All tables are still to be read once.
+    /// All tables are to be cached, those that there are when a client comes.
     preloads: bool,
+    /// The current client has yet to do so.
+    preload_is_due: bool,
     /// Told when all routes that were cached at start are confirmed.
     confirmed: Sender<()>,
     status: Status,
@@ -237,6 +240,7 @@ impl Watch {
             Ok(client) => {
                 self.status.connected(client.server.addr);
                 self.told_at = None;
+                self.preload_is_due = self.preloads;
                 self.routes.new_client(client.server.zxid);
                 self.client = Some(client);
                 let missing = self.waiting.keys().cloned().collect();
@@ -343,7 +347,8 @@ impl Watch {
     }
 
     fn take(&mut self, what: What, found: Result<Found, ReadError>, now: Instant) {
-        let taken = match self.routes.take(&what, found) {
+        let is_wanted = self.planner.wants(&what);
+        let taken = match self.routes.take(&what, found, is_wanted) {
             Ok(taken) => taken,
             Err(why) => {
                 let action = self.planner.doubt(why, now);
@@ -351,6 +356,15 @@ impl Watch {
                 return self.lags(now);
             }
         };
+        let is_names = what == What::Names;
+        let own = match &what {
+            What::Table(table) if taken.verdict != Verdict::Waits => Some(table.clone()),
+            _ => None,
+        };
+        if self.planner.done(what, taken.verdict, now) {
+            let known = taken.known.iter().chain(&own);
+            known.for_each(|table| self.planner.confirmed(table, now));
+        }
         for table in taken.known {
             if let Some(asks) = self.waiting.remove(&table) {
                 self.jobs.send(Job::Retry(asks));
@@ -365,13 +379,12 @@ impl Watch {
             }
             self.absent.insert(table, now + ABSENT_FOR);
         }
-        if what == What::Names {
+        if is_names {
             self.absent.clear();
-            if mem::take(&mut self.preloads) {
+            if mem::take(&mut self.preload_is_due) {
                 self.planner.preload(self.routes.names_to_preload());
             }
         }
-        self.planner.done(what, taken.verdict, now);
         taken.read.into_iter().for_each(|what| self.planner.changed(what));
     }
 }

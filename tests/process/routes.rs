@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use harness::client::Answer;
+use harness::http::get;
 use harness::meta_server::MetaServer;
 use harness::proxy::{Builder, Proxy};
 use harness::relay::Relay;
@@ -11,6 +12,7 @@ use harness::scratch::Scratch;
 use harness::wait::eventually;
 use harness::wire::QueryCfgResponse;
 use harness::zookeeper::ZooKeeper;
+use serde_json::Value;
 
 use crate::support::{BINARY, QUERY_TIMEOUT, SOON, addr, meta_with, record};
 
@@ -64,6 +66,10 @@ fn told(answer: &Answer) -> String {
         Some(primary) => primary.to_string(),
         None => config.err,
     }
+}
+
+fn page(proxy: &Proxy, path: &str) -> Value {
+    serde_json::from_str(&get(proxy.admin(), path)).expect("it is JSON")
 }
 
 #[track_caller]
@@ -500,6 +506,59 @@ fn clusters_above_the_tables() {
     follows(&proxy, "orders", B, BY_WATCH);
     world.zk.set(&format!("{root}/orders"), world.to_a());
     follows(&proxy, "orders", A, BY_WATCH);
+}
+
+#[test]
+fn a_hidden_table_keeps_no_other_from_being_confirmed() {
+    let world = World::new();
+    for table in ["orders", "users"] {
+        world.zk.create(&znode(table), world.to_a());
+        world.a.put_table(table, QueryCfgResponse::table(2, 1, addr(A)));
+    }
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    follows(&proxy, "users", A, BY_WATCH);
+    world.zk.set_acl_denied(&znode("users"));
+    world.network.cut();
+    proxy.wait_for_log("all 2 cached routes are confirmed", AFTER_TROUBLE);
+    eventually("it is confirmed", SOON, || {
+        page(&proxy, "/clusters")["zookeeper"]["state"] == "confirmed"
+    });
+    for (table, stale) in [("users", true), ("orders", false)] {
+        let listed = &page(&proxy, &format!("/routes?table={table}"))["routes"][0];
+        assert_eq!(listed["stale"], stale, "{listed}");
+    }
+}
+
+#[test]
+fn tables_that_made_room_stay_away_and_come_back_when_asked_for() {
+    let world = World::new();
+    let names: Vec<String> = (0..4).map(|n| format!("t{n}")).collect();
+    for name in &names {
+        world.zk.create(&znode(name), world.to_a());
+        [&world.a, &world.b].iter().zip([A, B]).for_each(|(meta, told)| {
+            meta.put_table(name, QueryCfgResponse::table(2, 1, addr(told)))
+        });
+    }
+    let settings = format!(
+        "zookeeper: {{address: ['{}'], root: {ROOT}, table_watcher_cache_capacity: 2}}",
+        world.network.addr()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    for name in &names {
+        follows(&proxy, name, A, AFTER_TROUBLE);
+    }
+    // All four have a watch, the last two are cached.
+    for name in &names[..3] {
+        world.zk.set(&znode(name), world.to_b());
+    }
+    follows(&proxy, "t2", B, BY_WATCH);
+    let routes = page(&proxy, "/routes");
+    let cached = routes["routes"].as_array().unwrap().iter().map(|listed| &listed["table"]);
+    assert_eq!(cached.collect::<Vec<_>>(), ["t2", "t3"]);
+    for (name, want) in names.iter().zip([B, B, B, A]) {
+        follows(&proxy, name, want, BY_WATCH);
+    }
 }
 
 #[test]
