@@ -9,8 +9,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -172,6 +172,7 @@ const CLOSE_EVERY: Duration = Duration::from_millis(200);
 /// The crate's client, and its place in the count of those alive.
 struct Guarded {
     zookeeper: ZooKeeper,
+    authenticated: OnceLock<Result<(), ZkError>>,
     /// Set when the crate's threads have ended.
     ended: Arc<AtomicBool>,
     alive: Alive,
@@ -199,13 +200,17 @@ impl Guarded {
             }
         });
         alive.fetch_add(1, SeqCst);
-        let guarded = Guarded { zookeeper, ended, alive: alive.clone() };
-        if let Some(digest) = &options.digest {
-            // Blocks the thread that dials, which nobody waits for longer than its limit.
-            let auth = guarded.zookeeper.add_auth("digest", digest.clone().into_bytes());
-            auth.map_err(|e| io::Error::other(format!("digest authentication: {e:?}")))?;
-        }
-        Ok(guarded)
+        Ok(Guarded { zookeeper, authenticated: OnceLock::new(), ended, alive: alive.clone() })
+    }
+
+    /// Proves who we are, once. Blocks for as long as ZooKeeper likes.
+    fn authenticate(&self, options: &ConnectOptions) -> Result<(), ZkError> {
+        let Some(digest) = &options.digest else {
+            return Ok(());
+        };
+        *self
+            .authenticated
+            .get_or_init(|| self.zookeeper.add_auth("digest", digest.clone().into_bytes()))
     }
 }
 
@@ -262,6 +267,9 @@ impl Reader {
     }
 
     fn read(&self, what: &What) -> Result<Found, ReadError> {
+        self.zookeeper
+            .authenticate(&self.options)
+            .map_err(|e| ReadError::Lost(format!("digest authentication: {e:?}")))?;
         let zookeeper = &self.zookeeper.zookeeper;
         let ConnectOptions { root, clusters_root, .. } = &self.options;
         let record = |path: String| {
@@ -312,5 +320,31 @@ impl Reader {
             }
         }
         Err(ZkError::NoNode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::unbounded;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_server_that_is_mute_to_a_digest_holds_up_no_dial() {
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server { addr: mute.local_addr().unwrap(), zxid: 0 };
+        let options = ConnectOptions {
+            root: "/r".to_owned(),
+            clusters_root: None,
+            timeout: Duration::from_secs(6),
+            digest: Some("user:secret".to_owned()),
+        };
+        let (done, dialed) = bounded(1);
+        thread::spawn(move || {
+            let (events, alive) = (unbounded().0, Alive::default());
+            let _ = done.send(Client::connect(server, &options, 1, &events, &alive));
+        });
+        let client = dialed.recv_timeout(Duration::from_secs(5));
+        assert!(client.is_ok_and(|client| client.is_ok()));
     }
 }
