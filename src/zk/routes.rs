@@ -228,6 +228,11 @@ impl Routes {
         }
     }
 
+    /// Forgets all clusters: their tables are read again, and name them anew.
+    pub fn forget_named(&mut self) {
+        self.named.clear();
+    }
+
     /// Forgets clusters that no cached table names.
     pub fn forget_unnamed(&mut self) {
         for cluster in self.named.values_mut() {

@@ -15,13 +15,14 @@ use std::hash::BuildHasher;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
-use log::{info, warn};
+use log::{error, info, warn};
 
 use super::client::{Alive, Client, ClientEvent, ConnectOptions, Found, ReadError, Told, What};
 use super::dial::{Dialed, Dialer, NoClient};
@@ -75,31 +76,15 @@ impl ZkWatch {
             timeout: settings.timeout,
             digest: settings.digest,
         };
-        let status = Status::new(settings.timeout);
         let alive: Alive = Arc::new(AtomicUsize::new(0));
         let dialer = Dialer { address: settings.address, options, upstream, events, alive };
-        let seed = RandomState::new().hash_one(std::process::id());
-        let watch = Watch {
-            routes: Routes::new(settings.root, settings.clusters_root, writer, clusters),
-            jobs,
-            dialer,
-            dials,
-            planner: Planner::new(Instant::now(), seed),
-            client: None,
-            avoid: None,
-            greeted: 0,
-            lag: Lag::default(),
-            waiting: HashMap::new(),
-            absent: HashMap::new(),
-            told_at: None,
-            preloads: settings.preload,
-            preload_is_due: false,
-            confirmed,
-            status: status.clone(),
-        };
+        let routes = Routes::new(settings.root, settings.clusters_root, writer, clusters);
+        let status = Status::new(settings.timeout);
+        let shown = status.clone();
+        let mut watch = Watch::new(routes, dialer, dials, jobs, settings.preload, confirmed, shown);
         let thread = thread::Builder::new()
             .name("zk-watch".to_owned())
-            .spawn(move || watch.run(&missed, &told, &dialed, &stopped))?;
+            .spawn(move || watch.run_on(|watch| watch.run(&missed, &told, &dialed, &stopped)))?;
         Ok(ZkWatch { stop, thread, all_confirmed, status })
     }
 
@@ -147,8 +132,58 @@ struct Watch {
 }
 
 impl Watch {
+    /// With no client yet.
+    fn new(
+        routes: Routes,
+        dialer: Dialer,
+        dials: Sender<Dialed>,
+        jobs: Jobs<Job>,
+        preloads: bool,
+        confirmed: Sender<()>,
+        status: Status,
+    ) -> Self {
+        let seed = RandomState::new().hash_one(std::process::id());
+        Watch {
+            routes,
+            jobs,
+            dialer,
+            dials,
+            planner: Planner::new(Instant::now(), seed),
+            client: None,
+            avoid: None,
+            greeted: 0,
+            lag: Lag::default(),
+            waiting: HashMap::new(),
+            absent: HashMap::new(),
+            told_at: None,
+            preloads,
+            preload_is_due: false,
+            confirmed,
+            status,
+        }
+    }
+
+    /// Runs until that returns, also through a panic, which is a fault of ours: without this thread routes would be
+    /// served for ever that nobody knows to be old.
+    fn run_on(&mut self, mut run: impl FnMut(&mut Self)) {
+        while catch_unwind(AssertUnwindSafe(|| run(self))).is_err() {
+            self.start_over();
+        }
+    }
+
+    /// What was going on is given up. All that is cached serves on, and is read again by a new client.
+    fn start_over(&mut self) {
+        error!("zk-watch panicked, and starts over");
+        let action = self.planner.doubt("zk-watch panicked".to_owned(), Instant::now());
+        self.act(action, Instant::now());
+        self.status.down("zk-watch panicked");
+        self.routes.forget_named();
+        let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
+        self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
+    }
+
     fn run(
-        mut self,
+        &mut self,
         missed: &Receiver<Ask>,
         told: &Receiver<ClientEvent>,
         dialed: &Receiver<Dialed>,
@@ -219,6 +254,8 @@ impl Watch {
     }
 
     fn give_up(&mut self, why: &str) {
+        self.routes.lost_client();
+        self.absent.clear();
         let Some(client) = self.client.take() else {
             return;
         };
@@ -227,8 +264,6 @@ impl Watch {
         warn!("zookeeper: {addr} given up: {why}; {cached} cached routes serve on, maybe stale");
         self.avoid = Some(addr);
         self.status.down(&format!("{addr} given up: {why}"));
-        self.routes.lost_client();
-        self.absent.clear();
     }
 
     fn dialed(&mut self, dialed: Dialed) {
@@ -386,5 +421,62 @@ impl Watch {
             }
         }
         taken.read.into_iter().for_each(|what| self.planner.changed(what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patience::QueryTimeout;
+    use crate::resolve::Resolver;
+    use crate::route::table::{Cached, RouteTable};
+    use crate::upstream::cluster::UpstreamLimits;
+    use crate::zk::status::Trust;
+
+    #[test]
+    fn after_a_panic_it_starts_over_and_all_that_is_cached_is_stale() {
+        let upstream = Arc::new(Upstream {
+            resolver: Resolver::start().unwrap(),
+            limits: UpstreamLimits { max_calls: 1 },
+            query_timeout: Arc::new(QueryTimeout::new(Duration::from_secs(1))),
+        });
+        let (table, writer) = RouteTable::new(10);
+        writer.put("orders", Cached::Unusable);
+        writer.trust();
+        writer.confirm("orders");
+        let clusters = Clusters::new(upstream.clone());
+        let routes = Routes::new("/r".to_owned(), None, writer, clusters);
+        let options = ConnectOptions {
+            root: "/r".to_owned(),
+            clusters_root: None,
+            timeout: Duration::from_secs(6),
+            digest: None,
+        };
+        let (events, alive) = (unbounded().0, Alive::default());
+        let dialer = Dialer { address: Vec::new(), options, upstream, events, alive };
+        let status = Status::new(Duration::from_secs(6));
+        let (dials, confirmed, shown) = (unbounded().0, bounded(1).0, status.clone());
+        let jobs = Jobs::default();
+        let mut watch = Watch::new(routes, dialer, dials, jobs, false, confirmed, shown);
+        let mut runs = 0;
+        watch.run_on(|watch| {
+            runs += 1;
+            let now = Instant::now();
+            if runs == 1 {
+                assert_eq!(watch.planner.next_action(now), Some(Action::Dial(1)));
+                watch.planner.dialed(watch.routes.by_use(), Vec::new(), now);
+                watch.status.connected("127.0.0.1:1".parse().unwrap());
+                watch.status.confirmed();
+                assert!(!table.list()[0].is_stale);
+                panic!("a fault of ours");
+            }
+            assert_eq!(watch.planner.live(), None);
+            let later = now + Duration::from_secs(2);
+            assert_eq!(watch.planner.next_action(later), Some(Action::Dial(2)));
+        });
+        assert_eq!(runs, 2);
+        assert!(table.list()[0].is_stale);
+        let view = status.view();
+        assert_eq!((view.trust, view.fault.as_deref()), (Trust::Down, Some("zk-watch panicked")));
     }
 }
