@@ -27,6 +27,8 @@ use crate::wire::message::is_table_name;
 
 /// A znode that an ACL hides has no watch to tell when that ends.
 const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
+/// Tables remembered as deleted at most.
+const MAX_DELETED: usize = 10_000;
 
 /// What a read came to.
 pub struct Taken {
@@ -109,8 +111,10 @@ pub struct Routes {
     server_zxid: i64,
     /// ZooKeeper was set up anew: what is cached is confirmed without regard to its zxids.
     is_anew: bool,
-    /// When a watch told that a table changed, for the log.
-    changed_at: HashMap<Box<str>, Instant>,
+    /// When a watch told that a table or cluster changed, for the log.
+    changed_at: HashMap<What, Instant>,
+    /// Tables that were deleted, for the log: their return is no first sight.
+    deleted: HashSet<Box<str>>,
 }
 
 impl Routes {
@@ -139,6 +143,7 @@ impl Routes {
             names_readable: true,
             root_of_names: Root::Unseen,
             changed_at: HashMap::new(),
+            deleted: HashSet::new(),
         }
     }
 
@@ -223,8 +228,8 @@ impl Routes {
 
     /// A watch told of a change.
     pub fn changed(&mut self, what: &What, now: Instant) {
-        if let What::Table(table) = what {
-            self.changed_at.insert(table.clone(), now);
+        if matches!(what, What::Table(_) | What::Cluster(_)) {
+            self.changed_at.insert(what.clone(), now);
         }
     }
 
@@ -255,9 +260,18 @@ impl Routes {
             What::Names => Ok(self.take_names(found)),
             What::Table(table) => {
                 self.writer.count_read(table);
-                self.take_table(table, found, is_wanted)
+                let taken = self.take_table(table, found, is_wanted);
+                // Who waits for his cluster has not changed yet.
+                if !matches!(&taken, Ok(Taken { verdict: Verdict::Waits, .. })) {
+                    self.changed_at.remove(what);
+                }
+                taken
             }
-            What::Cluster(name) => self.take_cluster(name, found),
+            What::Cluster(name) => {
+                let taken = self.take_cluster(name, found);
+                self.changed_at.remove(what);
+                taken
+            }
         }
     }
 
@@ -358,9 +372,16 @@ impl Routes {
                 self.check(&znode, self.server_zxid, known)?;
                 self.detach(table);
                 self.writer.remove(table);
-                self.changed_at.remove(table);
                 if let Some(route) = before {
-                    info!("table={table} from={} to=none", route.cluster_name);
+                    info!(
+                        "table={table} from={} to=none{}",
+                        route.cluster_name,
+                        self.took(table, None)
+                    );
+                    if self.deleted.len() >= MAX_DELETED {
+                        self.deleted.clear();
+                    }
+                    self.deleted.insert(table.into());
                 }
                 let mut taken = Taken::new(Verdict::Settled);
                 taken.gone = Some(table.into());
@@ -395,7 +416,7 @@ impl Routes {
             }
             Ok(Target::Here(record)) => {
                 self.detach(table);
-                self.put(table, record, mzxid);
+                self.put(table, record, mzxid, None);
             }
             Err(fault) => {
                 self.warn_of(&format!("{}/{table}", self.root), mzxid, &fault);
@@ -447,7 +468,7 @@ impl Routes {
         cluster.tables.insert(table.into(), Naming { is_wanted: false, ..naming });
         let is_unreadable = cluster.is_unreadable;
         match cluster.record.clone() {
-            Some(record) => self.put(table, record, naming.mzxid),
+            Some(record) => self.put(table, record, naming.mzxid, Some(name)),
             None => self.unusable(table),
         }
         match (is_unreadable, naming.is_current) {
@@ -527,27 +548,44 @@ impl Routes {
         }
     }
 
-    fn put(&mut self, table: &str, record: Record, mzxid: i64) {
-        let before = self.route_of(table);
+    /// Caches a route, of its own record or of the cluster `named` in it.
+    fn put(&mut self, table: &str, record: Record, mzxid: i64, named: Option<&str>) {
+        let before = self.writer.get(table);
         let cluster_name = record.cluster.clone();
         let cluster = self.clusters.get(record);
-        let took = self.changed_at.remove(table).map(|at| at.elapsed());
-        if let Some(route) = &before
+        if let Some(Cached::Route(route)) = &before
             && Arc::ptr_eq(&route.cluster, &cluster)
             && route.mzxid == mzxid
         {
             return;
         }
         // First sights, thousands of them after a start, tell nobody anything.
-        let level = if before.is_some() { Level::Info } else { Level::Debug };
-        let from = before.as_ref().map_or("none", |route| &route.cluster_name);
+        let is_news = self.deleted.remove(table) || before.is_some();
+        let level = if is_news { Level::Info } else { Level::Debug };
+        let from = match &before {
+            Some(Cached::Route(route)) => &route.cluster_name,
+            Some(Cached::Unusable) | None => "none",
+        };
         let metas = &cluster.meta_addrs;
+        let took = self.took(table, named);
+        let of_named = named.and_then(|name| self.named.get(name)).map_or(0, |named| named.mzxid);
+        let zxid = mzxid.max(of_named);
         log!(
             level,
-            "table={table} from={from} to={cluster_name} zxid={mzxid:#x} metas={metas:?} took={took:?}"
+            "table={table} from={from} to={cluster_name} zxid={zxid:#x} metas={metas:?}{took}"
         );
         let route = Route { cluster_name, cluster, mzxid };
         self.writer.put(table, Cached::Route(Arc::new(route)));
+    }
+
+    /// How long ago a watch told of what a table's route comes of, if one did.
+    fn took(&self, table: &str, named: Option<&str>) -> String {
+        let own = self.changed_at.get(&What::Table(table.into()));
+        let of_named = |name: &str| self.changed_at.get(&What::Cluster(name.into()));
+        match own.or_else(|| named.and_then(of_named)) {
+            Some(at) => format!(" took={:?}", at.elapsed()),
+            None => String::new(),
+        }
     }
 }
 

@@ -104,6 +104,54 @@ fn a_table_follows_its_znode() {
 }
 
 #[test]
+fn each_change_of_a_route_has_its_line() {
+    let world = World::new();
+    let clusters = "/pegasus-metas";
+    let znode_of_c1 = format!("{clusters}/c1");
+    world.zk.create(&znode_of_c1, format!(r#"{{"meta_addrs": "{}"}}"#, world.a.addr()));
+    world.zk.create(&znode("orders"), world.to_a());
+    let settings = format!(
+        "zookeeper: {{address: ['{}'], root: {ROOT}, clusters_root: {clusters}}}",
+        world.network.addr()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    let a_and_b = [world.a.addr(), world.b.addr()].map(|addr| format!(r#"metas=["{addr}"]"#));
+    let [of_a, of_b] = &a_and_b;
+    let line = |what: &str| {
+        let line = format!(" INFO  zk-watch routes: table=orders {what}");
+        proxy.wait_for_log(&line, BY_WATCH);
+        let log = proxy.log();
+        let lines: Vec<&str> = log.lines().filter(|shown| shown.contains(&line)).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].split_once(&line).unwrap().1.to_owned()
+    };
+    let is_time = |rest: &str| {
+        let number = rest.strip_prefix(" took=").unwrap_or_default();
+        number.trim_end_matches(['m', 'µ', 's']).parse::<f64>().is_ok() && number.ends_with('s')
+    };
+    let zxid = world.zk.set(&znode("orders"), world.to_b());
+    let took = line(&format!("from=a to=b zxid={zxid:#x} {of_b}"));
+    assert!(is_time(&took), "{took}");
+    let zxid = world.zk.set(&znode("orders"), r#"{"cluster": "c1"}"#);
+    let took = line(&format!("from=b to=c1 zxid={zxid:#x} {of_a}"));
+    assert!(is_time(&took), "{took}");
+    let zxid = world.zk.set(&znode_of_c1, format!(r#"{{"meta_addrs": "{}"}}"#, world.b.addr()));
+    let took = line(&format!("from=c1 to=c1 zxid={zxid:#x} {of_b}"));
+    assert!(is_time(&took), "{took}");
+    world.zk.delete(&znode("orders"));
+    let took = line("from=c1 to=none");
+    assert!(is_time(&took), "{took}");
+    let zxid = world.zk.create(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+    assert_eq!(line(&format!("from=none to=a zxid={zxid:#x} {of_a}")), "", "no watch told of it");
+    world.network.refuse();
+    let zxid = world.zk.set(&znode("orders"), world.to_b());
+    world.network.pass();
+    assert_eq!(line(&format!("from=a to=b zxid={zxid:#x} {of_b}")), "", "nobody saw it happen");
+}
+
+#[test]
 fn the_session_time_out_is_told_as_granted() {
     let world = World::new();
     let asked =
