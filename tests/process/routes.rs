@@ -406,6 +406,48 @@ fn unknown_tables_cost_zookeeper_nothing() {
 }
 
 #[test]
+fn hidden_names_cost_a_read_for_each_unknown_table_now_and_then() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    world.zk.set_acl_denied(ROOT);
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    proxy.wait_for_log("each unknown table costs a read", SOON);
+    let received = || world.zk.connections().iter().map(|c| c.received).sum::<u64>();
+    let mut client = proxy.client();
+    let (start, before) = (Instant::now(), received());
+    for _ in 0..500 {
+        assert_eq!(told(&client.ask("nosuch")), "ERR_OBJECT_NOT_FOUND");
+    }
+    // One read a second, and with each heartbeat another try to list the names.
+    let allowed = 4 * (2 + start.elapsed().as_secs());
+    let reads = received() - before;
+    assert!(reads <= allowed, "{reads} requests to ZooKeeper for an unknown table");
+}
+
+#[test]
+fn a_bad_edit_of_a_routes_file_changes_nothing_and_is_told_with_line_and_key() {
+    let (a, b) = (meta_with("orders", A), meta_with("orders", B));
+    let scratch = Scratch::new("edited");
+    let write = |text: String| {
+        // As an editor does, which leaves no half-written file.
+        scratch.write("beside", text);
+        fs::rename(scratch.path().join("beside"), scratch.path().join("routes")).unwrap();
+    };
+    let orders = |meta: &MetaServer| format!(r#""orders": {}"#, record("c", &[meta.addr()]));
+    write(format!("{{{}}}", orders(&a)));
+    let proxy = Proxy::builder(BINARY).routes_file(scratch.path().join("routes")).start();
+    follows(&proxy, "orders", A, SOON);
+    write(format!("{{\n{},\n\"users\": {{\"meta_addrs\": \"m1\"}}\n}}", orders(&b)));
+    proxy.wait_for_log(r#"line 3: "users": meta_addrs: want host:port, got "m1""#, SOON);
+    proxy.wait_for_log("the routes stay as they were", SOON);
+    assert_eq!(told(&proxy.ask("orders")), A);
+    assert_eq!(page(&proxy, "/routes")["routes"][0]["stale"], true);
+    write(format!("{{{}}}", orders(&b)));
+    follows(&proxy, "orders", B, SOON);
+}
+
+#[test]
 fn a_root_that_comes_later_and_one_whose_children_are_hidden() {
     let world = World::new();
     let proxy = world.builder().start();
