@@ -10,7 +10,7 @@
 //! ```
 //! The first heartbeat shows whether the server lags, so nothing is read before it is answered.
 //! In doubt a client is given up, never repaired: watches may have been lost, and only reading everything
-//! again shows what changed. What is read first: what a watch told of, then what queries wait for, then what is
+//! again shows what changed. What is read first: what a watch told of, then by turns what queries wait for and what is
 //! to be confirmed, busiest tables first, then the sweep, which reads all tables slowly for ever because
 //! no watch is to be trusted blindly.
 
@@ -84,6 +84,7 @@ pub struct Planner {
     reading: HashMap<What, Reading>,
     changes: VecDeque<What>,
     misses: VecDeque<Box<str>>,
+    is_turn_of_misses: bool,
     /// When to read again what could not be read well.
     later: HashMap<What, Instant>,
     rereads: VecDeque<Box<str>>,
@@ -109,6 +110,7 @@ impl Planner {
             reading: HashMap::new(),
             changes: VecDeque::new(),
             misses: VecDeque::new(),
+            is_turn_of_misses: false,
             later: HashMap::new(),
             rereads: VecDeque::new(),
             preload: VecDeque::new(),
@@ -298,13 +300,20 @@ impl Planner {
 
     /// And whether it is to be cached even if it is not.
     fn next_refresh(&mut self, now: Instant) -> Option<(What, bool)> {
-        if let Some(table) = self.misses.pop_front() {
+        // By turns, so that who asks for ever new names keeps no route from being confirmed.
+        self.is_turn_of_misses = !self.is_turn_of_misses;
+        if self.is_turn_of_misses
+            && let Some(table) = self.misses.pop_front()
+        {
             return Some((What::Table(table), true));
         }
         while let Some(table) = self.rereads.pop_front() {
             if self.unconfirmed.contains(&table) {
                 return Some((What::Table(table), false));
             }
+        }
+        if let Some(table) = self.misses.pop_front() {
+            return Some((What::Table(table), true));
         }
         if let Some(what) = self.later.iter().find(|(_, at)| **at <= now).map(|(what, _)| what) {
             let what = what.clone();
@@ -429,6 +438,13 @@ mod tests {
         planner.done(first[0].clone(), Verdict::Settled, now);
         planner.done(first[1].clone(), Verdict::Settled, now);
         assert_eq!(reads(&mut planner, now), [table("changed"), table("missed")]);
+    }
+
+    #[test]
+    fn many_misses_keep_no_route_from_being_confirmed() {
+        let (mut planner, now) = live(&["a", "b"], &["m0", "m1", "m2", "m3", "m4"]);
+        let want = ["m0", "a", "m1", "b", "m2", "m3", "m4"].map(table);
+        assert_eq!(reads(&mut planner, now), want);
     }
 
     #[test]
