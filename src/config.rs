@@ -332,20 +332,20 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
 
     let has_zookeeper = keys.has("zookeeper");
     let mut zk = keys.section("zookeeper", notes);
-    let zookeeper = (has_zookeeper || needs_zookeeper).then(|| ZooKeeperSettings {
-        address: zk.addresses("address", notes),
-        root: zk.znode_path("root", notes).unwrap_or_default(),
-        timeout: zk.ms("timeout", 100..=600_000, 6_000, notes),
-        cache_capacity: zk.number("table_watcher_cache_capacity", 1..=1_000_000, 1_024, notes)
-            as usize,
-        digest: zk.digest("digest", notes),
-        clusters_root: if zk.has("clusters_root") {
-            zk.znode_path("clusters_root", notes)
-        } else {
-            None
-        },
-        preload: zk.flag("preload", notes),
-        state_file: zk.file("state_file", notes),
+    let zookeeper = (has_zookeeper || needs_zookeeper).then(|| {
+        let address = zk.addresses("address", notes);
+        let root = zk.znode_path("root", notes).unwrap_or_default();
+        ZooKeeperSettings {
+            timeout: zk.ms("timeout", 100..=600_000, 6_000, notes),
+            cache_capacity: zk.number("table_watcher_cache_capacity", 1..=1_000_000, 1_024, notes)
+                as usize,
+            digest: zk.digest("digest", notes),
+            clusters_root: zk.znode_path_beside("clusters_root", &root, notes),
+            preload: zk.flag("preload", notes),
+            state_file: zk.file("state_file", notes),
+            address,
+            root,
+        }
     });
     zk.warn_of_rest(notes);
 
@@ -550,13 +550,16 @@ impl Keys {
     }
 
     fn znode_path(&mut self, key: &str, notes: &mut Notes) -> Option<String> {
-        let read = |node: &Node| {
-            let path = node.text()?;
-            let good = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
-            let parts = path.strip_prefix('/')?;
-            parts.split('/').all(good).then_some(path)
-        };
-        self.read(key, "a znode path, /a/b", None, notes, read)
+        self.read(key, "a znode path, /a/b", None, notes, znode_path)
+    }
+
+    /// A znode with children that are not those of `root`, if there is one.
+    fn znode_path_beside(&mut self, key: &str, root: &str, notes: &mut Notes) -> Option<String> {
+        if !self.has(key) {
+            return None;
+        }
+        let read = |node: &Node| znode_path(node).filter(|path| path != root);
+        self.read(key, "a znode path, /a/b, and not that of the root", None, notes, read)
     }
 
     fn flag(&mut self, key: &str, notes: &mut Notes) -> bool {
@@ -653,6 +656,14 @@ impl Keys {
             notes.warnings.push(Fault { line, key, what });
         }
     }
+}
+
+/// An absolute path without empty or relative parts.
+fn znode_path(node: &Node) -> Option<String> {
+    let path = node.text()?;
+    let good = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    let parts = path.strip_prefix('/')?;
+    parts.split('/').all(good).then_some(path)
 }
 
 /// Whether it is `info`, `zk=debug` or several of them.
@@ -911,9 +922,14 @@ limits:
         assert!(zookeeper.preload);
         assert_eq!(zookeeper.state_file, Some("/s".into()));
         assert!(!format!("{zookeeper:?}").contains("u:p"), "a secret");
-        let text = "zookeeper: {address: 'h:1', root: /r, digest: secret, clusters_root: c, preload: 7, state_file: []}";
+        let text = "zookeeper: {address: 'h:1', root: /r, digest: secret, clusters_root: /r, preload: 7, state_file: []}";
         let faults = lines(&parse(text, true).settings.unwrap_err()).join("\n");
-        for key in ["digest", "clusters_root", "preload", "state_file"] {
+        for key in [
+            "digest",
+            "clusters_root: want a znode path, /a/b, and not that of the root",
+            "preload",
+            "state_file",
+        ] {
             assert!(faults.contains(key), "{key} in {faults}");
         }
         assert!(!faults.contains("secret"), "{faults}");

@@ -129,6 +129,8 @@ impl Server {
                 if let Some(path) = &path {
                     state::load(path, &root, &writer, &mut clusters);
                 }
+                // What ZooKeeper changes from here on is not in the file.
+                let written = routes.version();
                 let has_old_routes = !writer.is_empty();
                 let watch =
                     ZkWatch::start(zookeeper, writer, clusters, upstream, missed, jobs.clone())
@@ -139,7 +141,7 @@ impl Server {
                     );
                 }
                 let keeper = path
-                    .map(|path| StateFile::start(path, root, routes.clone()))
+                    .map(|path| StateFile::start(path, root, routes.clone(), written))
                     .transpose()
                     .map_err(io("start state-file"))?;
                 RouteSource::ZooKeeper(watch, keeper)

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
@@ -143,7 +144,7 @@ impl RoutesFile {
 
 struct Source {
     path: PathBuf,
-    stamp: Option<(SystemTime, u64)>,
+    stamp: Option<Stamp>,
     writer: RouteWriter,
     clusters: Clusters,
 }
@@ -198,9 +199,13 @@ impl Source {
     }
 }
 
-fn stamp(path: &Path) -> io::Result<(SystemTime, u64)> {
+/// Inode and time of its last change, seconds and nanoseconds: others when the file is written, and when another is
+/// renamed over it, whatever times that one pretends to have.
+type Stamp = (u64, i64, i64);
+
+fn stamp(path: &Path) -> io::Result<Stamp> {
     let meta = fs::metadata(path)?;
-    Ok((meta.modified()?, meta.len()))
+    Ok((meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
 #[cfg(test)]
@@ -233,5 +238,23 @@ mod tests {
             let want = want.strip_prefix("want ").unwrap_or(want);
             assert!(faults.len() == 1 && faults[0].contains(want), "{faults:?}");
         }
+    }
+
+    #[test]
+    fn a_file_renamed_over_it_is_another_though_its_time_and_length_are_the_same() {
+        let dir = std::env::temp_dir().join(format!("meta-proxy-stamp-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (path, other) = (dir.join("routes"), dir.join("other"));
+        let [before, after] = [&path, &other].map(|path| {
+            fs::write(path, "{}").unwrap();
+            let file = File::options().write(true).open(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+            stamp(path).unwrap()
+        });
+        fs::rename(&other, &path).unwrap();
+        let renamed = stamp(&path).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        assert_ne!(renamed, before);
+        assert_eq!(renamed.0, after.0, "it is the other");
     }
 }

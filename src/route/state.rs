@@ -13,9 +13,10 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
@@ -28,6 +29,8 @@ use crate::wire::message::is_table_name;
 
 /// How often it is looked whether routes have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is told that it cannot be written.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A larger file is not ours: 100,000 tables need some 30 MB.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 const VERSION: u64 = 1;
@@ -136,10 +139,15 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Keeps `path` up to date from now on.
-    pub fn start(path: PathBuf, root: String, routes: Arc<RouteTable>) -> io::Result<Self> {
+    /// Keeps `path` up to date from now on. It has what the table had at version `written`.
+    pub fn start(
+        path: PathBuf,
+        root: String,
+        routes: Arc<RouteTable>,
+        written: u64,
+    ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let keeper = Keeper { path, root, written: routes.version(), routes };
+        let keeper = Keeper { path, root, written, routes, told_at: None };
         let thread = thread::Builder::new()
             .name("state-file".to_owned())
             .spawn(move || keeper.run(&stopped))?;
@@ -159,6 +167,8 @@ struct Keeper {
     /// Version of the route table that the file has.
     written: u64,
     routes: Arc<RouteTable>,
+    /// When it was last told that the file cannot be written; `None`: it can.
+    told_at: Option<Instant>,
 }
 
 impl Keeper {
@@ -168,8 +178,8 @@ impl Keeper {
             let version = self.routes.version();
             if version != self.written {
                 match self.write() {
-                    Ok(()) => self.written = version,
-                    Err(e) => warn!("state file {}: not written: {e}", self.path.display()),
+                    Ok(()) => self.written(version),
+                    Err(e) => self.not_written(&e, Instant::now()),
                 }
             }
             if ends {
@@ -178,14 +188,32 @@ impl Keeper {
         }
     }
 
+    fn written(&mut self, version: u64) {
+        self.written = version;
+        if self.told_at.take().is_some() {
+            info!("state file {}: written again", self.path.display());
+        }
+    }
+
+    fn not_written(&mut self, why: &io::Error, now: Instant) {
+        if self.told_at.is_none_or(|at| now >= at + TELL_EVERY) {
+            self.told_at = Some(now);
+            warn!("state file {}: not written: {why}", self.path.display());
+        }
+    }
+
     fn write(&self) -> io::Result<()> {
         let text = render(&self.routes.snapshot(), &self.root);
         let mut beside = self.path.clone().into_os_string();
-        beside.push(".new");
+        // During an upgrade two processes keep the same file.
+        beside.push(format!(".{}", process::id()));
         let mut file = File::create(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&beside, &self.path)
+        fs::rename(&beside, &self.path)?;
+        // A rename lasts when the directory is on disk.
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 

@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -43,6 +43,8 @@ struct Entry {
     changed_ms: u64,
     /// When a read last confirmed it; 0: it comes from the state file, no read has.
     confirmed_ms: AtomicU64,
+    /// It can no longer be read.
+    is_doubtful: AtomicBool,
     /// When it was last asked for; for eviction and for the order of re-reads.
     used_ms: AtomicU64,
     queries: AtomicU64,
@@ -59,7 +61,7 @@ pub struct Listed {
     pub changed: Duration,
     /// Time since a read confirmed it; `None`: it comes from the state file, no read has.
     pub confirmed: Option<Duration>,
-    /// Whether it may have changed unseen: not confirmed since watches were last known to work.
+    /// Whether it may have changed unseen: not confirmed since watches were last known to work, or it cannot be read.
     pub is_stale: bool,
     /// Queries for it since it is cached.
     pub queries: u64,
@@ -160,7 +162,7 @@ impl RouteTable {
                 },
                 changed: age(entry.changed_ms),
                 confirmed: (confirmed_ms > 0).then(|| age(confirmed_ms)),
-                is_stale: confirmed_ms < trusted_since_ms,
+                is_stale: confirmed_ms < trusted_since_ms || entry.is_doubtful.load(Relaxed),
                 queries: entry.queries.load(Relaxed),
                 reads: entry.reads.load(Relaxed),
             }
@@ -225,6 +227,7 @@ impl RouteWriter {
                     cached,
                     changed_ms,
                     confirmed_ms: AtomicU64::new(0),
+                    is_doubtful: AtomicBool::new(false),
                     used_ms: AtomicU64::new(changed_ms),
                     queries: AtomicU64::new(0),
                     reads: AtomicU64::new(0),
@@ -239,6 +242,14 @@ impl RouteWriter {
     pub fn confirm(&self, table: &str) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.confirmed_ms.store(self.table.ms(Instant::now()), Relaxed);
+            entry.is_doubtful.store(false, Relaxed);
+        }
+    }
+
+    /// What is cached of a table cannot be read any more: it may have changed.
+    pub fn doubt(&self, table: &str) {
+        if let Some(entry) = self.table.inner.read().entries.get(table) {
+            entry.is_doubtful.store(true, Relaxed);
         }
     }
 
@@ -354,6 +365,10 @@ mod tests {
         writer.confirm("a");
         assert!(!stale("a") && stale("b"));
         assert_eq!(table.list()[1].confirmed, None);
+        writer.doubt("a");
+        assert!(stale("a"), "hidden");
+        writer.confirm("a");
+        assert!(!stale("a"));
         writer.distrust();
         assert!(stale("a"));
     }

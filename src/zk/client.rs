@@ -9,8 +9,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +40,11 @@ pub enum Found {
     /// The root is there; zxid of the last creation or deletion below it.
     Root {
         /// The zxid.
+        pzxid: i64,
+    },
+    /// The root is not there.
+    NoRoot {
+        /// zxid of the last creation or deletion below the nearest znode above it, no older than its own.
         pzxid: i64,
     },
     /// The children of the root.
@@ -100,24 +105,33 @@ pub struct ConnectOptions {
     pub digest: Option<String>,
 }
 
+/// A server, as it said of itself before we connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// The newest change it knew of; 0: it does not say.
+    pub zxid: i64,
+}
+
 /// The right to have something read. Dropping it gives the client up.
 pub struct Client {
     /// The server.
-    pub addr: SocketAddr,
+    pub server: Server,
     reads: Sender<What>,
 }
 
 impl Client {
     /// Starts to connect to one server. Whether that went well only a first read can tell.
     pub fn connect(
-        addr: SocketAddr,
+        server: Server,
         options: &ConnectOptions,
         generation: u64,
         events: &Sender<ClientEvent>,
         alive: &Alive,
     ) -> io::Result<Self> {
         let teller = Teller { generation, events: events.clone() };
-        let zookeeper = Arc::new(Guarded::connect(addr, options, &teller, alive)?);
+        let zookeeper = Arc::new(Guarded::connect(server.addr, options, &teller, alive)?);
         // Never more reads than threads are under way, so sending does not block.
         let (reads, inbox) = bounded(MAX_READS);
         for index in 0..MAX_READS {
@@ -129,7 +143,7 @@ impl Client {
             };
             thread::Builder::new().name(format!("zk-read-{index}")).spawn(move || reader.run())?;
         }
-        Ok(Client { addr, reads })
+        Ok(Client { server, reads })
     }
 
     /// Reads `what` and leaves a watch on it. The result comes as an event, or never. False: all threads are
@@ -158,6 +172,7 @@ const CLOSE_EVERY: Duration = Duration::from_millis(200);
 /// The crate's client, and its place in the count of those alive.
 struct Guarded {
     zookeeper: ZooKeeper,
+    authenticated: OnceLock<Result<(), ZkError>>,
     /// Set when the crate's threads have ended.
     ended: Arc<AtomicBool>,
     alive: Alive,
@@ -185,13 +200,17 @@ impl Guarded {
             }
         });
         alive.fetch_add(1, SeqCst);
-        let guarded = Guarded { zookeeper, ended, alive: alive.clone() };
-        if let Some(digest) = &options.digest {
-            // Blocks the thread that dials, which nobody waits for longer than its limit.
-            let auth = guarded.zookeeper.add_auth("digest", digest.clone().into_bytes());
-            auth.map_err(|e| io::Error::other(format!("digest authentication: {e:?}")))?;
-        }
-        Ok(guarded)
+        Ok(Guarded { zookeeper, authenticated: OnceLock::new(), ended, alive: alive.clone() })
+    }
+
+    /// Proves who we are, once. Blocks for as long as ZooKeeper likes.
+    fn authenticate(&self, options: &ConnectOptions) -> Result<(), ZkError> {
+        let Some(digest) = &options.digest else {
+            return Ok(());
+        };
+        *self
+            .authenticated
+            .get_or_init(|| self.zookeeper.add_auth("digest", digest.clone().into_bytes()))
     }
 }
 
@@ -248,6 +267,9 @@ impl Reader {
     }
 
     fn read(&self, what: &What) -> Result<Found, ReadError> {
+        self.zookeeper
+            .authenticate(&self.options)
+            .map_err(|e| ReadError::Lost(format!("digest authentication: {e:?}")))?;
         let zookeeper = &self.zookeeper.zookeeper;
         let ConnectOptions { root, clusters_root, .. } = &self.options;
         let record = |path: String| {
@@ -258,13 +280,24 @@ impl Reader {
             // With a watch, so that a root that is missing is noticed when it comes.
             What::Root => match zookeeper.exists(root, true) {
                 Ok(Some(stat)) => Ok(Found::Root { pzxid: stat.pzxid }),
-                Ok(None) => Err(ZkError::NoNode),
+                Ok(None) => self.nearest_above(root),
                 Err(e) => Err(e),
             },
             What::Names => zookeeper.get_children(root, true).map(Found::Names),
             What::Table(table) => record(format!("{root}/{table}")),
             What::Cluster(name) => match clusters_root {
-                Some(clusters_root) => record(format!("{clusters_root}/{name}")),
+                Some(clusters_root) => {
+                    let znode = format!("{clusters_root}/{name}");
+                    match record(znode.clone()) {
+                        // With a watch all the same, so that it is noticed when it comes, unless it just has.
+                        Err(ZkError::NoNode) => match zookeeper.exists(&znode, true) {
+                            Ok(Some(_)) => record(znode),
+                            Ok(None) => Err(ZkError::NoNode),
+                            Err(e) => Err(e),
+                        },
+                        read => read,
+                    }
+                }
                 None => Err(ZkError::NoNode),
             },
         };
@@ -273,5 +306,45 @@ impl Reader {
             ZkError::NoAuth => ReadError::NoAuth,
             e => ReadError::Lost(format!("a read failed: {e:?}")),
         })
+    }
+
+    /// Looks for what is above a znode that is missing.
+    fn nearest_above(&self, mut path: &str) -> Result<Found, ZkError> {
+        while let Some((above, _)) = path.rsplit_once('/') {
+            let is_top = above.is_empty();
+            path = if is_top { "/" } else { above };
+            match self.zookeeper.zookeeper.exists(path, false)? {
+                Some(stat) => return Ok(Found::NoRoot { pzxid: stat.pzxid }),
+                None if is_top => break,
+                None => {}
+            }
+        }
+        Err(ZkError::NoNode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::unbounded;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_server_that_is_mute_to_a_digest_holds_up_no_dial() {
+        let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server { addr: mute.local_addr().unwrap(), zxid: 0 };
+        let options = ConnectOptions {
+            root: "/r".to_owned(),
+            clusters_root: None,
+            timeout: Duration::from_secs(6),
+            digest: Some("user:secret".to_owned()),
+        };
+        let (done, dialed) = bounded(1);
+        thread::spawn(move || {
+            let (events, alive) = (unbounded().0, Alive::default());
+            let _ = done.send(Client::connect(server, &options, 1, &events, &alive));
+        });
+        let client = dialed.recv_timeout(Duration::from_secs(5));
+        assert!(client.is_ok_and(|client| client.is_ok()));
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod dial;
+pub mod lag;
 pub mod planner;
 pub mod routes;
 pub mod session;

@@ -8,8 +8,9 @@
 //!    │ └──── failed, late ───┘                │
 //!    └───── any doubt: a late or failed read, a state, a watcher gone
 //! ```
+//! The first heartbeat shows whether the server lags, so nothing is read before it is answered.
 //! In doubt a client is given up, never repaired: watches may have been lost, and only reading everything
-//! again shows what changed. What is read first: what a watch told of, then what queries wait for, then what is
+//! again shows what changed. What is read first: what a watch told of, then by turns what queries wait for and what is
 //! to be confirmed, busiest tables first, then the sweep, which reads all tables slowly for ever because
 //! no watch is to be trusted blindly.
 
@@ -55,8 +56,10 @@ pub enum Action {
 pub enum Verdict {
     /// The answer was taken.
     Settled,
-    /// The answer was too old or of no use: read again after this time.
+    /// It was of no use, and no watch tells when it will be: read again after this time.
     Again(Duration),
+    /// It names a cluster whose record is to be read.
+    Waits,
 }
 
 enum Trust {
@@ -69,6 +72,8 @@ struct Reading {
     since: Instant,
     /// It changed while being read.
     again: bool,
+    /// To be cached even if it is not: queries wait for it, or all tables are to be cached.
+    is_wanted: bool,
 }
 
 /// The plan, owned by `zk-watch`.
@@ -79,11 +84,15 @@ pub struct Planner {
     reading: HashMap<What, Reading>,
     changes: VecDeque<What>,
     misses: VecDeque<Box<str>>,
-    later: Vec<(Instant, What)>,
+    is_turn_of_misses: bool,
+    /// When to read again what could not be read well.
+    later: HashMap<What, Instant>,
     rereads: VecDeque<Box<str>>,
     preload: VecDeque<Box<str>>,
     unconfirmed: HashSet<Box<str>>,
     confirmed: Option<Duration>,
+    /// The first heartbeat has been answered.
+    is_greeted: bool,
     beat_at: Instant,
     sweep: VecDeque<Box<str>>,
     sweep_at: Instant,
@@ -101,11 +110,13 @@ impl Planner {
             reading: HashMap::new(),
             changes: VecDeque::new(),
             misses: VecDeque::new(),
-            later: Vec::new(),
+            is_turn_of_misses: false,
+            later: HashMap::new(),
             rereads: VecDeque::new(),
             preload: VecDeque::new(),
             unconfirmed: HashSet::new(),
             confirmed: None,
+            is_greeted: false,
             beat_at: now,
             sweep: VecDeque::new(),
             sweep_at: now,
@@ -136,6 +147,7 @@ impl Planner {
         self.misses.extend(missing);
         self.unconfirmed = cached.iter().cloned().collect();
         self.rereads.extend(cached);
+        self.is_greeted = false;
         self.beat_at = now;
         let round = self.jitter(SWEEP_ROUND);
         self.sweep_round_at = now + round;
@@ -180,24 +192,37 @@ impl Planner {
         }
     }
 
+    /// Forgets the misses that nobody waits for any more.
+    pub fn keep_misses(&mut self, is_waited_for: impl Fn(&str) -> bool) {
+        self.misses.retain(|table| is_waited_for(table));
+    }
+
     /// A watch told that this changed.
     pub fn changed(&mut self, what: What) {
         self.changes.push_back(what);
     }
 
-    /// A read ended.
-    pub fn done(&mut self, what: What, verdict: Verdict, now: Instant) {
+    /// Whether what is being read is to be cached even if it is not.
+    pub fn wants(&self, what: &What) -> bool {
+        self.reading.get(what).is_some_and(|reading| reading.is_wanted)
+    }
+
+    /// A read ended. False: it changed meanwhile, so that the answer says little.
+    pub fn done(&mut self, what: What, verdict: Verdict, now: Instant) -> bool {
+        self.is_greeted |= what == What::Root;
         let again = self.reading.remove(&what).is_some_and(|reading| reading.again);
         match verdict {
             _ if again => self.changes.push_back(what),
-            Verdict::Again(after) => self.later.push((now + after, what)),
-            Verdict::Settled => {
-                if let What::Table(table) = &what
-                    && self.unconfirmed.remove(table)
-                {
-                    self.note_confirmed(now);
-                }
-            }
+            Verdict::Again(after) => drop(self.later.insert(what, now + after)),
+            Verdict::Settled | Verdict::Waits => {}
+        }
+        !again
+    }
+
+    /// What can be known of a table is known.
+    pub fn confirmed(&mut self, table: &str, now: Instant) {
+        if self.unconfirmed.remove(table) {
+            self.note_confirmed(now);
         }
     }
 
@@ -241,15 +266,17 @@ impl Planner {
             let why = format!("a read took longer than {READ_LIMIT:?}");
             return Some(self.doubt(why, now));
         }
-        if let Some(took) = self.confirmed.take() {
-            return Some(Action::AllConfirmed(took));
-        }
-        if self.reading.len() >= MAX_READS {
+        if self.reading.len() >= self.max_reads() {
             return None;
+        }
+        if self.is_greeted
+            && let Some(took) = self.confirmed.take()
+        {
+            return Some(Action::AllConfirmed(took));
         }
         if self.beat_at <= now && !self.reading.contains_key(&What::Root) {
             self.beat_at = now + BEAT;
-            return Some(self.start(What::Root, now));
+            return Some(self.start(What::Root, false, now));
         }
         if self.sweep.is_empty() && self.sweep_round_at <= now {
             let round = self.jitter(SWEEP_ROUND);
@@ -259,44 +286,62 @@ impl Planner {
         while let Some(what) = self.changes.pop_front() {
             match self.reading.get_mut(&what) {
                 Some(reading) => reading.again = true,
-                None => return Some(self.start(what, now)),
+                None => return Some(self.start(what, false, now)),
             }
         }
-        while let Some(what) = self.next_refresh(now) {
-            if !self.reading.contains_key(&what) {
-                return Some(self.start(what, now));
+        while let Some((what, is_wanted)) = self.next_refresh(now) {
+            match self.reading.get_mut(&what) {
+                Some(reading) => reading.is_wanted |= is_wanted,
+                None => return Some(self.start(what, is_wanted, now)),
             }
         }
         None
     }
 
-    fn next_refresh(&mut self, now: Instant) -> Option<What> {
-        if let Some(table) = self.misses.pop_front() {
-            return Some(What::Table(table));
-        }
-        if let Some(at) = self.later.iter().position(|(at, _)| *at <= now) {
-            return Some(self.later.swap_remove(at).1);
+    /// And whether it is to be cached even if it is not.
+    fn next_refresh(&mut self, now: Instant) -> Option<(What, bool)> {
+        // By turns, so that who asks for ever new names keeps no route from being confirmed.
+        self.is_turn_of_misses = !self.is_turn_of_misses;
+        if self.is_turn_of_misses
+            && let Some(table) = self.misses.pop_front()
+        {
+            return Some((What::Table(table), true));
         }
         while let Some(table) = self.rereads.pop_front() {
             if self.unconfirmed.contains(&table) {
-                return Some(What::Table(table));
+                return Some((What::Table(table), false));
             }
         }
+        if let Some(table) = self.misses.pop_front() {
+            return Some((What::Table(table), true));
+        }
+        if let Some(what) = self.later.iter().find(|(_, at)| **at <= now).map(|(what, _)| what) {
+            let what = what.clone();
+            self.later.remove(&what);
+            return Some((what, false));
+        }
         if let Some(table) = self.preload.pop_front() {
-            return Some(What::Table(table));
+            return Some((What::Table(table), true));
         }
         if self.sweep_at <= now
             && let Some(table) = self.sweep.pop_front()
         {
             self.sweep_at = now + SWEEP_STEP;
-            return Some(What::Table(table));
+            return Some((What::Table(table), false));
         }
         None
     }
 
-    fn start(&mut self, what: What, now: Instant) -> Action {
-        self.reading.insert(what.clone(), Reading { since: now, again: false });
+    fn start(&mut self, what: What, is_wanted: bool, now: Instant) -> Action {
+        // What comes of this read says whether there must be another.
+        self.later.remove(&what);
+        self.reading.insert(what.clone(), Reading { since: now, again: false, is_wanted });
         Action::Read(what)
+    }
+
+    /// The first heartbeat tells whether the server lags. Nothing is read before it is answered.
+    fn max_reads(&self) -> usize {
+        if self.is_greeted { MAX_READS } else { 1 }
     }
 
     /// When there may be something to do although nothing happens.
@@ -305,16 +350,20 @@ impl Planner {
             Trust::Down { dial_at } => dial_at,
             Trust::Dialing { since } => since + DIAL_LIMIT,
             Trust::Live { .. } => {
-                let late = self.reading.values().map(|reading| reading.since + READ_LIMIT);
-                let later = self.later.iter().map(|(at, _)| *at);
-                let sweep = match self.sweep.is_empty() {
-                    true => self.sweep_round_at,
-                    false => self.sweep_at,
-                };
-                let timed = late.chain(later).chain([self.beat_at, sweep]);
-                timed.min().unwrap_or(self.beat_at)
+                let late = self.reading.values().map(|reading| reading.since + READ_LIMIT).min();
+                // What is due but has no room waits for the end of a read, not for a time.
+                let next_read =
+                    (self.reading.len() < self.max_reads()).then(|| self.next_read_at());
+                late.into_iter().chain(next_read).min().unwrap_or(self.beat_at)
             }
         }
+    }
+
+    /// When the next read is due that is not due now.
+    fn next_read_at(&self) -> Instant {
+        let sweep = if self.sweep.is_empty() { self.sweep_round_at } else { self.sweep_at };
+        let beat = (!self.reading.contains_key(&What::Root)).then_some(self.beat_at);
+        self.later.values().copied().chain(beat).fold(sweep, Instant::min)
     }
 
     /// `span`, a fifth more or less.
@@ -354,19 +403,24 @@ mod tests {
         assert!(planner.awaits(1));
         let boxed = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
         planner.dialed(boxed(cached), boxed(missing), now);
+        assert_eq!(planner.next_action(now), Some(Action::Read(What::Root)));
+        assert_eq!(planner.next_action(now), None, "the server may lag");
+        assert!(planner.wake_at() > now);
+        planner.done(What::Root, Verdict::Settled, now);
         (planner, now)
     }
 
     #[test]
     fn a_new_client_reads_what_queries_wait_for_then_confirms_all() {
         let (mut planner, now) = live(&["busy", "idle"], &["new"]);
-        let want = [What::Root, table("new"), table("busy"), table("idle")];
+        let want = [table("new"), table("busy"), table("idle")];
         assert_eq!(reads(&mut planner, now), want);
         assert_eq!(planner.unconfirmed(), 2);
         let later = now + Duration::from_millis(9);
         for what in want {
-            planner.done(what, Verdict::Settled, later);
+            assert!(planner.done(what, Verdict::Settled, later));
         }
+        ["busy", "idle"].iter().for_each(|table| planner.confirmed(table, later));
         let took = Duration::from_millis(9);
         assert_eq!(planner.next_action(later), Some(Action::AllConfirmed(took)));
         assert_eq!(planner.next_action(later), None);
@@ -381,9 +435,29 @@ mod tests {
         assert_eq!(first.len(), MAX_READS);
         planner.miss("missed");
         planner.changed(table("changed"));
-        planner.done(first[2].clone(), Verdict::Settled, now);
-        planner.done(first[3].clone(), Verdict::Settled, now);
+        planner.done(first[0].clone(), Verdict::Settled, now);
+        planner.done(first[1].clone(), Verdict::Settled, now);
         assert_eq!(reads(&mut planner, now), [table("changed"), table("missed")]);
+    }
+
+    #[test]
+    fn many_misses_keep_no_route_from_being_confirmed() {
+        let (mut planner, now) = live(&["a", "b"], &["m0", "m1", "m2", "m3", "m4"]);
+        let want = ["m0", "a", "m1", "b", "m2", "m3", "m4"].map(table);
+        assert_eq!(reads(&mut planner, now), want);
+    }
+
+    #[test]
+    fn misses_that_nobody_waits_for_are_forgotten() {
+        let (mut planner, now) = live(&[], &[]);
+        (0..MAX_READS).for_each(|n| planner.changed(table(&format!("t{n}"))));
+        let busy = reads(&mut planner, now);
+        (0..1000).for_each(|n| planner.miss(&format!("m{n}")));
+        planner.keep_misses(|table| table == "m7");
+        for what in busy {
+            planner.done(what, Verdict::Settled, now);
+        }
+        assert_eq!(reads(&mut planner, now), [table("m7")]);
     }
 
     #[test]
@@ -392,20 +466,57 @@ mod tests {
         reads(&mut planner, now);
         planner.changed(table("t"));
         assert_eq!(reads(&mut planner, now), [], "one read of a znode at a time");
-        planner.done(table("t"), Verdict::Settled, now);
+        assert!(!planner.done(table("t"), Verdict::Settled, now));
         assert_eq!(reads(&mut planner, now), [table("t")]);
     }
 
     #[test]
-    fn an_old_answer_confirms_nothing() {
-        let (mut planner, now) = live(&["t"], &[]);
+    fn only_what_queries_wait_for_and_preloaded_tables_are_wanted() {
+        let (mut planner, now) = live(&["cached"], &["missed"]);
+        planner.preload(vec!["preloaded".into()]);
+        planner.changed(table("changed"));
         reads(&mut planner, now);
-        planner.done(table("t"), Verdict::Again(Duration::from_millis(200)), now);
-        assert_eq!(planner.unconfirmed(), 1);
-        assert_eq!(reads(&mut planner, now), []);
-        let later = now + Duration::from_millis(200);
-        assert!(planner.wake_at() <= later);
-        assert_eq!(reads(&mut planner, later), [table("t")]);
+        for (name, want) in
+            [("cached", false), ("missed", true), ("preloaded", true), ("changed", false)]
+        {
+            assert_eq!(planner.wants(&table(name)), want, "{name}");
+        }
+        planner.miss("changed");
+        assert_eq!(reads(&mut planner, now), [], "it is being read");
+        assert!(planner.wants(&table("changed")));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_read_again_once_and_not_once_more_each_time() {
+        let (mut planner, start) = live(&[], &[]);
+        let pause = Duration::from_secs(5);
+        let mut now = start;
+        for round in 0..100 {
+            now += Duration::from_millis(10);
+            // As each round of the sweep does.
+            planner.changed(What::Cluster("c".into()));
+            planner.beat_at = now + 2 * pause;
+            assert_eq!(reads(&mut planner, now), [What::Cluster("c".into())], "round {round}");
+            planner.done(What::Cluster("c".into()), Verdict::Again(pause), now);
+        }
+        assert_eq!(reads(&mut planner, now + pause), [What::Cluster("c".into())]);
+        assert_eq!(reads(&mut planner, now + pause), []);
+    }
+
+    #[test]
+    fn it_does_not_wake_up_for_what_cannot_be_done_yet() {
+        let (mut planner, start) = live(&[], &[]);
+        assert_eq!(reads(&mut planner, start + BEAT), [What::Root]);
+        let now = start + BEAT + BEAT + Duration::from_millis(1);
+        assert_eq!(reads(&mut planner, now), [], "the heartbeat is under way");
+        assert!(planner.wake_at() > now);
+        planner.done(What::Root, Verdict::Settled, now);
+        assert!(planner.wake_at() <= now, "the next one is due");
+        reads(&mut planner, now);
+        (0..MAX_READS).for_each(|n| planner.changed(table(&format!("t{n}"))));
+        assert_eq!(reads(&mut planner, now).len(), MAX_READS - 1);
+        planner.sweep_round_at = now;
+        assert!(planner.wake_at() > now, "all readers are busy");
     }
 
     #[test]

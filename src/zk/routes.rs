@@ -6,8 +6,8 @@
 //! table ─▶ record with addresses ─────────────────────────▶ route
 //!          record that names a cluster ─▶ the cluster's record ─▶ routes of all tables that name it
 //! ```
-//! Routes never go back: older data than is cached is a server that lags behind the one asked before. A record that
-//! cannot be used never replaces one that can.
+//! Routes never go back: older data than was seen is of a server that lags, and not taken. A record that cannot be used
+//! never replaces one that can.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use log::{Level, info, log, warn};
 
 use super::client::{Found, ReadError, What};
+use super::lag::is_older;
 use super::planner::Verdict;
 use crate::logging::Throttle;
 use crate::route::record::{self, BadRecord, Record, Target};
@@ -24,14 +25,10 @@ use crate::route::table::{Cached, Route, RouteWriter};
 use crate::upstream::cluster::Clusters;
 use crate::wire::message::is_table_name;
 
-/// A server that lags is asked again so much later.
-const LAG_PAUSE: Duration = Duration::from_millis(200);
-/// A server that lags for longer does not lag: its zxids went back, because ZooKeeper was set up anew.
-const LAG_LIMIT: Duration = Duration::from_secs(30);
 /// A znode that an ACL hides has no watch to tell when that ends.
 const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
-/// A cluster's znode that is missing has no watch either.
-const NO_CLUSTER_PAUSE: Duration = Duration::from_secs(1);
+/// Tables remembered as deleted at most.
+const MAX_DELETED: usize = 10_000;
 
 /// What a read came to.
 pub struct Taken {
@@ -54,12 +51,34 @@ impl Taken {
 /// A cluster that has a znode of its own, and who names it.
 #[derive(Default)]
 struct NamedCluster {
+    /// The last good one, if there was one.
     record: Option<Record>,
     mzxid: i64,
-    /// It was read and cannot be used, and never could.
-    is_unusable: bool,
-    /// Tables whose record names it, and the zxid of that record.
-    tables: HashMap<Box<str>, i64>,
+    sight: Sight,
+    /// It is missing, or hidden.
+    is_unreadable: bool,
+    /// Tables whose record names it.
+    tables: HashMap<Box<str>, Naming>,
+}
+
+/// How far a cluster's record is known to the current client.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Sight {
+    #[default]
+    Unread,
+    /// It is to be read.
+    Asked,
+    Read,
+}
+
+/// A table's record that names a cluster.
+#[derive(Clone, Copy)]
+struct Naming {
+    mzxid: i64,
+    /// It was read since the client came.
+    is_current: bool,
+    /// Not cached yet, and to be when the cluster is read.
+    is_wanted: bool,
 }
 
 /// The znode above the tables.
@@ -84,11 +103,18 @@ pub struct Routes {
     names_readable: bool,
     /// As it was when the names were asked for.
     root_of_names: Root,
-    /// The newest change that the current client's server is known to know of.
+    /// The newest change that was ever seen.
     newest_zxid: i64,
-    lagging_since: HashMap<What, Instant>,
-    /// When a watch told that a table changed, for the log.
-    changed_at: HashMap<Box<str>, Instant>,
+    /// The newest creation or deletion below the root that was ever seen.
+    newest_root_zxid: i64,
+    /// The newest change that the current client's server is known to know of.
+    server_zxid: i64,
+    /// ZooKeeper was set up anew: what is cached is confirmed without regard to its zxids.
+    is_anew: bool,
+    /// When a watch told that a table or cluster changed, for the log.
+    changed_at: HashMap<What, Instant>,
+    /// Tables that were deleted, for the log: their return is no first sight.
+    deleted: HashSet<Box<str>>,
 }
 
 impl Routes {
@@ -99,7 +125,16 @@ impl Routes {
         writer: RouteWriter,
         clusters: Clusters,
     ) -> Self {
+        let newest = |cached: Option<Cached>| match cached {
+            Some(Cached::Route(route)) => route.mzxid,
+            Some(Cached::Unusable) | None => 0,
+        };
+        let kept = writer.by_use().into_iter().map(|table| newest(writer.get(&table)));
         Routes {
+            newest_zxid: kept.max().unwrap_or(0),
+            newest_root_zxid: 0,
+            server_zxid: 0,
+            is_anew: false,
             root,
             clusters_root,
             writer,
@@ -107,9 +142,8 @@ impl Routes {
             named: HashMap::new(),
             names_readable: true,
             root_of_names: Root::Unseen,
-            newest_zxid: 0,
-            lagging_since: HashMap::new(),
             changed_at: HashMap::new(),
+            deleted: HashSet::new(),
         }
     }
 
@@ -138,13 +172,35 @@ impl Routes {
         self.named.keys().cloned().map(What::Cluster).collect()
     }
 
-    /// A new client, perhaps of another server: nothing is known of how new its data is.
-    pub fn new_client(&mut self) {
+    /// The newest change that was ever seen: who does not know of it lags.
+    pub fn newest_zxid(&self) -> i64 {
+        self.newest_zxid
+    }
+
+    /// ZooKeeper was set up anew, and its zxids began again.
+    pub fn set_up_anew(&mut self) {
+        (self.newest_zxid, self.newest_root_zxid, self.is_anew) = (0, 0, true);
+    }
+
+    /// All that was cached when the client came has been read.
+    pub fn all_confirmed(&mut self) {
+        self.is_anew = false;
+    }
+
+    /// A new client, perhaps of another server, which is known to know of the change `server_zxid`.
+    pub fn new_client(&mut self, server_zxid: i64) {
         self.writer.trust();
-        self.newest_zxid = 0;
+        self.server_zxid = server_zxid;
         self.names_readable = true;
         self.root_of_names = Root::Unseen;
-        // A table that waits for its cluster is not cached, and so not read again: its record may be old by now.
+        for cluster in self.named.values_mut() {
+            // Who gets a client reads all clusters that are named.
+            cluster.sight = Sight::Asked;
+            for naming in cluster.tables.values_mut() {
+                // Who is wanted is missed anew: its record may be old by now.
+                (naming.is_current, naming.is_wanted) = (false, false);
+            }
+        }
         self.forget_unnamed();
     }
 
@@ -157,69 +213,107 @@ impl Routes {
 
     /// What a watch's path is about; `None` if it is none of ours.
     pub fn what_is(&self, path: &str) -> Option<What> {
-        let below = |root: &str| path.strip_prefix(root)?.strip_prefix('/').map(Box::from);
-        if let Some(cluster) = self.clusters_root.as_deref().and_then(below) {
-            return Some(What::Cluster(cluster));
+        if path == self.root {
+            return Some(What::Root);
         }
-        match path == self.root {
-            true => Some(What::Names),
-            false => below(&self.root).map(What::Table),
+        let (above, name) = path.rsplit_once('/')?;
+        match above {
+            above if above == self.root => Some(What::Table(name.into())),
+            above if Some(above) == self.clusters_root.as_deref() => {
+                Some(What::Cluster(name.into()))
+            }
+            _ => None,
         }
     }
 
     /// A watch told of a change.
     pub fn changed(&mut self, what: &What, now: Instant) {
-        if let What::Table(table) = what {
-            self.changed_at.insert(table.clone(), now);
+        if matches!(what, What::Table(_) | What::Cluster(_)) {
+            self.changed_at.insert(what.clone(), now);
         }
+    }
+
+    /// Forgets all clusters: their tables are read again, and name them anew.
+    pub fn forget_named(&mut self) {
+        self.named.clear();
     }
 
     /// Forgets clusters that no cached table names.
     pub fn forget_unnamed(&mut self) {
         for cluster in self.named.values_mut() {
-            cluster.tables.retain(|table, _| self.writer.get(table).is_some());
+            let is_cached = |table: &str| self.writer.get(table).is_some();
+            cluster.tables.retain(|table, naming| naming.is_wanted || is_cached(table));
         }
         self.named.retain(|_, cluster| !cluster.tables.is_empty());
-        let cached = |what: &What| match what {
-            What::Table(table) => self.writer.get(table).is_some(),
-            other => matches!(other, What::Cluster(name) if self.named.contains_key(name)),
-        };
-        self.lagging_since.retain(|what, _| cached(what));
     }
 
-    /// A read ended, and its client is not in doubt.
-    pub fn take(&mut self, what: &What, found: Result<Found, ReadError>, now: Instant) -> Taken {
+    /// A read ended, and its client is not in doubt. A table that is not cached is now only if it `is_wanted`.
+    /// `Err`: now the client is in doubt, its server lags.
+    pub fn take(
+        &mut self,
+        what: &What,
+        found: Result<Found, ReadError>,
+        is_wanted: bool,
+    ) -> Result<Taken, String> {
         match what {
             What::Root => self.take_root(found),
-            What::Names => self.take_names(found),
+            What::Names => Ok(self.take_names(found)),
             What::Table(table) => {
-                let taken = self.take_table(table, found, now);
                 self.writer.count_read(table);
-                if taken.verdict == Verdict::Settled {
-                    self.writer.confirm(table);
+                let taken = self.take_table(table, found, is_wanted);
+                // Who waits for his cluster has not changed yet.
+                if !matches!(&taken, Ok(Taken { verdict: Verdict::Waits, .. })) {
+                    self.changed_at.remove(what);
                 }
                 taken
             }
-            What::Cluster(name) => self.take_cluster(name, found, now),
+            What::Cluster(name) => {
+                let taken = self.take_cluster(name, found);
+                self.changed_at.remove(what);
+                taken
+            }
         }
     }
 
-    fn take_root(&mut self, found: Result<Found, ReadError>) -> Taken {
+    /// The server knows of this change.
+    fn knows(&mut self, zxid: i64) {
+        self.server_zxid = self.server_zxid.max(zxid);
+        self.newest_zxid = self.newest_zxid.max(zxid);
+    }
+
+    /// Whether what was read of a znode is as new as what was seen of it before.
+    fn check(&self, znode: &str, zxid: i64, known: i64) -> Result<(), String> {
+        match is_older(zxid, known) && !self.is_anew {
+            true => Err(format!("it lags, znode {znode} zxid={zxid:#x} is behind {known:#x}")),
+            false => Ok(()),
+        }
+    }
+
+    fn take_root(&mut self, found: Result<Found, ReadError>) -> Result<Taken, String> {
         let mut taken = Taken::new(Verdict::Settled);
+        let known = self.newest_root_zxid;
         let root = match found {
             Ok(Found::Root { pzxid }) => {
-                self.newest_zxid = self.newest_zxid.max(pzxid);
+                self.check(&self.root, pzxid, known)?;
+                self.knows(pzxid);
+                self.newest_root_zxid = pzxid.max(known);
                 Root::There { pzxid }
             }
-            _ => Root::Missing,
+            found => {
+                if let Ok(Found::NoRoot { pzxid }) = found {
+                    self.knows(pzxid);
+                }
+                self.check(&self.root, self.server_zxid, known)?;
+                Root::Missing
+            }
         };
-        // The watch on the names is not to be trusted blindly: ZooKeeper drops it without a word when a table comes or
-        // goes while an ACL hides them.
+        // Their own watch only says that the root is to be read, and is not trusted even so far: ZooKeeper drops it
+        // without a word when a table comes or goes while an ACL hides them.
         if root != self.root_of_names || (root != Root::Missing && !self.names_readable) {
             self.root_of_names = root;
             taken.read.push(What::Names);
         }
-        taken
+        Ok(taken)
     }
 
     fn take_names(&mut self, found: Result<Found, ReadError>) -> Taken {
@@ -253,146 +347,188 @@ impl Routes {
         }
     }
 
-    /// Whether data of `zxid` is to be taken for that of a server that lags behind, `known` being cached.
-    fn lags(&mut self, what: What, zxid: i64, known: i64, now: Instant) -> bool {
-        if zxid >= known {
-            self.lagging_since.remove(&what);
-            return false;
-        }
-        let since = *self.lagging_since.entry(what.clone()).or_insert(now);
-        let lags = now < since + LAG_LIMIT;
-        if !lags {
-            warn!("{what:?}: its zxid went back for {LAG_LIMIT:?}; taken as it is now");
-            self.lagging_since.remove(&what);
-        }
-        lags
-    }
-
-    fn take_table(&mut self, table: &str, found: Result<Found, ReadError>, now: Instant) -> Taken {
+    fn take_table(
+        &mut self,
+        table: &str,
+        found: Result<Found, ReadError>,
+        is_wanted: bool,
+    ) -> Result<Taken, String> {
         let before = self.route_of(table);
-        let known_zxid = before.as_ref().map_or(0, |route| route.mzxid);
-        let what = What::Table(table.into());
+        let known = before.as_ref().map_or(0, |route| route.mzxid);
+        let znode = format!("{}/{table}", self.root);
+        let is_wanted = is_wanted || self.naming(table).is_some_and(|(_, n)| n.is_wanted);
         match found {
             Ok(Found::Record { data, mzxid }) => {
-                self.newest_zxid = self.newest_zxid.max(mzxid);
-                if self.lags(what, mzxid, known_zxid, now) {
-                    return Taken::new(Verdict::Again(LAG_PAUSE));
+                self.check(&znode, mzxid, known)?;
+                self.knows(mzxid);
+                match is_wanted || self.has(table) {
+                    true => Ok(self.take_record(table, &data, mzxid, is_wanted)),
+                    // It had to make room while it was read.
+                    false => Ok(Taken::new(Verdict::Settled)),
                 }
-                self.take_record(table, &data, mzxid)
             }
             Err(ReadError::NoNode) => {
                 // A server that knows of nothing as new as this route may only not have it yet.
-                if self.lags(what, self.newest_zxid, known_zxid, now) {
-                    return Taken::new(Verdict::Again(LAG_PAUSE));
-                }
+                self.check(&znode, self.server_zxid, known)?;
                 self.detach(table);
                 self.writer.remove(table);
-                self.changed_at.remove(table);
                 if let Some(route) = before {
-                    info!("table={table} from={} to=none", route.cluster_name);
+                    info!(
+                        "table={table} from={} to=none{}",
+                        route.cluster_name,
+                        self.took(table, None)
+                    );
+                    if self.deleted.len() >= MAX_DELETED {
+                        self.deleted.clear();
+                    }
+                    self.deleted.insert(table.into());
                 }
                 let mut taken = Taken::new(Verdict::Settled);
                 taken.gone = Some(table.into());
-                taken
+                Ok(taken)
             }
+            Ok(_) | Err(_) if !is_wanted && !self.has(table) => Ok(Taken::new(Verdict::Settled)),
             Ok(_) | Err(_) => {
                 static HIDDEN: Throttle = Throttle::new();
                 if let Some(hidden) = HIDDEN.pass() {
                     warn!("table={table}: an ACL forbids to read its znode{hidden}");
                 }
-                if before.is_none() {
-                    self.writer.put(table, Cached::Unusable);
-                }
+                self.unusable(table);
+                self.writer.doubt(table);
                 let mut taken = Taken::new(Verdict::Again(NO_AUTH_PAUSE));
                 taken.known.push(table.into());
-                taken
+                Ok(taken)
             }
         }
     }
 
-    fn take_record(&mut self, table: &str, data: &[u8], mzxid: i64) -> Taken {
+    fn take_record(&mut self, table: &str, data: &[u8], mzxid: i64, is_wanted: bool) -> Taken {
         let target = match self.clusters_root {
             Some(_) => record::read_target(data),
             None => record::read(data).map(Target::Here),
         };
-        let mut taken = Taken::new(Verdict::Settled);
-        self.detach(table);
         match target {
-            Ok(Target::Here(record)) => self.put(table, record, mzxid),
             Ok(Target::Cluster(name)) => {
+                let naming = Naming { mzxid, is_current: true, is_wanted };
+                self.detach(table);
                 let cluster = self.named.entry(name.as_str().into()).or_default();
-                cluster.tables.insert(table.into(), mzxid);
-                match (cluster.record.clone(), cluster.is_unusable) {
-                    (Some(record), _) => self.put(table, record, mzxid),
-                    (None, true) => self.unusable(table),
-                    (None, false) => {
-                        // The table is known when its cluster is.
-                        taken.read.push(What::Cluster(name.into()));
-                        return taken;
-                    }
-                }
+                cluster.tables.insert(table.into(), naming);
+            }
+            Ok(Target::Here(record)) => {
+                self.detach(table);
+                self.put(table, record, mzxid, None);
             }
             Err(fault) => {
                 self.warn_of(&format!("{}/{table}", self.root), mzxid, &fault);
                 self.unusable(table);
             }
         }
+        // Who has junk now still follows the cluster that its last good record named.
+        if let Some((name, naming)) = self.naming(table) {
+            return self.follow(table, &name, naming);
+        }
+        self.writer.confirm(table);
+        let mut taken = Taken::new(Verdict::Settled);
         taken.known.push(table.into());
         taken
     }
 
-    fn take_cluster(&mut self, name: &str, found: Result<Found, ReadError>, now: Instant) -> Taken {
-        let known_zxid = match self.named.get(name) {
-            Some(cluster) => cluster.mzxid,
-            None => return Taken::new(Verdict::Settled), // nobody names it any more
-        };
-        let clusters_root = self.clusters_root.clone().unwrap_or_default();
-        let (record, verdict) = match found {
-            Ok(Found::Record { data, mzxid }) => {
-                self.newest_zxid = self.newest_zxid.max(mzxid);
-                if self.lags(What::Cluster(name.into()), mzxid, known_zxid, now) {
-                    return Taken::new(Verdict::Again(LAG_PAUSE));
-                }
-                let record = record::read(&data);
-                if let Err(fault) = &record {
-                    self.warn_of(&format!("{clusters_root}/{name}"), mzxid, fault);
-                }
-                let named = record.ok().map(|record| Record { cluster: name.to_owned(), ..record });
-                (named.map(|record| (record, mzxid)), Verdict::Settled)
+    /// The cluster that a table names.
+    fn naming(&self, table: &str) -> Option<(Box<str>, Naming)> {
+        let of = |cluster: &NamedCluster| cluster.tables.get(table).copied();
+        self.named.iter().find_map(|(name, cluster)| Some((name.clone(), of(cluster)?)))
+    }
+
+    /// A table lives where its cluster's record says, which is as new as the client only if the client has read it.
+    fn follow(&mut self, table: &str, name: &str, naming: Naming) -> Taken {
+        let cluster = self.named.entry(name.into()).or_default();
+        let naming = Naming { is_current: true, ..naming };
+        cluster.tables.insert(table.into(), naming);
+        let mut taken = Taken::new(Verdict::Waits);
+        match cluster.sight {
+            Sight::Unread => {
+                cluster.sight = Sight::Asked;
+                taken.read.push(What::Cluster(name.into()));
             }
-            Ok(_) | Err(_) => {
-                static MISSING: Throttle = Throttle::new();
-                if let Some(hidden) = MISSING.pass() {
-                    warn!(
-                        "znode {clusters_root}/{name}: tables name it, it cannot be read{hidden}"
-                    );
-                }
-                (None, Verdict::Again(NO_CLUSTER_PAUSE))
+            Sight::Asked => {}
+            Sight::Read => {
+                self.put_named(name, table, naming);
+                taken.verdict = Verdict::Settled;
+                taken.known.push(table.into());
             }
-        };
-        let mut taken = Taken::new(verdict);
-        let Some(cluster) = self.named.get_mut(name) else {
-            return taken;
-        };
-        match record {
-            Some((record, mzxid)) => {
-                cluster.mzxid = mzxid;
-                cluster.record = Some(record);
-            }
-            // The last good one counts.
-            None => cluster.is_unusable = cluster.record.is_none(),
-        }
-        let tables: Vec<(Box<str>, i64)> =
-            cluster.tables.iter().map(|(table, mzxid)| (table.clone(), *mzxid)).collect();
-        let record = cluster.record.clone();
-        for (table, mzxid) in tables {
-            match &record {
-                Some(record) => self.put(&table, record.clone(), mzxid),
-                None => self.unusable(&table),
-            }
-            taken.known.push(table);
         }
         taken
+    }
+
+    /// What a cluster's record, which has been read, means for a table that names it.
+    fn put_named(&mut self, name: &str, table: &str, naming: Naming) {
+        let Some(cluster) = self.named.get_mut(name) else {
+            return;
+        };
+        cluster.tables.insert(table.into(), Naming { is_wanted: false, ..naming });
+        let is_unreadable = cluster.is_unreadable;
+        match cluster.record.clone() {
+            Some(record) => self.put(table, record, naming.mzxid, Some(name)),
+            None => self.unusable(table),
+        }
+        match (is_unreadable, naming.is_current) {
+            (true, _) => self.writer.doubt(table),
+            (false, true) => self.writer.confirm(table),
+            (false, false) => {} // by now it may name another
+        }
+    }
+
+    fn take_cluster(
+        &mut self,
+        name: &str,
+        found: Result<Found, ReadError>,
+    ) -> Result<Taken, String> {
+        let known = match self.named.get(name) {
+            Some(cluster) => cluster.mzxid,
+            None => return Ok(Taken::new(Verdict::Settled)), // nobody names it any more
+        };
+        let znode = format!("{}/{name}", self.clusters_root.as_deref().unwrap_or_default());
+        let mut taken = Taken::new(Verdict::Settled);
+        let record = match found {
+            Ok(Found::Record { data, mzxid }) => {
+                self.check(&znode, mzxid, known)?;
+                self.knows(mzxid);
+                let record = record::read(&data);
+                if let Err(fault) = &record {
+                    self.warn_of(&znode, mzxid, fault);
+                }
+                Some((record.ok(), mzxid))
+            }
+            unreadable => {
+                // Of one that is missing a watch tells when it comes.
+                if unreadable != Err(ReadError::NoNode) {
+                    taken.verdict = Verdict::Again(NO_AUTH_PAUSE);
+                }
+                static UNREADABLE: Throttle = Throttle::new();
+                if let Some(hidden) = UNREADABLE.pass() {
+                    warn!("znode {znode}: tables name it, it cannot be read{hidden}");
+                }
+                None
+            }
+        };
+        let Some(cluster) = self.named.get_mut(name) else {
+            return Ok(taken);
+        };
+        cluster.sight = Sight::Read;
+        cluster.is_unreadable = record.is_none();
+        if let Some((Some(record), mzxid)) = record {
+            cluster.record = Some(Record { cluster: name.to_owned(), ..record });
+            cluster.mzxid = mzxid;
+        }
+        // Tables that had to make room do not come back by it.
+        cluster.tables.retain(|table, naming| naming.is_wanted || self.writer.get(table).is_some());
+        for (table, naming) in cluster.tables.clone() {
+            self.put_named(name, &table, naming);
+            if naming.is_current {
+                taken.known.push(table);
+            }
+        }
+        Ok(taken)
     }
 
     /// The table's record does not name the cluster any more that it named.
@@ -412,27 +548,44 @@ impl Routes {
         }
     }
 
-    fn put(&mut self, table: &str, record: Record, mzxid: i64) {
-        let before = self.route_of(table);
+    /// Caches a route, of its own record or of the cluster `named` in it.
+    fn put(&mut self, table: &str, record: Record, mzxid: i64, named: Option<&str>) {
+        let before = self.writer.get(table);
         let cluster_name = record.cluster.clone();
         let cluster = self.clusters.get(record);
-        let took = self.changed_at.remove(table).map(|at| at.elapsed());
-        if let Some(route) = &before
+        if let Some(Cached::Route(route)) = &before
             && Arc::ptr_eq(&route.cluster, &cluster)
             && route.mzxid == mzxid
         {
             return;
         }
         // First sights, thousands of them after a start, tell nobody anything.
-        let level = if before.is_some() { Level::Info } else { Level::Debug };
-        let from = before.as_ref().map_or("none", |route| &route.cluster_name);
+        let is_news = self.deleted.remove(table) || before.is_some();
+        let level = if is_news { Level::Info } else { Level::Debug };
+        let from = match &before {
+            Some(Cached::Route(route)) => &route.cluster_name,
+            Some(Cached::Unusable) | None => "none",
+        };
         let metas = &cluster.meta_addrs;
+        let took = self.took(table, named);
+        let of_named = named.and_then(|name| self.named.get(name)).map_or(0, |named| named.mzxid);
+        let zxid = mzxid.max(of_named);
         log!(
             level,
-            "table={table} from={from} to={cluster_name} zxid={mzxid:#x} metas={metas:?} took={took:?}"
+            "table={table} from={from} to={cluster_name} zxid={zxid:#x} metas={metas:?}{took}"
         );
         let route = Route { cluster_name, cluster, mzxid };
         self.writer.put(table, Cached::Route(Arc::new(route)));
+    }
+
+    /// How long ago a watch told of what a table's route comes of, if one did.
+    fn took(&self, table: &str, named: Option<&str>) -> String {
+        let own = self.changed_at.get(&What::Table(table.into()));
+        let of_named = |name: &str| self.changed_at.get(&What::Cluster(name.into()));
+        match own.or_else(|| named.and_then(of_named)) {
+            Some(at) => format!(" took={:?}", at.elapsed()),
+            None => String::new(),
+        }
     }
 }
 
@@ -445,35 +598,62 @@ mod tests {
     use crate::upstream::cluster::{Upstream, UpstreamLimits};
 
     fn routes() -> Routes {
+        routes_of_table().1
+    }
+
+    fn routes_of_table() -> (Arc<RouteTable>, Routes) {
         let limits = UpstreamLimits { max_calls: 1 };
         let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
         let resolver = Resolver::start().unwrap();
         let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
-        let (_, writer) = RouteTable::new(10);
-        Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
+        let (table, writer) = RouteTable::new(10);
+        (table, Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters))
+    }
+
+    #[test]
+    fn a_path_is_a_table_or_a_cluster_by_the_znode_right_above_it() {
+        let table = |name: &str| Some(What::Table(name.into()));
+        let cluster = |name: &str| Some(What::Cluster(name.into()));
+        for (root, clusters_root, path, want) in [
+            ("/r", None, "/r", Some(What::Root)),
+            ("/r", None, "/r/t", table("t")),
+            ("/r", None, "/rr/t", None),
+            ("/r", Some("/c"), "/c/c1", cluster("c1")),
+            ("/r", Some("/c"), "/c", None),
+            ("/p/tables", Some("/p"), "/p/tables", Some(What::Root)),
+            ("/p/tables", Some("/p"), "/p/tables/t", table("t")),
+            ("/p/tables", Some("/p"), "/p/c1", cluster("c1")),
+            ("/p", Some("/p/clusters"), "/p/clusters/c1", cluster("c1")),
+            ("/p", Some("/p/clusters"), "/p/t", table("t")),
+        ] {
+            let mut routes = routes();
+            routes.root = root.to_owned();
+            routes.clusters_root = clusters_root.map(str::to_owned);
+            assert_eq!(routes.what_is(path), want, "{root} {clusters_root:?} {path}");
+        }
     }
 
     #[test]
     fn names_are_read_when_the_root_is_another_than_it_was() {
         let mut routes = routes();
-        let now = Instant::now();
         let read_names = [What::Names];
-        let mut beat = |root| !routes.take(&What::Root, root, now).read.is_empty();
+        let mut beat = |root| !routes.take(&What::Root, root, false).unwrap().read.is_empty();
         let there = |pzxid| Ok(Found::Root { pzxid });
         for (why, root, want) in [
             ("a first look", there(7), true),
             ("nothing came or went", there(7), false),
             ("a table came", there(8), true),
-            ("it is gone", Err(ReadError::NoNode), true),
-            ("it is still gone", Err(ReadError::NoNode), false),
-            ("it is back", there(9), true),
+            ("it is gone", Ok(Found::NoRoot { pzxid: 9 }), true),
+            ("it is still gone", Ok(Found::NoRoot { pzxid: 9 }), false),
+            ("it is back", there(10), true),
         ] {
             assert_eq!(beat(root), want, "{why}");
         }
-        routes.new_client();
-        assert_eq!(routes.take(&What::Root, there(9), now).read, read_names, "another server");
-        routes.take(&What::Names, Err(ReadError::NoAuth), now);
-        assert_eq!(routes.take(&What::Root, there(9), now).read, read_names, "they are hidden");
+        routes.new_client(0);
+        let beat = |routes: &mut Routes| routes.take(&What::Root, there(10), false).unwrap().read;
+        assert_eq!(beat(&mut routes), read_names, "another server");
+        routes.take(&What::Names, Err(ReadError::NoAuth), false).unwrap();
+        assert_eq!(beat(&mut routes), read_names, "they are hidden");
     }
 
     fn record(text: &str, mzxid: i64) -> Result<Found, ReadError> {
@@ -485,16 +665,138 @@ mod tests {
         let mut routes = routes();
         let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
         let names_cluster = || record(r#"{"cluster": "c1"}"#, 1);
-        let now = Instant::now();
-        let taken = routes.take(&table, names_cluster(), now);
+        let taken = routes.take(&table, names_cluster(), true).unwrap();
         assert_eq!(taken.read, [What::Cluster("c1".into())]);
         routes.lost_client();
-        routes.new_client();
+        routes.new_client(0);
         let metas = || record(r#"{"meta_addrs": "h:1"}"#, 2);
-        let taken = routes.take(&cluster, metas(), now);
+        let taken = routes.take(&cluster, metas(), false).unwrap();
         assert!(taken.known.is_empty() && !routes.has("t"), "its record may name another by now");
-        routes.take(&table, names_cluster(), now);
-        let taken = routes.take(&cluster, metas(), now);
+        routes.take(&table, names_cluster(), true).unwrap();
+        let taken = routes.take(&cluster, metas(), false).unwrap();
         assert!(taken.known == ["t".into()] && routes.has("t"));
+    }
+
+    #[test]
+    fn what_is_older_than_what_was_seen_is_not_taken() {
+        let metas = || r#"{"meta_addrs": "h:1"}"#;
+        let table = What::Table("t".into());
+        let root = |pzxid| Ok(Found::Root { pzxid });
+        let gone = || Err(ReadError::NoNode);
+        let seen = || {
+            let mut routes = routes();
+            routes.new_client(0);
+            routes.take(&What::Root, root(5), false).unwrap();
+            routes.take(&table, record(metas(), 7), true).unwrap();
+            routes.new_client(0);
+            routes
+        };
+        for (why, what, found, want) in [
+            ("an older record", &table, record(metas(), 6), false),
+            ("the same record", &table, record(metas(), 7), true),
+            ("a newer record", &table, record(metas(), 8), true),
+            ("the table may have come since", &table, gone(), false),
+            ("tables came or went since", &What::Root, root(4), false),
+            ("the same root", &What::Root, root(5), true),
+            ("the root may have come since", &What::Root, Ok(Found::NoRoot { pzxid: 4 }), false),
+            ("the root went", &What::Root, Ok(Found::NoRoot { pzxid: 9 }), true),
+        ] {
+            let mut routes = seen();
+            let taken = routes.take(what, found, false);
+            assert_eq!(taken.is_ok(), want, "{why}: {:?}", taken.err());
+            assert!(routes.newest_zxid() >= 7, "{why}");
+        }
+        for (why, server_zxid, root_zxid) in
+            [("the server said so", 7, 5), ("its root shows it", 0, 8)]
+        {
+            let mut routes = seen();
+            routes.new_client(server_zxid);
+            routes.take(&What::Root, root(root_zxid), false).unwrap();
+            let taken = routes.take(&table, gone(), false).unwrap();
+            assert!(taken.gone.is_some() && !routes.has("t"), "{why}: it knows of the table");
+            assert!(routes.take(&What::Root, root(root_zxid - 1), false).is_err(), "{why}");
+        }
+        let mut routes = seen();
+        routes.set_up_anew();
+        routes.take(&What::Root, root(1), false).unwrap();
+        routes.take(&table, record(metas(), 2), false).unwrap();
+        routes.all_confirmed();
+        assert_eq!(routes.newest_zxid(), 2);
+        assert!(routes.take(&table, record(metas(), 1), false).is_err(), "this is the history now");
+    }
+
+    const NAMES_C1: &str = r#"{"cluster": "c1"}"#;
+
+    fn metas(host: &str, mzxid: i64) -> Result<Found, ReadError> {
+        record(&format!(r#"{{"meta_addrs": "{host}:1"}}"#), mzxid)
+    }
+
+    fn host_of(routes: &Routes, table: &str) -> Option<String> {
+        Some(routes.route_of(table)?.cluster.meta_addrs[0].clone())
+    }
+
+    #[test]
+    fn a_table_is_confirmed_by_its_own_record_and_that_of_its_cluster() {
+        let (table_of_routes, mut routes) = routes_of_table();
+        let is_stale = || table_of_routes.list()[0].is_stale;
+        routes.new_client(0);
+        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+        routes.take(&cluster, metas("a", 2), false).unwrap();
+        assert!(!is_stale());
+        let again = |routes: &mut Routes| {
+            routes.lost_client();
+            // Times are in ms.
+            while table_of_routes.list()[0].confirmed.is_some_and(|age| age.is_zero()) {}
+            routes.new_client(0);
+        };
+        again(&mut routes);
+        let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
+        assert_eq!((taken.verdict, taken.read), (Verdict::Waits, vec![]), "it is being read");
+        assert!(taken.known.is_empty() && is_stale(), "the cluster may have moved");
+        let taken = routes.take(&cluster, metas("b", 3), false).unwrap();
+        assert_eq!(taken.known, ["t".into()]);
+        assert!(!is_stale() && host_of(&routes, "t").unwrap() == "b:1");
+
+        again(&mut routes);
+        let taken = routes.take(&cluster, metas("b", 3), false).unwrap();
+        assert!(taken.known.is_empty() && is_stale(), "it may name another");
+        let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
+        assert_eq!((taken.verdict, taken.known), (Verdict::Settled, vec!["t".into()]));
+        assert!(!is_stale());
+
+        let taken = routes.take(&cluster, Err(ReadError::NoNode), false).unwrap();
+        assert_eq!(taken.verdict, Verdict::Settled, "a watch tells when it comes");
+        assert!(is_stale() && host_of(&routes, "t").unwrap() == "b:1");
+    }
+
+    #[test]
+    fn a_table_with_junk_follows_the_cluster_that_it_named() {
+        let mut routes = routes();
+        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+        routes.take(&cluster, metas("a", 2), false).unwrap();
+        routes.take(&table, record("junk", 3), false).unwrap();
+        routes.take(&cluster, metas("b", 4), false).unwrap();
+        assert_eq!(host_of(&routes, "t").unwrap(), "b:1");
+    }
+
+    #[test]
+    fn tables_that_made_room_do_not_come_back_unless_they_are_wanted() {
+        let mut routes = routes();
+        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        for found in [metas("a", 1), record(NAMES_C1, 1), record("junk", 1), Err(ReadError::NoAuth)]
+        {
+            let taken = routes.take(&table, found, false).unwrap();
+            assert!(taken.verdict == Verdict::Settled && !routes.has("t"));
+        }
+        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+        routes.forget_unnamed();
+        assert!(!routes.has("t"), "it waits for its cluster");
+        routes.take(&cluster, metas("a", 2), false).unwrap();
+        assert!(routes.has("t"));
+        routes.writer.remove("t");
+        routes.take(&cluster, metas("b", 3), false).unwrap();
+        assert!(!routes.has("t"));
     }
 }

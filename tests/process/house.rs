@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "upstream/flight.rs",
     "upstream/health.rs",
     "upstream/leader.rs",
+    "zk/lag.rs",
     "zk/planner.rs",
 ];
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use harness::client::Answer;
+use harness::http::get;
 use harness::meta_server::MetaServer;
 use harness::proxy::{Builder, Proxy};
 use harness::relay::Relay;
@@ -11,6 +12,7 @@ use harness::scratch::Scratch;
 use harness::wait::eventually;
 use harness::wire::QueryCfgResponse;
 use harness::zookeeper::ZooKeeper;
+use serde_json::Value;
 
 use crate::support::{BINARY, QUERY_TIMEOUT, SOON, addr, meta_with, record};
 
@@ -66,6 +68,10 @@ fn told(answer: &Answer) -> String {
     }
 }
 
+fn page(proxy: &Proxy, path: &str) -> Value {
+    serde_json::from_str(&get(proxy.admin(), path)).expect("it is JSON")
+}
+
 #[track_caller]
 fn follows(proxy: &Proxy, table: &str, want: &str, within: Duration) {
     let mut client = proxy.client();
@@ -95,6 +101,77 @@ fn a_table_follows_its_znode() {
     let older = format!(r#"{{"cluster": "b", "meta-addrs": ["{}"], "more": 1}}"#, world.b.addr());
     world.zk.set(&znode("orders"), older);
     follows(&proxy, "orders", B, BY_WATCH);
+}
+
+#[test]
+fn each_change_of_a_route_has_its_line() {
+    let world = World::new();
+    let clusters = "/pegasus-metas";
+    let znode_of_c1 = format!("{clusters}/c1");
+    world.zk.create(&znode_of_c1, format!(r#"{{"meta_addrs": "{}"}}"#, world.a.addr()));
+    world.zk.create(&znode("orders"), world.to_a());
+    let settings = format!(
+        "zookeeper: {{address: ['{}'], root: {ROOT}, clusters_root: {clusters}}}",
+        world.network.addr()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    let a_and_b = [world.a.addr(), world.b.addr()].map(|addr| format!(r#"metas=["{addr}"]"#));
+    let [of_a, of_b] = &a_and_b;
+    let line = |what: &str| {
+        let line = format!(" INFO  zk-watch routes: table=orders {what}");
+        proxy.wait_for_log(&line, BY_WATCH);
+        let log = proxy.log();
+        let lines: Vec<&str> = log.lines().filter(|shown| shown.contains(&line)).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].split_once(&line).unwrap().1.to_owned()
+    };
+    let is_time = |rest: &str| {
+        let number = rest.strip_prefix(" took=").unwrap_or_default();
+        number.trim_end_matches(['m', 'µ', 's']).parse::<f64>().is_ok() && number.ends_with('s')
+    };
+    let zxid = world.zk.set(&znode("orders"), world.to_b());
+    let took = line(&format!("from=a to=b zxid={zxid:#x} {of_b}"));
+    assert!(is_time(&took), "{took}");
+    let zxid = world.zk.set(&znode("orders"), r#"{"cluster": "c1"}"#);
+    let took = line(&format!("from=b to=c1 zxid={zxid:#x} {of_a}"));
+    assert!(is_time(&took), "{took}");
+    let zxid = world.zk.set(&znode_of_c1, format!(r#"{{"meta_addrs": "{}"}}"#, world.b.addr()));
+    let took = line(&format!("from=c1 to=c1 zxid={zxid:#x} {of_b}"));
+    assert!(is_time(&took), "{took}");
+    world.zk.delete(&znode("orders"));
+    let took = line("from=c1 to=none");
+    assert!(is_time(&took), "{took}");
+    let zxid = world.zk.create(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+    assert_eq!(line(&format!("from=none to=a zxid={zxid:#x} {of_a}")), "", "no watch told of it");
+    world.network.refuse();
+    let zxid = world.zk.set(&znode("orders"), world.to_b());
+    world.network.pass();
+    assert_eq!(line(&format!("from=a to=b zxid={zxid:#x} {of_b}")), "", "nobody saw it happen");
+}
+
+#[test]
+fn in_calm_a_change_is_served_within_100_ms() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    let mut client = proxy.client();
+    let mut took: Vec<Duration> = (0..11)
+        .map(|turn| {
+            let (to, want) = if turn % 2 == 0 { (world.to_b(), B) } else { (world.to_a(), A) };
+            let start = Instant::now();
+            world.zk.set(&znode("orders"), to);
+            while told(&client.ask("orders")) != want {
+                assert!(start.elapsed() < BY_WATCH, "no change {turn}");
+            }
+            start.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    // Most of them, so that a machine which was busy for a moment says nothing of the proxy.
+    assert!(took[took.len() / 2] < Duration::from_millis(100), "{took:?}");
 }
 
 #[test]
@@ -213,6 +290,48 @@ fn links_that_are_cut() {
     assert!(proxy.log().contains("given up"), "the link was in use");
 }
 
+/// Servers that lag are passed over; after so long without any other, ZooKeeper was set up anew.
+const LAG_LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_server_that_knows_less_is_passed_over_until_zookeeper_must_be_another() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    world.zk.create(&znode("users"), world.to_a());
+    world.zk.set(&znode("orders"), world.to_b());
+    world.zk.delete(&znode("users"));
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", B, AFTER_TROUBLE);
+
+    let behind = ZooKeeper::start();
+    behind.create(&znode("orders"), world.to_a());
+    behind.create(&znode("users"), world.to_a());
+    let show = |zk: &ZooKeeper| {
+        world.network.set_target(zk.addr());
+        world.network.cut();
+    };
+    show(&behind);
+    proxy.wait_for_log("it lags, zxid=", SOON);
+    let mut client = proxy.client();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        assert_eq!(told(&client.ask("orders")), B);
+        let users = told(&client.ask("users"));
+        assert_eq!(users, "ERR_SERVICE_NOT_ACTIVE", "nobody who can tell is in reach");
+    }
+    show(&world.zk);
+    world.zk.set(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    follows(&proxy, "users", "ERR_OBJECT_NOT_FOUND", BY_WATCH);
+
+    behind.set(&znode("orders"), world.to_b());
+    show(&behind);
+    follows(&proxy, "orders", B, LAG_LIMIT + AFTER_TROUBLE);
+    assert!(proxy.log().contains("it was set up anew"));
+    behind.set(&znode("orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+}
+
 #[test]
 fn a_change_while_zookeeper_cannot_tell_of_it() {
     let world = World::new();
@@ -284,6 +403,48 @@ fn unknown_tables_cost_zookeeper_nothing() {
     let heartbeats = 2 * (1 + start.elapsed().as_secs());
     let reads = received() - before;
     assert!(reads <= heartbeats, "{reads} requests to ZooKeeper for 510 unknown tables");
+}
+
+#[test]
+fn hidden_names_cost_a_read_for_each_unknown_table_now_and_then() {
+    let world = World::new();
+    world.zk.create(&znode("orders"), world.to_a());
+    world.zk.set_acl_denied(ROOT);
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    proxy.wait_for_log("each unknown table costs a read", SOON);
+    let received = || world.zk.connections().iter().map(|c| c.received).sum::<u64>();
+    let mut client = proxy.client();
+    let (start, before) = (Instant::now(), received());
+    for _ in 0..500 {
+        assert_eq!(told(&client.ask("nosuch")), "ERR_OBJECT_NOT_FOUND");
+    }
+    // One read a second, and with each heartbeat another try to list the names.
+    let allowed = 4 * (2 + start.elapsed().as_secs());
+    let reads = received() - before;
+    assert!(reads <= allowed, "{reads} requests to ZooKeeper for an unknown table");
+}
+
+#[test]
+fn a_bad_edit_of_a_routes_file_changes_nothing_and_is_told_with_line_and_key() {
+    let (a, b) = (meta_with("orders", A), meta_with("orders", B));
+    let scratch = Scratch::new("edited");
+    let write = |text: String| {
+        // As an editor does, which leaves no half-written file.
+        scratch.write("beside", text);
+        fs::rename(scratch.path().join("beside"), scratch.path().join("routes")).unwrap();
+    };
+    let orders = |meta: &MetaServer| format!(r#""orders": {}"#, record("c", &[meta.addr()]));
+    write(format!("{{{}}}", orders(&a)));
+    let proxy = Proxy::builder(BINARY).routes_file(scratch.path().join("routes")).start();
+    follows(&proxy, "orders", A, SOON);
+    write(format!("{{\n{},\n\"users\": {{\"meta_addrs\": \"m1\"}}\n}}", orders(&b)));
+    proxy.wait_for_log(r#"line 3: "users": meta_addrs: want host:port, got "m1""#, SOON);
+    proxy.wait_for_log("the routes stay as they were", SOON);
+    assert_eq!(told(&proxy.ask("orders")), A);
+    assert_eq!(page(&proxy, "/routes")["routes"][0]["stale"], true);
+    write(format!("{{{}}}", orders(&b)));
+    follows(&proxy, "orders", B, SOON);
 }
 
 #[test]
@@ -381,11 +542,15 @@ fn a_proxy_that_starts_without_zookeeper_serves_its_last_good_routes() {
     follows(&proxy, "orders", B, AFTER_TROUBLE);
     proxy.terminate();
 
-    // With ZooKeeper at hand nobody is told of a route that changed meanwhile.
+    // With ZooKeeper at hand nobody is told of a route that changed meanwhile, and neither is the next proxy.
     world.zk.set(&znode("orders"), world.to_a());
     let proxy = start();
     assert_eq!(told(&proxy.ask("orders")), A);
     proxy.terminate();
+    let kept = fs::read_to_string(&state).unwrap();
+    assert!(kept.contains(&world.a.addr().to_string()), "{kept}");
+    let files = fs::read_dir(scratch.path()).unwrap().count();
+    assert_eq!(files, 1, "nothing is left beside it");
 
     let mut damaged = fs::read(&state).unwrap();
     damaged.truncate(damaged.len() - 3);
@@ -436,6 +601,77 @@ fn tables_that_name_a_cluster_follow_its_znode() {
     world.b.put_table("late", QueryCfgResponse::table(4, 1, addr(B)));
     world.network.pass();
     follows(&proxy, "late", B, AFTER_TROUBLE);
+}
+
+#[test]
+fn clusters_above_the_tables() {
+    let world = World::new();
+    let root = "/pegasus/tables";
+    let meta_of = |meta: &MetaServer| format!(r#"{{"meta_addrs": "{}"}}"#, meta.addr());
+    world.zk.create("/pegasus/c1", meta_of(&world.a));
+    world.zk.create(&format!("{root}/orders"), r#"{"cluster": "c1"}"#);
+    let addr = world.network.addr();
+    let settings =
+        format!("zookeeper: {{address: ['{addr}'], root: {root}, clusters_root: /pegasus}}");
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    world.zk.set("/pegasus/c1", meta_of(&world.b));
+    follows(&proxy, "orders", B, BY_WATCH);
+    world.zk.set(&format!("{root}/orders"), world.to_a());
+    follows(&proxy, "orders", A, BY_WATCH);
+}
+
+#[test]
+fn a_hidden_table_keeps_no_other_from_being_confirmed() {
+    let world = World::new();
+    for table in ["orders", "users"] {
+        world.zk.create(&znode(table), world.to_a());
+        world.a.put_table(table, QueryCfgResponse::table(2, 1, addr(A)));
+    }
+    let proxy = world.builder().start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    follows(&proxy, "users", A, BY_WATCH);
+    world.zk.set_acl_denied(&znode("users"));
+    world.network.cut();
+    proxy.wait_for_log("all 2 cached routes are confirmed", AFTER_TROUBLE);
+    eventually("it is confirmed", SOON, || {
+        page(&proxy, "/clusters")["zookeeper"]["state"] == "confirmed"
+    });
+    for (table, stale) in [("users", true), ("orders", false)] {
+        let listed = &page(&proxy, &format!("/routes?table={table}"))["routes"][0];
+        assert_eq!(listed["stale"], stale, "{listed}");
+    }
+}
+
+#[test]
+fn tables_that_made_room_stay_away_and_come_back_when_asked_for() {
+    let world = World::new();
+    let names: Vec<String> = (0..4).map(|n| format!("t{n}")).collect();
+    for name in &names {
+        world.zk.create(&znode(name), world.to_a());
+        [&world.a, &world.b].iter().zip([A, B]).for_each(|(meta, told)| {
+            meta.put_table(name, QueryCfgResponse::table(2, 1, addr(told)))
+        });
+    }
+    let settings = format!(
+        "zookeeper: {{address: ['{}'], root: {ROOT}, table_watcher_cache_capacity: 2}}",
+        world.network.addr()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&settings).start();
+    for name in &names {
+        follows(&proxy, name, A, AFTER_TROUBLE);
+    }
+    // All four have a watch, the last two are cached.
+    for name in &names[..3] {
+        world.zk.set(&znode(name), world.to_b());
+    }
+    follows(&proxy, "t2", B, BY_WATCH);
+    let routes = page(&proxy, "/routes");
+    let cached = routes["routes"].as_array().unwrap().iter().map(|listed| &listed["table"]);
+    assert_eq!(cached.collect::<Vec<_>>(), ["t2", "t3"]);
+    for (name, want) in names.iter().zip([B, B, B, A]) {
+        follows(&proxy, name, want, BY_WATCH);
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! ZooKeeper ─┬─ Process: java, log and data in a Scratch directory
 //!            ├─ Session: the test's own hand, kept open between operations, replaced when it broke
 //!            └─ four-letter words (srvr, cons, mntr): what the server says of itself
-//! Ensemble ──── three of them
+//! Ensemble ─┬── three of them
+//!           └── a Relay from each to each: what one sends another can be late
 //! ```
 //! Where the jars are: `ZOOKEEPER_CLASSPATH`, else where Debian's packages put them. Ticks are short, so that sessions
 //! expire in tests as soon as their clients wish (from 0.4 s on), and nothing is synced to disk.
@@ -25,6 +26,7 @@ use std::time::Duration;
 use std::{env, process, thread};
 
 use crate::process::Process;
+use crate::relay::Relay;
 use crate::scratch::{Scratch, tail};
 use crate::wait::poll;
 use session::{Fault, NO_NODE, NODE_EXISTS, SESSION_EXPIRED, Session};
@@ -438,30 +440,58 @@ impl Drop for ZooKeeper {
     }
 }
 
+/// Who vouches for the session of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    /// The ensemble, as is usual. A server that gives one has learned of all that was written before.
+    Global,
+    /// The server alone: one that lags answers at once.
+    Local,
+}
+
 /// Servers that hold the same znodes and elect a leader.
 pub struct Ensemble {
     servers: Vec<ZooKeeper>,
+    /// The ways of each server to what a leader tells its followers, one to each server.
+    to_leaders: Vec<Vec<Relay>>,
 }
 
 impl Ensemble {
     /// Starts `count` servers; returns when all serve.
-    pub fn start(count: usize) -> Self {
+    pub fn start(count: usize, sessions: Sessions) -> Self {
+        let local = sessions == Sessions::Local;
+        let shared = format!(
+            "initLimit={INIT_LIMIT_TICKS}\nsyncLimit={SYNC_LIMIT_TICKS}\nlocalSessionsEnabled={local}\n"
+        );
         start_retrying(|| {
             let ports: Vec<[u16; 3]> = (0..count).map(|_| free_ports()).collect();
-            let mut members =
-                format!("initLimit={INIT_LIMIT_TICKS}\nsyncLimit={SYNC_LIMIT_TICKS}\n");
-            for (id, [_, quorum, election]) in (1..).zip(&ports) {
-                let _ = writeln!(members, "server.{id}=127.0.0.1:{quorum}:{election}");
+            let mut ensemble = Ensemble { servers: Vec::new(), to_leaders: Vec::new() };
+            for (index, [client, own_quorum, _]) in ports.iter().enumerate() {
+                let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                let to_leaders: Vec<Relay> =
+                    ports.iter().map(|[_, quorum, _]| Relay::to(local(*quorum))).collect();
+                let mut settings = shared.clone();
+                for (other, [_, _, election]) in ports.iter().enumerate() {
+                    let relay = to_leaders[other].addr().port();
+                    let quorum = if other == index { *own_quorum } else { relay };
+                    let id = other + 1;
+                    let _ = writeln!(settings, "server.{id}=127.0.0.1:{quorum}:{election}");
+                }
+                let member = Some((index + 1, settings.as_str()));
+                ensemble.servers.push(ZooKeeper::launch_first(*client, member)?);
+                ensemble.to_leaders.push(to_leaders);
             }
-            let servers = (1..)
-                .zip(&ports)
-                .map(|(id, [client, ..])| ZooKeeper::launch_first(*client, Some((id, &members))))
-                .collect::<Result<Vec<_>, _>>()?;
-            for server in &servers {
+            for server in &ensemble.servers {
                 server.wait_until_serving()?;
             }
-            Ok(Ensemble { servers })
+            Ok(ensemble)
         })
+    }
+
+    /// From now on a follower learns so much later what was written. With more than its leader's patience, 2 s, it is
+    /// no follower any more.
+    pub fn delay_follower(&self, follower: usize, delay: Duration) {
+        self.to_leaders[follower].iter().for_each(|relay| relay.delay_to_client(delay));
     }
 
     /// All of them, dead ones too.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harness::wait::eventually;
-use harness::zookeeper::{Ensemble, ZooKeeper};
+use harness::zookeeper::{Ensemble, Sessions, ZooKeeper};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -85,7 +85,7 @@ mod strangers {
 
 #[test]
 fn an_ensemble_goes_on_without_its_leader() {
-    let ensemble = Ensemble::start(3);
+    let ensemble = Ensemble::start(3, Sessions::Global);
     ensemble[0].put("/root/orders", "one");
     let leader = ensemble.leader();
     let others: Vec<usize> = (0..3).filter(|server| *server != leader).collect();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use harness::zookeeper::Sessions;
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::faults::{FAULTS, Fault};
@@ -33,6 +34,8 @@ pub struct Options {
     pub proxies: usize,
     /// Those that may happen.
     pub faults: Vec<&'static Fault>,
+    /// Whether servers give sessions of their own; if not said, every second seed has it so.
+    pub local_sessions: Option<bool>,
     /// How much the machine may be late.
     pub slack: Duration,
     /// Only tell what proxies hold after a fault, and let them hold more than before.
@@ -53,6 +56,7 @@ impl Options {
             tables,
             proxies,
             faults: FAULTS.iter().collect(),
+            local_sessions: None,
             slack: Duration::from_millis(400),
             untidy: false,
         }
@@ -63,6 +67,14 @@ impl Options {
         Bounds::PROMISED.with_slack(self.slack)
     }
 
+    /// Who vouches for sessions.
+    pub fn sessions(&self) -> Sessions {
+        match self.local_sessions.unwrap_or(self.seed % 2 == 1) {
+            true => Sessions::Local,
+            false => Sessions::Global,
+        }
+    }
+
     fn read(&mut self, name: &str, parser: &mut Parser) -> Result<(), lexopt::Error> {
         match name {
             "proxy" => self.proxy = parser.value()?.into(),
@@ -71,6 +83,7 @@ impl Options {
             "tables" => self.tables = at_least_1(parser)?,
             "proxies" => self.proxies = at_least_1(parser)?,
             "slack-ms" => self.slack = Duration::from_millis(parser.value()?.parse()?),
+            "local-sessions" => self.local_sessions = Some(parser.value()?.parse()?),
             "untidy" => self.untidy = true,
             "faults" => self.faults = faults(&parser.value()?.string()?)?,
             _ => return Err("no such option".into()),
@@ -158,6 +171,9 @@ mod tests {
         }
         let (_, options) = read_line("--faults refuse,junk --seed 9 --untidy").expect("good");
         let names: Vec<&str> = options.faults.iter().map(|fault| fault.name).collect();
+        assert_eq!(options.sessions(), Sessions::Local);
+        let (_, global) = read_line("--seed 9 --local-sessions false").expect("good");
+        assert_eq!(global.sessions(), Sessions::Global);
         assert_eq!((names, options.seed, options.untidy), (vec!["refuse", "junk"], 9, true));
     }
 

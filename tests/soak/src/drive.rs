@@ -31,7 +31,11 @@ const ASKER_STREAM: u64 = 2_000;
 /// A whole run, told on stdout; or the first thing that was wrong.
 pub fn soak(options: &Options) -> Result<(), String> {
     let Options { tables, proxies, time, slack, .. } = options;
-    println!("tables={tables} proxies={proxies} time={time:?} proxy={}", options.proxy.display());
+    let sessions = options.sessions();
+    println!(
+        "tables={tables} proxies={proxies} sessions={sessions:?} time={time:?} proxy={}",
+        options.proxy.display()
+    );
     let Bounds { calm, recovery, answer, cached } = options.bounds();
     println!(
         "bounds: {calm:?} in calm, {recovery:?} after trouble, {answer:?} for an answer, {cached:?} for one of a \
@@ -45,7 +49,7 @@ fn run(options: &Options) -> Result<(), String> {
     let never = (options.tables * NEVER_PERCENT).div_ceil(100);
     let names = (0..options.tables).map(|n| format!("table{n}"));
     let names = names.chain((0..never).map(|n| format!("never{n}"))).collect();
-    let mut world = World::start(names, options.tables, options.bounds(), "");
+    let mut world = World::start(names, options.tables, options.sessions(), options.bounds(), "");
     world.start_proxies(&options.proxy, options.proxies);
     let world = &world;
     let reach = &Reach::default();
@@ -147,6 +151,7 @@ fn tell(world: &World, judged: &Judged) {
         (0..world.writable()).map(|table| world.history(table).versions().len() - 1).sum();
     let Judged { answers, in_trouble, oldest_in_calm, oldest_in_trouble, .. } = judged;
     let Judged { slowest_cached, slowest_other, .. } = judged;
+    println!("lags_noticed={}", world.lags_noticed());
     println!(
         "answers={answers} in_trouble={in_trouble} writes={writes} oldest_in_calm={oldest_in_calm:.3?} \
          oldest_in_trouble={oldest_in_trouble:.3?} slowest_cached={slowest_cached:.3?} slowest_other={slowest_other:.3?}"

@@ -88,6 +88,8 @@ pub const FAULTS: &[Fault] = &[
 /// What happens at the end of each run.
 pub const LAST: Fault = short("root-gone", root_gone);
 
+/// A follower that lags is late by what its leader takes, too.
+const LAG_MORE: Duration = Duration::from_millis(100);
 /// How often a table is deleted and created.
 const RECREATIONS: usize = 4;
 /// Tables moved after each blow.
@@ -256,23 +258,35 @@ fn pause_proxy(scene: &mut Scene<'_>) {
     scene.settle();
 }
 
-/// A follower misses changes, and is the only one that can be reached when it comes back.
+/// A follower learns of changes late, while it serves all the same. The proxies lose their servers, and it is the only one
+/// in reach, or one of three: with local sessions only its zxid tells it from those that are current.
 fn lagging_follower(scene: &mut Scene<'_>) {
     let world = scene.world;
     let follower = world.follower(scene.rng);
     world.write_through(world.another(follower, scene.rng));
-    // The ensemble gives up a follower after 2 s of silence.
-    let short = scene.rng.percent(50);
-    let pause = scene.rng.ms(if short { 800..=1_800 } else { 3_000..=6_000 });
+    let lag = scene.rng.ms(800..=1_500);
+    let late = Excuse::Late(lag + LAG_MORE);
+    let ticket = world.begin(&format!("follower {follower} lags {lag:?}"), Whom::All, late);
+    world.ensemble.delay_follower(follower, lag);
+    world.hold(2 * lag);
     let others = || (0..world.relays.len()).filter(|server| *server != follower);
-    scene.blow(&format!("follower {follower} lags {pause:?} and is the only one in reach"), |_| {
-        world.server(follower).pause();
-        world.hold(pause);
-        others().for_each(|server| world.relays[server].refuse());
-        world.server(follower).resume();
-    });
-    scene.hold_ms(500..=2_000);
-    others().for_each(|server| world.relays[server].pass());
+    if scene.rng.percent(50) {
+        let hold = scene.rng.ms(2_000..=4_000);
+        world.disturb("it is the only one in reach", |world| {
+            others().for_each(|server| world.relays[server].refuse());
+            world.relays[follower].cut();
+            world.hold(hold);
+            others().for_each(|server| world.relays[server].pass());
+        });
+    } else {
+        world.disturb("all links are cut", cut);
+    }
+    scene.hold_ms(1_000..=3_000);
+    world.ensemble.delay_follower(follower, Duration::ZERO);
+    // What was under way arrives late all the same.
+    world.hold(lag);
+    world.over(ticket);
+    scene.settle();
 }
 
 fn hide_names(scene: &mut Scene<'_>) {

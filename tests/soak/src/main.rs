@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! soak [--seconds N] [--seed N] [--tables N] [--proxies N] [--faults A,B] [--slack-ms N] [--untidy] [--proxy PATH]
+//!      [--local-sessions true|false]
 //! soak scale [--tables N] [--proxies N] [--proxy PATH]
 //! soak long-names [--tables N] [--proxy PATH]
 //! ```

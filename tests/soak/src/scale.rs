@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use harness::proxy::Proxy;
 use harness::wait::poll;
+use harness::zookeeper::Sessions;
 
 use crate::arguments::Options;
 use crate::checker::Told;
@@ -108,7 +109,8 @@ pub fn long_names(options: &Options) -> Result<(), String> {
 
 /// A world whose tables all exist when its proxies start, as theirs do.
 fn populated(options: &Options, names: Vec<String>, proxies: usize) -> World {
-    let mut world = World::start(names, options.tables, options.bounds(), SETTINGS);
+    let mut world =
+        World::start(names, options.tables, Sessions::Global, options.bounds(), SETTINGS);
     let mut rng = Rng::new(options.seed, 0);
     let start = Instant::now();
     for table in 0..options.tables {

@@ -22,7 +22,7 @@ use harness::meta_server::MetaServer;
 use harness::proxy::Proxy;
 use harness::relay::Relay;
 use harness::wire::QueryCfgResponse;
-use harness::zookeeper::{Ensemble, ZooKeeper};
+use harness::zookeeper::{Ensemble, Sessions, ZooKeeper};
 
 use crate::checker::{Asked, Told};
 use crate::history::{History, Time, Value};
@@ -88,8 +88,14 @@ pub struct World {
 impl World {
     /// Starts everything but the proxies. `names` are of tables, of which the first `writable` may exist; none does yet,
     /// but the root. `settings` are YAML, more settings of the proxies.
-    pub fn start(names: Vec<String>, writable: usize, bounds: Bounds, settings: &str) -> Self {
-        let ensemble = Ensemble::start(SERVERS);
+    pub fn start(
+        names: Vec<String>,
+        writable: usize,
+        sessions: Sessions,
+        bounds: Bounds,
+        settings: &str,
+    ) -> Self {
+        let ensemble = Ensemble::start(SERVERS, sessions);
         let relays: Vec<Relay> = ensemble.addrs().into_iter().map(Relay::to).collect();
         ensemble[0].create(ROOT, "");
         let clusters = (0..CLUSTERS).map(|cluster| cluster_with(cluster, &names)).collect();
@@ -307,6 +313,11 @@ impl World {
     /// Lets time pass, as long as the run goes on.
     pub fn hold(&self, time: Duration) {
         self.end.wait(time);
+    }
+
+    /// How often a proxy found that a server lags.
+    pub fn lags_noticed(&self) -> usize {
+        self.proxies.iter().map(|proxy| proxy.log().matches("it lags").count()).sum()
     }
 
     // ---- servers
