@@ -153,6 +153,7 @@ fn route(listed: &Listed, has_zookeeper: bool) -> overview::Route {
     overview::Route {
         table: listed.table.to_string(),
         cluster: route.map(|route| route.cluster_name.clone()),
+        fault: listed.fault.as_deref().map(str::to_owned),
         metas: route.map(|route| route.cluster.meta_addrs.clone()).unwrap_or_default(),
         zxid: route.map_or(0, |route| route.mzxid),
         age_s: listed.changed.as_secs(),

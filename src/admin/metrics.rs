@@ -207,8 +207,12 @@ fn routes(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         inside.metrics.misses.get(),
     )?;
     out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64)?;
-    let unusable = listed.iter().filter(|listed| listed.route.is_none()).count();
-    out.gauge("meta_proxy_routes_unusable", "Tables whose record cannot be used", unusable as f64)?;
+    let unusable = listed.iter().filter(|listed| listed.fault.is_some()).count();
+    let help = "Tables whose record cannot be used; the last good one serves, if there is one";
+    out.gauge("meta_proxy_routes_unusable", help, unusable as f64)?;
+    let unserved = listed.iter().filter(|listed| listed.route.is_none()).count();
+    let help = "Tables of which no record could ever be used";
+    out.gauge("meta_proxy_routes_unserved", help, unserved as f64)?;
     let stale = || listed.iter().filter(|listed| listed.is_stale);
     let help = "Cached tables that may have changed unseen";
     out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64)?;

@@ -119,8 +119,10 @@ pub struct MetaFailure {
 pub struct Route {
     /// The table.
     pub table: String,
-    /// Its cluster; none if the record in its znode cannot be used.
+    /// Its cluster; none if no record of it could ever be used.
     pub cluster: Option<String>,
+    /// Why the record that is there now cannot be used; a cluster that is there nevertheless is the last good one's.
+    pub fault: Option<String>,
     /// The MetaServers of its cluster.
     pub metas: Vec<String>,
     /// zxid of the change that wrote its record.
@@ -219,18 +221,11 @@ impl Overview {
                 found.push((Level::Bad, sentence));
             }
         }
-        let unusable = self.routes.iter().filter(|route| route.cluster.is_none());
-        let unusable: Vec<&str> = unusable.map(|route| route.table.as_str()).collect();
-        if !unusable.is_empty() {
-            let sentence = match unusable[..] {
-                [table] => format!("The record of table {table} cannot be used"),
-                _ => {
-                    let names = some_of(unusable.iter().copied());
-                    format!("The records of {} tables cannot be used: {names}", unusable.len())
-                }
-            };
-            found.push((Level::Bad, sentence));
-        }
+        let unserved = |route: &&Route| route.cluster.is_none();
+        let last_good = |route: &&Route| route.cluster.is_some() && route.fault.is_some();
+        found.extend(self.bad_records(unserved).map(|what| (Level::Bad, what)));
+        let last_good = self.bad_records(last_good);
+        found.extend(last_good.map(|what| (Level::Warning, what + "; the last good one serves")));
         if let Some(zookeeper) = &self.zookeeper {
             found.extend(zookeeper.wrong());
         }
@@ -246,6 +241,21 @@ impl Overview {
         }
         found.extend(self.problems.iter().map(|problem| (Level::Warning, problem.clone())));
         found
+    }
+
+    fn bad_records(&self, is_bad: impl Fn(&&Route) -> bool) -> Option<String> {
+        let bad: Vec<&Route> = self.routes.iter().filter(is_bad).collect();
+        match bad[..] {
+            [] => None,
+            [Route { table, fault, .. }] => {
+                let fault = fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
+                Some(format!("The record of table {table} cannot be used{fault}"))
+            }
+            _ => {
+                let names = some_of(bad.iter().map(|route| route.table.as_str()));
+                Some(format!("The records of {} tables cannot be used: {names}", bad.len()))
+            }
+        }
     }
 }
 
@@ -355,6 +365,7 @@ pub(super) mod tests {
         let route = |table: &str, cluster: &Cluster, queries| Route {
             table: table.to_owned(),
             cluster: Some(cluster.name.clone()),
+            fault: None,
             metas: cluster.metas.clone(),
             zxid: 0x5_0000_1234,
             age_s: 86_400 * 12,
@@ -420,6 +431,14 @@ pub(super) mod tests {
         assert_eq!(
             verdict(&|overview| overview.routes[1].cluster = None),
             one(Level::Bad, "The record of table users cannot be used")
+        );
+        assert_eq!(
+            verdict(&|overview| overview.routes[1].fault = Some("want a JSON object".to_owned())),
+            one(
+                Level::Warning,
+                "The record of table users cannot be used: want a JSON object; the last good one \
+                 serves"
+            )
         );
         let confirming = |since_s| {
             move |overview: &mut Overview| {

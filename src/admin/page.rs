@@ -269,7 +269,9 @@ fn routes(routes: &[Route], q: &str) -> String {
                 || route.metas.iter().any(|meta| has(meta))
         })
         .collect();
-    found.sort_by_key(|route| (route.cluster.is_some(), !route.stale, Reverse(route.queries)));
+    found.sort_by_key(|route| {
+        (route.cluster.is_some(), route.fault.is_none(), !route.stale, Reverse(route.queries))
+    });
     let rows: String = found.iter().take(MAX_ROUTES).map(|route| route_row(route)).collect();
     let all = thousands(routes.len() as u64);
     let count = thousands(found.len() as u64);
@@ -296,13 +298,15 @@ fn routes(routes: &[Route], q: &str) -> String {
 }
 
 fn route_row(route: &Route) -> String {
-    let (class, state) = match (&route.cluster, route.stale) {
-        (None, _) => ("bad", "unusable"),
-        (Some(_), true) => ("warning", "stale"),
-        (Some(_), false) => ("", "current"),
+    let (class, state) = match route {
+        Route { cluster: None, .. } => ("bad", "unusable"),
+        Route { fault: Some(_), .. } => ("warning", "last good one"),
+        Route { stale: true, .. } => ("warning", "stale"),
+        _ => ("", "current"),
     };
     // Where all of them should come from is not worth a word in each row.
     let source = if route.source == "zookeeper" { "" } else { route.source };
+    let beside = route.fault.as_deref().unwrap_or(source);
     let ago = |seconds| format!("{} ago", span(seconds));
     format!(
         "<tr class=\"{class}\"><th scope=\"row\">{}</th>\
@@ -313,7 +317,7 @@ fn route_row(route: &Route) -> String {
         Text(&route.table),
         Text(route.cluster.as_deref().unwrap_or("-")),
         Text(&route.metas.join(", ")),
-        Text(source),
+        Text(beside),
         route.confirmed_age_s.map_or_else(|| "never".to_owned(), ago),
         ago(route.age_s),
         route.zxid,
@@ -365,6 +369,7 @@ mod tests {
     fn what_needs_a_look_comes_first() {
         let mut overview = sample();
         overview.routes[1].stale = true;
+        overview.routes[0].fault = Some("want a JSON object".to_owned());
         overview.routes[2].cluster = None;
         overview.clusters[0].failing_s = Some(40);
         overview.clusters[0].failures = 17;
@@ -373,12 +378,15 @@ mod tests {
         assert!(page.contains("<title>! proxy-07"), "{page}");
         assert!(page.contains(
             "class=\"live bad\" role=\"status\">Cluster c3srv-ad does not answer: \
-             17 failures in 40 s<ul><li>The record of table items cannot be used</li></ul>"
+             17 failures in 40 s<ul><li>The record of table items cannot be used</li>\
+             <li>The record of table orders cannot be used: want a JSON object; the last good one \
+             serves</li></ul>"
         ));
         assert!(page.contains("6,000 ms, granted 4,000 ms"), "{page}");
         assert!(page.contains("failing for 40 s<small>17 calls in a row"), "{page}");
         assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"]);
-        assert_eq!(rows(&page, "routes"), ["items", "users", "orders"]);
+        assert!(page.contains("last good one</span><small>want a JSON object</small>"), "{page}");
+        assert_eq!(rows(&page, "routes"), ["items", "orders", "users"]);
     }
 
     #[test]
@@ -429,6 +437,7 @@ mod tests {
         for route in &mut overview.routes {
             route.table = evil.to_owned();
             route.cluster = Some(evil.to_owned());
+            route.fault = Some(evil.to_owned());
             route.metas = vec![evil.to_owned()];
         }
         let page = page(&overview, evil);

@@ -33,6 +33,9 @@ const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
 /// A cluster's znode that is missing has no watch either.
 const NO_CLUSTER_PAUSE: Duration = Duration::from_secs(1);
 
+/// Of a fault so much is kept: it may quote the record.
+const MAX_FAULT_BYTES: usize = 300;
+
 /// What a read came to.
 pub struct Taken {
     /// For the plan.
@@ -56,8 +59,8 @@ impl Taken {
 struct NamedCluster {
     record: Option<Record>,
     mzxid: i64,
-    /// It was read and cannot be used, and never could.
-    is_unusable: bool,
+    /// Why it cannot be used as it was last read; the last good record counts.
+    fault: Option<String>,
     /// Tables whose record names it, and the zxid of that record.
     tables: HashMap<Box<str>, i64>,
 }
@@ -300,9 +303,7 @@ impl Routes {
                 if let Some(hidden) = HIDDEN.pass() {
                     warn!("table={table}: an ACL forbids to read its znode{hidden}");
                 }
-                if before.is_none() {
-                    self.writer.put(table, Cached::Unusable);
-                }
+                self.unusable(table, "an ACL forbids to read its znode");
                 let mut taken = Taken::new(Verdict::Again(NO_AUTH_PAUSE));
                 taken.known.push(table.into());
                 taken
@@ -318,14 +319,20 @@ impl Routes {
         let mut taken = Taken::new(Verdict::Settled);
         self.detach(table);
         match target {
-            Ok(Target::Here(record)) => self.put(table, record, mzxid),
+            Ok(Target::Here(record)) => {
+                self.put(table, record, mzxid);
+                self.note_fault(table, None);
+            }
             Ok(Target::Cluster(name)) => {
                 let cluster = self.named.entry(name.as_str().into()).or_default();
                 cluster.tables.insert(table.into(), mzxid);
-                match (cluster.record.clone(), cluster.is_unusable) {
-                    (Some(record), _) => self.put(table, record, mzxid),
-                    (None, true) => self.unusable(table),
-                    (None, false) => {
+                match (cluster.record.clone(), cluster.fault.clone()) {
+                    (Some(record), fault) => {
+                        self.put(table, record, mzxid);
+                        self.note_fault(table, fault.as_deref());
+                    }
+                    (None, Some(fault)) => self.unusable(table, &fault),
+                    (None, None) => {
                         // The table is known when its cluster is.
                         taken.read.push(What::Cluster(name.into()));
                         return taken;
@@ -334,7 +341,7 @@ impl Routes {
             }
             Err(fault) => {
                 self.warn_of(&format!("{}/{table}", self.root), mzxid, &fault);
-                self.unusable(table);
+                self.unusable(table, &fault.to_string());
             }
         }
         taken.known.push(table.into());
@@ -353,11 +360,11 @@ impl Routes {
                 if self.lags(What::Cluster(name.into()), mzxid, known_zxid, now) {
                     return Taken::new(Verdict::Again(LAG_PAUSE));
                 }
-                let record = record::read(&data);
-                if let Err(fault) = &record {
-                    self.warn_of(&format!("{clusters_root}/{name}"), mzxid, fault);
-                }
-                let named = record.ok().map(|record| Record { cluster: name.to_owned(), ..record });
+                let record = record::read(&data).map_err(|fault| {
+                    self.warn_of(&format!("{clusters_root}/{name}"), mzxid, &fault);
+                    format!("znode {clusters_root}/{name}: {fault}")
+                });
+                let named = record.map(|record| Record { cluster: name.to_owned(), ..record });
                 (named.map(|record| (record, mzxid)), Verdict::Settled)
             }
             Ok(_) | Err(_) => {
@@ -367,7 +374,8 @@ impl Routes {
                         "znode {clusters_root}/{name}: tables name it, it cannot be read{hidden}"
                     );
                 }
-                (None, Verdict::Again(NO_CLUSTER_PAUSE))
+                let fault = format!("znode {clusters_root}/{name} cannot be read");
+                (Err(fault), Verdict::Again(NO_CLUSTER_PAUSE))
             }
         };
         let mut taken = Taken::new(verdict);
@@ -375,20 +383,22 @@ impl Routes {
             return taken;
         };
         match record {
-            Some((record, mzxid)) => {
+            Ok((record, mzxid)) => {
                 cluster.mzxid = mzxid;
-                cluster.record = Some(record);
+                (cluster.record, cluster.fault) = (Some(record), None);
             }
-            // The last good one counts.
-            None => cluster.is_unusable = cluster.record.is_none(),
+            Err(fault) => cluster.fault = Some(fault),
         }
         let tables: Vec<(Box<str>, i64)> =
             cluster.tables.iter().map(|(table, mzxid)| (table.clone(), *mzxid)).collect();
-        let record = cluster.record.clone();
+        let (record, fault) = (cluster.record.clone(), cluster.fault.clone());
         for (table, mzxid) in tables {
-            match &record {
-                Some(record) => self.put(&table, record.clone(), mzxid),
-                None => self.unusable(&table),
+            if let Some(record) = &record {
+                self.put(&table, record.clone(), mzxid);
+            }
+            match &fault {
+                Some(fault) => self.unusable(&table, fault),
+                None => self.note_fault(&table, None),
             }
             taken.known.push(table);
         }
@@ -406,10 +416,17 @@ impl Routes {
         warn!("znode {znode} zxid={mzxid:#x}: {fault}; the last good one counts, if there is one");
     }
 
-    fn unusable(&self, table: &str) {
-        if self.route_of(table).is_none() {
+    /// The last good route counts; what is wrong with the record shows beside it.
+    fn unusable(&self, table: &str, fault: &str) {
+        if !self.has(table) {
             self.writer.put(table, Cached::Unusable);
         }
+        self.note_fault(table, Some(fault));
+    }
+
+    fn note_fault(&self, table: &str, fault: Option<&str>) {
+        let bounded = |fault: &str| fault.floor_char_boundary(MAX_FAULT_BYTES);
+        self.writer.set_fault(table, fault.map(|fault| &fault[..bounded(fault)]));
     }
 
     fn put(&mut self, table: &str, record: Record, mzxid: i64) {
@@ -445,12 +462,16 @@ mod tests {
     use crate::upstream::cluster::{Upstream, UpstreamLimits};
 
     fn routes() -> Routes {
+        table_and_routes().1
+    }
+
+    fn table_and_routes() -> (Arc<RouteTable>, Routes) {
         let limits = UpstreamLimits { max_calls: 1 };
         let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
         let resolver = Resolver::start().unwrap();
         let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
-        let (_, writer) = RouteTable::new(10);
-        Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters)
+        let (table, writer) = RouteTable::new(10);
+        (table, Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters))
     }
 
     #[test]
@@ -496,5 +517,24 @@ mod tests {
         routes.take(&table, names_cluster(), now);
         let taken = routes.take(&cluster, metas(), now);
         assert!(taken.known == ["t".into()] && routes.has("t"));
+    }
+
+    #[test]
+    fn a_fault_of_a_cluster_is_one_of_its_tables() {
+        let (table, mut routes) = table_and_routes();
+        let (t, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        let now = Instant::now();
+        let shown = || table.list()[0].fault.as_deref().map(str::to_owned);
+        let names_cluster = || record(r#"{"cluster": "c1"}"#, 1);
+        routes.take(&t, names_cluster(), now);
+        routes.take(&cluster, record(r#"{"meta_addrs": "h:1"}"#, 2), now);
+        assert_eq!(shown(), None);
+        let fault = "znode /c/c1: want a JSON object, got ";
+        routes.take(&cluster, record("junk", 3), now);
+        assert!(shown().is_some_and(|shown| shown.starts_with(fault)), "{:?}", shown());
+        routes.take(&t, names_cluster(), now);
+        assert!(shown().is_some_and(|shown| shown.starts_with(fault)), "read again: {:?}", shown());
+        routes.take(&cluster, record(r#"{"meta_addrs": "h:1"}"#, 4), now);
+        assert_eq!(shown(), None);
     }
 }

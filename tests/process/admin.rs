@@ -81,6 +81,42 @@ fn pages_tell_of_routes_clusters_and_clients() {
 }
 
 #[test]
+fn a_broken_record_over_a_good_one_is_seen() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    let znode = format!("{ROOT}/orders");
+    let good = record("a", &[meta.addr()]);
+    zk.create(&znode, &good);
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    let route = || json(&proxy, "/routes?table=orders")["routes"][0].clone();
+    let unusable = || {
+        ["unusable", "unserved"].map(|what| {
+            metric(&proxy, &format!(r#"meta_proxy_routes_{what}{{region="test"}}"#)).unwrap()
+        })
+    };
+    assert_eq!((&route()["fault"], unusable()), (&Value::Null, [0.0, 0.0]));
+
+    zk.set(&znode, "junk");
+    eventually("the fault is told", SOON, || route()["fault"].is_string());
+    assert!(route()["fault"].as_str().unwrap().contains("want a JSON object"), "{}", route());
+    assert_eq!((&route()["cluster"], unusable()), (&"a".into(), [1.0, 0.0]));
+    let page = get(proxy.admin(), "/");
+    assert!(page.contains("The record of table orders cannot be used: want"), "{page}");
+    assert!(proxy.ask("orders").is_ok(), "the last good one serves");
+
+    zk.set(&znode, &good);
+    eventually("it is good again", SOON, || route()["fault"].is_null());
+    assert_eq!(unusable(), [0.0, 0.0]);
+
+    zk.create(&format!("{ROOT}/users"), "junk");
+    eventually("users has no record", SOON, || {
+        proxy.ask("users").err.as_deref() == Some("ERR_INVALID_DATA")
+    });
+    assert_eq!(unusable(), [1.0, 1.0]);
+}
+
+#[test]
 fn a_proxy_without_any_route_is_not_ready() {
     let zk = ZooKeeper::start();
     let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();

@@ -43,6 +43,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
         Route {
             table: format!("{}_{:02}", ["orders", "users", "items", "feed_index"][n % 4], n / 4),
             cluster: Some(cluster.name.clone()),
+            fault: None,
             metas: cluster.metas.clone(),
             zxid: 0x5_0000_1234 + n as i64,
             age_s: 7_200 * (n as u64 + 1),
