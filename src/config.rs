@@ -22,6 +22,7 @@ use serde_saphyr::Spanned;
 
 use crate::client::accept::AcceptLimits;
 use crate::client::connection::ClientLimits;
+use crate::logging::Keep;
 use crate::route::record::is_host_port;
 use crate::upstream::cluster::UpstreamLimits;
 
@@ -158,12 +159,8 @@ pub struct LogSettings {
     pub level: String,
     /// An object a line instead of text.
     pub json: bool,
-    /// Of the log file, before it is put aside.
-    pub max_file_bytes: u64,
-    /// Of files that were put aside.
-    pub max_file_age: Duration,
-    /// Files that were put aside.
-    pub max_files: usize,
+    /// How much of the log file is kept.
+    pub keep: Keep,
     /// One of so many queries gets a line; 0: none does.
     pub access_sample: u64,
 }
@@ -368,9 +365,11 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     let log = LogSettings {
         level: section.log_filter("level", "info", notes),
         json: section.one_of("format", &["text", "json"], notes) == 1,
-        max_file_bytes: mib * section.number("max_file_mb", 1..=1_000_000, 500, notes),
-        max_file_age: DAY * section.number("max_file_age_days", 1..=36_500, 7, notes) as u32,
-        max_files: section.number("max_files", 1..=10_000, 10, notes) as usize,
+        keep: Keep {
+            max_bytes: mib * section.number("max_file_mb", 1..=1_000_000, 500, notes),
+            max_age: DAY * section.number("max_file_age_days", 1..=36_500, 7, notes) as u32,
+            max_files: section.number("max_files", 1..=10_000, 10, notes) as usize,
+        },
         access_sample: section.number("access_sample", 0..=1_000_000_000, 0, notes),
     };
     section.warn_of_rest(notes);
@@ -922,7 +921,7 @@ limits:
     #[test]
     fn logs_and_stops() {
         let settings = parse("", false).settings.unwrap();
-        assert_eq!(settings.log.max_file_bytes, 500 << 20);
+        assert_eq!(settings.log.keep.max_bytes, 500 << 20);
         assert_eq!(settings.stop.min_age, Duration::from_secs(61));
         let text = "{stop: {grace: 100}, log: {level: 'info,zk=debug', format: json}}";
         let settings = parse(text, false).settings.unwrap();

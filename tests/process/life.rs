@@ -164,7 +164,9 @@ fn sighup_changes_what_can_change_and_names_what_cannot() {
         ),
         "{line}"
     );
-    assert!(proxy.log().contains("WARN  main serve: workers changed: counts after a restart"));
+    assert!(
+        proxy.log().contains("WARN  main serve: workers changed; takes effect after a restart")
+    );
 
     let mut second = proxy.client();
     assert!(second.ask("orders").is_ok());
@@ -188,7 +190,7 @@ fn sighup_changes_what_can_change_and_names_what_cannot() {
 
     proxy.rewrite_config(good);
     proxy.process().signal("HUP");
-    proxy.wait_for_log("SIGHUP: no setting changed that can", SOON);
+    proxy.wait_for_log("SIGHUP: no reloadable setting changed", SOON);
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn no_line_is_lost_while_files_are_put_aside() {
 }
 
 #[test]
-fn sighup_opens_a_file_anew_that_somebody_has_put_aside() {
+fn sighup_reopens_a_file_that_somebody_has_put_aside() {
     let logged = Logged::start("{access_sample: 1}", |_| ());
     let (path, aside) = (logged.scratch.path().join("mp.log"), logged.scratch.path().join("aside"));
     logged.ask(10);
