@@ -41,7 +41,7 @@ impl Pages {
         match (request.method, changes) {
             (Method::Get, true) => return Response::wrong_method("POST"),
             (Method::Post, false) => return Response::wrong_method("GET, HEAD"),
-            (Method::Post, true) if !request.peer.ip().to_canonical().is_loopback() => {
+            (Method::Post, true) if !request.is_from_this_host() => {
                 return Response::text(403, "only from this machine\n");
             }
             _ => {}

@@ -1,7 +1,7 @@
 //! What operators see: pages over HTTP, and metrics.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use harness::http::{self, get, request};
@@ -10,9 +10,10 @@ use harness::proxy::Proxy;
 use harness::wait::eventually;
 use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::scrape::series;
-use crate::support::{BINARY, Routes, SOON, meta_with, record};
+use crate::support::{BINARY, Routes, SOON, addr, meta_with, record};
 
 const ROOT: &str = "/pegasus-cluster";
 
@@ -231,6 +232,40 @@ fn a_falcon_agent_gets_the_metrics() {
     let connections = connections.unwrap_or_else(|| panic!("{body:#}"));
     assert!(connections["tags"].as_str().unwrap().contains("region=test"), "{connections}");
     assert_eq!((&connections["step"], &connections["counterType"]), (&1.into(), &"GAUGE".into()));
+}
+
+/// An address of this host by which others reach it.
+fn own_address() -> IpAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    // Sends nothing: only asks which address it would be sent from.
+    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).expect("a route to others");
+    socket.local_addr().unwrap().ip()
+}
+
+#[test]
+fn only_this_host_may_drain() {
+    let own = own_address();
+    assert!(!own.is_loopback(), "{own}");
+    let routes = Routes::new([("orders", record("a", &[addr("127.0.0.1:1")]))]);
+    let everywhere = routes.proxy_with("admin: {listen: 0.0.0.0:0}");
+    let port = everywhere.admin().port();
+    // From one of this host's addresses to another: to the proxy as good as from elsewhere.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    let mut foreign = TcpStream::from(socket);
+    foreign.set_read_timeout(Some(SOON)).unwrap();
+    foreign.write_all(b"POST /drain HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    foreign.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    assert_eq!(request(local, "GET", "/readyz", "").status, 200);
+
+    // Where the pages are only at the host's own address, who is on the host comes from there.
+    let at_own = routes.proxy_with(&format!("admin: {{listen: '{own}:0'}}"));
+    assert_eq!(request(at_own.admin(), "POST", "/drain", "").body, "draining\n");
+    assert_eq!(request(at_own.admin(), "GET", "/readyz", "").status, 503);
 }
 
 #[test]

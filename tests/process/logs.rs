@@ -114,6 +114,18 @@ fn a_full_log_file_is_put_aside_and_the_oldest_goes() {
 }
 
 #[test]
+fn a_start_deletes_nothing_that_the_settings_keep() {
+    let logged = Logged::start("{max_files: 30, max_file_age_days: 36500}", |folder| {
+        for n in 10..40 {
+            fs::write(folder.join(format!("mp-2020-01-01T00-00-00.0{n}.log")), "").expect("a file");
+        }
+    });
+    logged.ask(1);
+    logged.stop();
+    assert_eq!(logged.files().len(), 31, "{:?}", logged.files());
+}
+
+#[test]
 fn no_line_is_lost_while_files_are_put_aside() {
     let logged = Logged::start("{access_sample: 1, max_file_mb: 1}", |_| ());
     logged.ask(25_000);
