@@ -18,8 +18,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::inside::Inside;
-use crate::metrics::{Closed, LATENCY_BOUNDS_US, OtherMethod, Refusal, Shed};
-use crate::wire::error_code::{COUNTED, OwnError};
+use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
+use crate::wire::error_code::COUNTED;
 use crate::zk::status::Trust;
 
 /// All metrics now, with `tags` as labels of each.
@@ -79,6 +79,17 @@ impl Families<'_> {
         self.family(name, help, MetricType::Counter, values)
     }
 
+    fn by_reason<R: Reason>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label_name: &'static str,
+        counts: &By<R>,
+    ) -> fmt::Result {
+        let values = counts.all().map(|(why, n)| (label(label_name, why.label()), n.get()));
+        self.counters(name, help, values)
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         self.family(name, help, MetricType::Gauge, [(Vec::new(), value)])
     }
@@ -109,24 +120,34 @@ fn clients(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         "Client connections accepted",
         metrics.accepted.get(),
     )?;
-    let refused = Refusal::ALL.iter().map(|why| (*why as usize, why.label()));
-    let refused = refused.map(|(at, why)| (label("why", why), metrics.refused.at(at).get()));
-    out.counters("meta_proxy_connections_refused", "Client connections not accepted", refused)?;
-    let closed = Closed::ALL.iter().map(|why| (*why as usize, why.label()));
-    let closed = closed.map(|(at, why)| (label("why", why), metrics.closed.at(at).get()));
-    out.counters("meta_proxy_connections_closed", "Client connections closed", closed)?;
-    let malformed = metrics.closed.at(Closed::Malformed as usize).get();
-    out.counter("meta_proxy_malformed", "Requests that can never become one", malformed)?;
-    let other = OtherMethod::ALL.iter().map(|method| (*method as usize, method.label()));
-    let other =
-        other.map(|(at, method)| (label("method", method), metrics.other_methods.at(at).get()));
-    out.counters("meta_proxy_other_requests", "Requests that are no QueryConfig", other)?;
-    let shed = Shed::ALL.iter().map(|why| (*why as usize, why.label()));
-    let shed = shed.map(|(at, why)| (label("why", why), metrics.shed.at(at).get()));
-    out.counters(
+    out.by_reason(
+        "meta_proxy_connections_refused",
+        "Client connections not accepted",
+        "why",
+        &metrics.refused,
+    )?;
+    out.by_reason(
+        "meta_proxy_connections_closed",
+        "Client connections closed",
+        "why",
+        &metrics.closed,
+    )?;
+    out.counter(
+        "meta_proxy_malformed",
+        "Connections closed for bytes that are not a valid request",
+        metrics.closed.at(Closed::Malformed).get(),
+    )?;
+    out.by_reason(
+        "meta_proxy_other_requests",
+        "Requests that are no QueryConfig",
+        "method",
+        &metrics.other_methods,
+    )?;
+    out.by_reason(
         "meta_proxy_requests_refused",
-        "Queries answered ERR_SERVICE_NOT_ACTIVE without a try",
-        shed,
+        "Queries answered ERR_SERVICE_NOT_ACTIVE without asking a cluster",
+        "why",
+        &metrics.shed,
     )?;
     let pending = inside.desk.pending() as f64;
     out.gauge("meta_proxy_pending_queries", "Queries under way", pending)?;
@@ -150,10 +171,8 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     latency.encode(metric)?;
 
     let clusters = inside.clusters();
-    let own = [OwnError::UnknownTable, OwnError::UnusableRoute, OwnError::Unavailable];
-    let own = own.map(|error| {
-        let labels = vec![("pegasus_cluster", "".into()), ("err", error.name().into())];
-        (labels, metrics.own_errors.at(error as usize).get())
+    let own = metrics.own_errors.all().map(|(error, n)| {
+        (vec![("pegasus_cluster", "".into()), ("err", error.label().into())], n.get())
     });
     // A cluster that has been set up anew under its name is the same to who looks.
     let mut given: BTreeMap<(&str, usize), u64> = BTreeMap::new();
@@ -217,7 +236,7 @@ fn routes(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     let help = "Cached tables that may have changed unseen";
     out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64)?;
     let oldest = stale().map(|listed| listed.confirmed.unwrap_or(listed.changed)).max();
-    let help = "Time since the oldest of them was confirmed";
+    let help = "Time since the oldest unconfirmed route was confirmed";
     let oldest = oldest.unwrap_or_default().as_secs_f64();
     out.gauge("meta_proxy_oldest_unconfirmed_route_seconds", help, oldest)
 }
@@ -252,7 +271,7 @@ fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         failures,
     )?;
     let is_ready = f64::from(u8::from(inside.is_ready().is_ok()));
-    out.gauge("meta_proxy_ready", "Whether /readyz says so", is_ready)?;
+    out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready)?;
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64())?;
     let version = label("version", env!("CARGO_PKG_VERSION"));

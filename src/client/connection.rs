@@ -401,7 +401,7 @@ impl Connection {
         } else {
             return true;
         };
-        self.desk.metrics.shed.at(shed as usize).add(1);
+        self.desk.metrics.shed.at(shed).add(1);
         if let Some(hidden) = SHED.pass() {
             let (id, peer) = (self.id, self.peer);
             warn!("conn={id} client={peer}: a query is refused, {limit} are under way{hidden}");
@@ -489,7 +489,7 @@ impl Connection {
         if self.closed.swap(true, SeqCst) {
             return;
         }
-        self.desk.metrics.closed.at(reason.kind() as usize).add(1);
+        self.desk.metrics.closed.at(reason.kind()).add(1);
         // It may be closed by the peer already; the descriptor goes with the last holder.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.desk.tell(Note::Closed(self.clone()));
