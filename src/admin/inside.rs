@@ -1,18 +1,22 @@
 //! The parts of the proxy that are looked into, and what they say together at one moment.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::falcon;
-use super::overview::{self, MetaFailure, Overview, Rate};
+use super::overview::{
+    self, LostLines, MetaFailure, Overview, Rate, Refusable, Refused, Shed, Upkeep,
+};
 use crate::client::connection::Desk;
 use crate::jobs::Jobs;
 use crate::life::{Life, Phase};
-use crate::metrics::Metrics;
+use crate::logging;
+use crate::metrics::{Metrics, Tally};
 use crate::query::Job;
+use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
 use crate::upstream::cluster::Cluster;
 use crate::wire::error_code::{COUNTED, ERR_OK};
@@ -30,8 +34,10 @@ pub struct Inside {
     pub routes: Arc<RouteTable>,
     /// ZooKeeper, if the routes are there.
     pub zookeeper: Option<Status>,
-    /// Where the last good routes are kept.
-    pub state_file: Option<PathBuf>,
+    /// The file with the last good routes, if they are kept.
+    pub state_file: Option<state::Status>,
+    /// The settings file.
+    pub settings: Mutex<SettingsFile>,
     /// When the proxy started.
     pub started: SystemTime,
     /// Whether clients should come here.
@@ -65,12 +71,6 @@ impl Inside {
         clusters
     }
 
-    /// Time since the last good routes were written to disk.
-    pub fn state_file_age(&self) -> Option<Duration> {
-        let written = self.state_file.as_ref()?.metadata().and_then(|file| file.modified()).ok()?;
-        Some(written.elapsed().unwrap_or_default())
-    }
-
     /// Everything at this moment.
     pub fn overview(&self) -> Overview {
         let routes = self.routes.list();
@@ -96,9 +96,48 @@ impl Inside {
                 queries,
                 queries_per_s: self.rate.lock().tell(Instant::now(), queries),
             },
-            problems: Vec::new(),
+            refused: refused(&self.metrics),
+            upkeep: self.upkeep(),
         }
     }
+
+    fn upkeep(&self) -> Upkeep {
+        let upkeep = self.settings.lock();
+        Upkeep {
+            rejected_settings: upkeep
+                .rejected
+                .as_ref()
+                .map(|(why, at)| (why.clone(), at.elapsed().as_secs())),
+            waiting_settings: upkeep.waiting.clone(),
+            state_file_fault: self.state_file.as_ref().and_then(|file| file.view().fault),
+            falcon_fails: self.metrics.falcon_fails.load(Relaxed),
+            lost_lines: logging::lost().map(|lost| LostLines {
+                lines: lost.lines,
+                why: lost.why,
+                last_s: lost.at.elapsed().as_secs(),
+            }),
+        }
+    }
+}
+
+/// How the settings file stands to the settings that are in use.
+#[derive(Default)]
+pub struct SettingsFile {
+    /// Why it was not taken at the last SIGHUP, and when that was.
+    pub rejected: Option<(String, Instant)>,
+    /// Settings that wait for a restart.
+    pub waiting: Vec<String>,
+}
+
+fn refused(metrics: &Metrics) -> Vec<Refused> {
+    let connections = metrics.refused.all().map(|(why, n)| (Refusable::Connection(why), n));
+    // Of queries to a failing cluster the cluster tells.
+    let queries = metrics.shed.all().filter(|(why, _)| *why != Shed::FailingCluster);
+    let queries = queries.map(|(why, n)| (Refusable::Query(why), n));
+    let refused = |(what, n): (_, &Tally)| {
+        Some(Refused { what, count: n.get(), last_s: n.last()?.as_secs() })
+    };
+    connections.chain(queries).filter_map(refused).collect()
 }
 
 fn unix_s(time: SystemTime) -> u64 {

@@ -18,6 +18,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::inside::Inside;
+use crate::logging;
 use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
 use crate::wire::error_code::COUNTED;
 use crate::zk::status::Trust;
@@ -256,9 +257,16 @@ fn zookeeper(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         let help = "Session time-out as granted; 0 without a session";
         out.gauge("meta_proxy_zookeeper_session_timeout_seconds", help, timeout)?;
     }
-    if let Some(age) = inside.state_file_age() {
-        let help = "Time since the state file was written";
-        out.gauge("meta_proxy_state_file_age_seconds", help, age.as_secs_f64())?;
+    if let Some(file) = &inside.state_file {
+        let view = file.view();
+        if let Some(written) = view.written {
+            let help = "Time since the state file was written; it is written when routes change";
+            let age = written.elapsed().unwrap_or_default().as_secs_f64();
+            out.gauge("meta_proxy_state_file_age_seconds", help, age)?;
+        }
+        let help = "1 while the routes as they are now cannot be written to the state file";
+        let fails = f64::from(u8::from(view.fault.is_some()));
+        out.gauge("meta_proxy_state_file_failing", help, fails)?;
     }
     Ok(())
 }
@@ -270,6 +278,16 @@ fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         "Pushes that the falcon agent did not take",
         failures,
     )?;
+    let settings = inside.settings.lock();
+    let is_rejected = f64::from(u8::from(settings.rejected.is_some()));
+    let waiting = settings.waiting.len() as f64;
+    drop(settings);
+    let help = "1 after a SIGHUP that changed nothing because the settings file has a fault";
+    out.gauge("meta_proxy_settings_rejected", help, is_rejected)?;
+    let help = "Settings that have changed and wait for a restart";
+    out.gauge("meta_proxy_settings_waiting", help, waiting)?;
+    let lost = logging::lost().map_or(0, |lost| lost.lines);
+    out.counter("meta_proxy_log_lines_lost", "Log lines that could not be written", lost)?;
     let is_ready = f64::from(u8::from(inside.is_ready().is_ok()));
     out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready)?;
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

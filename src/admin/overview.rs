@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use crate::metrics::{Refusal, Shed};
 pub use crate::zk::status::Trust;
 
 /// Everything at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Overview {
     /// Name of the host.
     pub host: String,
@@ -31,13 +32,14 @@ pub struct Overview {
     pub routes: Vec<Route>,
     /// What clients do.
     pub clients: Clients,
-    /// What is wrong beyond what the rest tells, a sentence each.
-    pub problems: Vec<String>,
+    /// What was refused since the start.
+    pub refused: Vec<Refused>,
+    /// How it stands with what no query waits for.
+    pub upkeep: Upkeep,
 }
 
 /// Where a process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     /// It is not ready for clients yet.
     Starting,
@@ -142,7 +144,7 @@ pub struct Route {
 }
 
 /// What clients do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Clients {
     /// Connections.
     pub connections: u64,
@@ -154,6 +156,52 @@ pub struct Clients {
     pub queries: u64,
     /// Queries per second of late, see [`Rate`].
     pub queries_per_s: f64,
+}
+
+/// What clients were refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// What, and why.
+    pub what: Refusable,
+    /// Since the start.
+    pub count: u64,
+    /// Time since the last.
+    pub last_s: u64,
+}
+
+/// What can be refused, and why.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusable {
+    /// A connection.
+    Connection(Refusal),
+    /// A query.
+    Query(Shed),
+}
+
+/// What no query waits for, and an operator misses later.
+#[derive(Clone, Debug, Default)]
+pub struct Upkeep {
+    /// Why the settings file was not taken at the last SIGHUP, and how long ago that was, in seconds.
+    pub rejected_settings: Option<(String, u64)>,
+    /// Settings that have changed and wait for a restart.
+    pub waiting_settings: Vec<String>,
+    /// Why the state file cannot be written.
+    pub state_file_fault: Option<String>,
+    /// Whether the falcon agent did not take the last push.
+    pub falcon_fails: bool,
+    /// Log lines that were lost.
+    pub lost_lines: Option<LostLines>,
+}
+
+/// Log lines that were lost.
+#[derive(Clone, Debug)]
+pub struct LostLines {
+    /// Since the start.
+    pub lines: u64,
+    /// Why the last were.
+    pub why: String,
+    /// Time since then.
+    pub last_s: u64,
 }
 
 /// What it all means.
@@ -180,6 +228,8 @@ pub enum Level {
 
 /// Clusters or tables that a sentence names.
 const NAMES_IN_A_SENTENCE: usize = 3;
+/// What was refused or lost for the last time so long ago is no news any more.
+const NEWS_S: u64 = 60;
 /// Confirming the routes takes so long at times; longer is a reason to look.
 const CONFIRMING_S: u64 = 10;
 
@@ -239,7 +289,9 @@ impl Overview {
                 None => found.push((Level::Bad, "The routes file has no table".to_owned())),
             }
         }
-        found.extend(self.problems.iter().map(|problem| (Level::Warning, problem.clone())));
+        let refused = self.refused.iter().filter(|refused| refused.last_s < NEWS_S);
+        found.extend(refused.map(|refused| (Level::Bad, refused.wrong())));
+        found.extend(self.upkeep.wrongs().into_iter().map(|what| (Level::Warning, what)));
         found
     }
 
@@ -256,6 +308,57 @@ impl Overview {
                 Some(format!("The records of {} tables cannot be used: {names}", bad.len()))
             }
         }
+    }
+}
+
+impl Refused {
+    fn wrong(&self) -> String {
+        let (who, why) = match self.what {
+            Refusable::Connection(Refusal::MaxConnections) => {
+                ("Clients", "limits.max_connections is reached")
+            }
+            Refusable::Connection(Refusal::MaxPerAddress) => {
+                ("Clients", "limits.max_connections_per_address is reached")
+            }
+            Refusable::Connection(Refusal::System) => {
+                ("Clients", "the system has no descriptors or memory for them")
+            }
+            Refusable::Query(Shed::ClientPending) => {
+                ("Queries", "limits.max_pending_per_client is reached")
+            }
+            Refusable::Query(Shed::Pending) => ("Queries", "limits.max_pending is reached"),
+            Refusable::Query(Shed::Misses) => ("Queries", "too many wait for ZooKeeper"),
+            Refusable::Query(Shed::FailingCluster) => ("Queries", "their cluster does not answer"),
+        };
+        let (count, last) = (thousands(self.count), span(self.last_s));
+        format!("{who} are refused: {why}, {count} times, the last {last} ago")
+    }
+}
+
+impl Upkeep {
+    fn wrongs(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some((why, since_s)) = &self.rejected_settings {
+            let since = span(*since_s);
+            found.push(format!("SIGHUP changed nothing, {since} ago: {why}"));
+        }
+        if !self.waiting_settings.is_empty() {
+            let names = some_of(self.waiting_settings.iter().map(String::as_str));
+            found.push(format!("Changed settings that wait for a restart: {names}"));
+        }
+        if let Some(why) = &self.state_file_fault {
+            found.push(format!("The state file cannot be written: {why}"));
+        }
+        if self.falcon_fails {
+            found.push("The falcon agent takes no metrics".to_owned());
+        }
+        if let Some(LostLines { lines, why, last_s }) = &self.lost_lines
+            && *last_s < NEWS_S
+        {
+            let (lines, last) = (thousands(*lines), span(*last_s));
+            found.push(format!("Log lines are lost: {why}; {lines} lines, the last {last} ago"));
+        }
+        found
     }
 }
 
@@ -407,7 +510,8 @@ pub(super) mod tests {
                 queries: 1_234_579,
                 queries_per_s: 412.34,
             },
-            problems: Vec::new(),
+            refused: Vec::new(),
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -461,7 +565,9 @@ pub(super) mod tests {
         let many = verdict(&|overview| {
             let zookeeper = overview.zookeeper.as_mut().unwrap();
             (zookeeper.state, zookeeper.since_s) = (Trust::Down, 200);
-            overview.problems.push("max_connections is reached".to_owned());
+            let what = Refusable::Connection(Refusal::MaxPerAddress);
+            overview.refused = vec![Refused { what, count: 1_234, last_s: 3 }];
+            overview.upkeep.waiting_settings = vec!["workers".to_owned(), "listen".to_owned()];
             let failing =
                 Cluster { failing_s: Some(40), failures: 17, ..overview.clusters[0].clone() };
             overview.clusters = vec![failing; 5];
@@ -474,9 +580,51 @@ pub(super) mod tests {
         assert_eq!(
             many.details,
             [
+                "Clients are refused: limits.max_connections_per_address is reached, 1,234 times, \
+                 the last 3 s ago",
                 "ZooKeeper is out of reach for 3 min: cached routes serve on, their changes are \
                  not seen",
-                "max_connections is reached",
+                "Changed settings that wait for a restart: workers, listen",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_refused_or_lost_is_news_for_a_while() {
+        let query = |what, last_s| Refused { what: Refusable::Query(what), count: 2, last_s };
+        let lost = |last_s| LostLines { lines: 7, why: "No space left".to_owned(), last_s };
+        for (last_s, refused, lines) in [
+            (
+                NEWS_S - 1,
+                "Queries are refused: too many wait for ZooKeeper, 2 times, the last 59 s ago",
+                "Log lines are lost: No space left; 7 lines, the last 59 s ago",
+            ),
+            (NEWS_S, "All is well", "All is well"),
+        ] {
+            let mut overview = sample();
+            overview.refused = vec![query(Shed::Misses, last_s)];
+            assert_eq!(overview.verdict().headline, refused);
+            overview.refused.clear();
+            overview.upkeep.lost_lines = Some(lost(last_s));
+            assert_eq!(overview.verdict().headline, lines);
+        }
+        let mut overview = sample();
+        overview.upkeep = Upkeep {
+            rejected_settings: Some(("mp.yaml: line 1: workers: want 4".to_owned(), 130)),
+            state_file_fault: Some("Permission denied".to_owned()),
+            falcon_fails: true,
+            ..Upkeep::default()
+        };
+        let verdict = overview.verdict();
+        assert_eq!(
+            (verdict.level, verdict.headline.as_str()),
+            (Level::Warning, "SIGHUP changed nothing, 2 min ago: mp.yaml: line 1: workers: want 4")
+        );
+        assert_eq!(
+            verdict.details,
+            [
+                "The state file cannot be written: Permission denied",
+                "The falcon agent takes no metrics"
             ]
         );
     }

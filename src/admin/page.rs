@@ -426,7 +426,7 @@ mod tests {
         let evil = "</script><script>\"'&{{nonce}}";
         let mut overview = sample();
         overview.host = evil.to_owned();
-        overview.problems.push(evil.to_owned());
+        overview.upkeep.state_file_fault = Some(evil.to_owned());
         overview.zookeeper.as_mut().unwrap().last_fault = Some(evil.to_owned());
         overview.zookeeper.as_mut().unwrap().server = Some(evil.to_owned());
         for cluster in &mut overview.clusters {

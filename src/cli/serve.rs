@@ -106,10 +106,12 @@ fn reload(options: &Options, running: &mut Settings, server: &Server) {
         Ok((new, _)) => new,
         Err(faults) => {
             faults.iter().for_each(|fault| error!("{fault}"));
+            faults.into_iter().next().into_iter().for_each(|first| server.reject_settings(first));
             return error!("SIGHUP: all settings stay as they were");
         }
     };
     let mut changes = reload::take_over(running, new);
+    server.accept_settings(changes.later.iter().map(|change| change.key.clone()).collect());
     for change in &changes.later {
         warn!("{} changed; takes effect after a restart", change.key);
     }

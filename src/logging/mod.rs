@@ -26,11 +26,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use env_logger::{Builder, DEFAULT_FILTER_ENV};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 pub use self::file::Keep;
 use self::queue::Queue;
@@ -48,6 +48,18 @@ struct Logger {
     filter: RwLock<env_logger::Logger>,
     is_json: AtomicBool,
     queue: Queue,
+    lost: Mutex<Option<Lost>>,
+}
+
+/// Lines that were lost.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// Since the start.
+    pub lines: u64,
+    /// Why the last were.
+    pub why: String,
+    /// When the last were.
+    pub at: Instant,
 }
 
 impl Log for Logger {
@@ -79,7 +91,15 @@ impl Logger {
             filter: RwLock::new(filter("info")),
             is_json: AtomicBool::new(false),
             queue: Queue::default(),
+            lost: Mutex::new(None),
         }
+    }
+
+    fn lost(&self, lines: u64, why: &str) {
+        let mut lost = self.lost.lock();
+        let before = lost.as_ref().map_or(0, |lost| lost.lines);
+        let (why, at) = (why.to_owned(), Instant::now());
+        *lost = Some(Lost { lines: before + lines, why, at });
     }
 
     fn apply(&self, settings: &LogSettings) {
@@ -140,6 +160,11 @@ pub fn reopen() {
     if let Some(logger) = LOGGER.get() {
         logger.queue.order(|orders| orders.reopen = true);
     }
+}
+
+/// Lines that were lost, if any were.
+pub fn lost() -> Option<Lost> {
+    LOGGER.get()?.lost.lock().clone()
 }
 
 /// Waits until all that was logged is written, for a while.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::{Level, Record};
 
 use super::Logger;
-use super::file::{LogFile, write_lines};
+use super::file::{LogFile, Lost, write_lines};
 use super::queue::Orders;
 
 /// Its name.
@@ -58,10 +58,13 @@ impl Writer {
     fn run(mut self) {
         loop {
             let batch = self.logger.queue.take(if self.lost > 0 { LOOK_AGAIN } else { IDLE });
-            let is_written = self.write(&batch.text);
+            let written = self.write(&batch.text);
+            let is_written = written.is_ok();
+            if let Err(lost) = written {
+                self.lost(lost.lines, lost.why.to_string());
+            }
             if batch.dropped > 0 {
-                self.lost += batch.dropped;
-                self.why = "they came faster than they could be written".to_owned();
+                self.lost(batch.dropped, "they came faster than they could be written".to_owned());
             }
             if is_written && self.lost > 0 {
                 self.tell_of_lost();
@@ -72,31 +75,27 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, lines: &[u8]) -> bool {
-        let written = match &mut self.out {
+    fn write(&mut self, lines: &[u8]) -> Result<(), Lost> {
+        match &mut self.out {
             Out::Stderr { torn } => write_lines(&mut io::stderr(), lines, torn),
             Out::File(file) => file.write(lines, &mut |fault| self.logger.say(Level::Warn, &fault)),
-        };
-        match written {
-            Ok(()) => true,
-            Err(lost) => {
-                self.lost += lost.lines;
-                self.why = lost.why.to_string();
-                false
-            }
         }
+    }
+
+    fn lost(&mut self, lines: u64, why: String) {
+        self.logger.lost(lines, &why);
+        self.lost += lines;
+        self.why = why;
     }
 
     /// In the log itself, at the first place where it can be; the filter has no say.
     fn tell_of_lost(&mut self) {
-        let (lost, why) = (self.lost, self.why.clone());
+        let (lost, why) = (self.lost, &self.why);
         let args = format_args!("{lost} lines before this one were lost: {why}");
         let record = Record::builder().args(args).level(Level::Warn).target(module_path!()).build();
         let line = self.logger.line(&record);
-        if self.write(line.as_bytes()) {
+        if self.write(line.as_bytes()).is_ok() {
             self.lost = 0;
-        } else {
-            self.lost = lost;
         }
     }
 

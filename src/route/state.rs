@@ -15,10 +15,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::record::{self, Record};
@@ -31,6 +32,34 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A larger file is not ours: 100,000 tables need some 30 MB.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 const VERSION: u64 = 1;
+
+/// How it stands with the file, for whoever wants to see it.
+#[derive(Clone, Default)]
+pub struct Status(Arc<Mutex<View>>);
+
+/// What is known of the file.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// When it was written last; `None`: there is none yet.
+    pub written: Option<SystemTime>,
+    /// Why the routes as they are now are not in it.
+    pub fault: Option<String>,
+}
+
+impl Status {
+    /// As it is now.
+    pub fn view(&self) -> View {
+        self.0.lock().clone()
+    }
+
+    fn set(&self, written: io::Result<SystemTime>) {
+        let mut view = self.0.lock();
+        match written {
+            Ok(at) => *view = View { written: Some(at), fault: None },
+            Err(e) => view.fault = Some(e.to_string()),
+        }
+    }
+}
 
 /// One route as it is kept.
 #[derive(Debug, PartialEq, Eq)]
@@ -133,17 +162,28 @@ fn checksum(bytes: &[u8]) -> u64 {
 pub struct StateFile {
     stop: Sender<()>,
     thread: JoinHandle<()>,
+    status: Status,
 }
 
 impl StateFile {
     /// Keeps `path` up to date from now on.
     pub fn start(path: PathBuf, root: String, routes: Arc<RouteTable>) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let keeper = Keeper { path, root, written: routes.version(), routes };
+        let status = Status::default();
+        if let Ok(at) = fs::metadata(&path).and_then(|file| file.modified()) {
+            status.set(Ok(at));
+        }
+        let written = routes.version();
+        let keeper = Keeper { path, root, written, routes, status: status.clone() };
         let thread = thread::Builder::new()
             .name("state-file".to_owned())
             .spawn(move || keeper.run(&stopped))?;
-        Ok(StateFile { stop, thread })
+        Ok(StateFile { stop, thread, status })
+    }
+
+    /// How it stands with the file.
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
     /// Writes what has changed and ends the thread.
@@ -159,6 +199,7 @@ struct Keeper {
     /// Version of the route table that the file has.
     written: u64,
     routes: Arc<RouteTable>,
+    status: Status,
 }
 
 impl Keeper {
@@ -167,10 +208,12 @@ impl Keeper {
             let ends = stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout);
             let version = self.routes.version();
             if version != self.written {
-                match self.write() {
+                let written = self.write();
+                match &written {
                     Ok(()) => self.written = version,
                     Err(e) => warn!("state file {}: not written: {e}", self.path.display()),
                 }
+                self.status.set(written.map(|()| SystemTime::now()));
             }
             if ends {
                 return;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use harness::http::{self, get, request};
 use harness::meta_server::Behaviour;
 use harness::proxy::Proxy;
+use harness::scratch::Scratch;
 use harness::wait::eventually;
 use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
@@ -115,6 +116,51 @@ fn a_broken_record_over_a_good_one_is_seen() {
         proxy.ask("users").err.as_deref() == Some("ERR_INVALID_DATA")
     });
     assert_eq!(unusable(), [1.0, 1.0]);
+}
+
+#[test]
+fn what_an_operator_must_act_on_is_on_the_page() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
+    let scratch = Scratch::new("page");
+    let good = format!(
+        "zookeeper: {{address: '{}', root: {ROOT}, state_file: {}/no/such/folder}}\n\
+         metric: {{type: falcon, falcon_agent: '127.0.0.1:1', falcon_step_s: 1}}\n\
+         limits: {{max_connections_per_address: 3}}\n",
+        zk.addr(),
+        scratch.path().display()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&good).start();
+    let page = || get(proxy.admin(), "/");
+    let shows = |what: &str| eventually(what, SOON, || page().contains(what));
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    shows("The state file cannot be written: No such file");
+    shows("The falcon agent takes no metrics");
+    assert_eq!(metric(&proxy, "meta_proxy_state_file_failing{}"), Some(1.0));
+
+    let mut held: Vec<_> = (0..3).map(|_| proxy.client()).collect();
+    assert!(held.iter_mut().all(|client| client.ask("orders").is_ok()));
+    proxy.client().expect_closed(SOON);
+    shows("Clients are refused: limits.max_connections_per_address is reached, 1 times");
+    drop(held);
+
+    proxy.rewrite_config(&format!("{good}workers: 8"));
+    proxy.process().signal("HUP");
+    shows("Changed settings that wait for a restart: workers");
+    assert_eq!(metric(&proxy, "meta_proxy_settings_waiting{}"), Some(1.0));
+    proxy.rewrite_config(&format!("{good}workers: many"));
+    proxy.process().signal("HUP");
+    shows("SIGHUP changed nothing, ");
+    shows("workers: want 4..=1024, got &quot;many&quot;");
+    shows("Changed settings that wait for a restart: workers");
+    assert_eq!(metric(&proxy, "meta_proxy_settings_rejected{}"), Some(1.0));
+    proxy.rewrite_config(&good);
+    proxy.process().signal("HUP");
+    eventually("it is good again", SOON, || {
+        !page().contains("SIGHUP") && !page().contains("wait for a restart")
+    });
+    assert_eq!(metric(&proxy, "meta_proxy_settings_rejected{}"), Some(0.0));
 }
 
 #[test]

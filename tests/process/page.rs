@@ -11,7 +11,9 @@ use std::time::Duration;
 use harness::scratch::Scratch;
 use meta_proxy::admin::http::Http;
 use meta_proxy::admin::message::Request;
-use meta_proxy::admin::overview::{Clients, Cluster, Life, Overview, Route, Trust, ZooKeeper};
+use meta_proxy::admin::overview::{
+    Clients, Cluster, Life, Overview, Route, Trust, Upkeep, ZooKeeper,
+};
 use meta_proxy::admin::page;
 
 use crate::run::{Finished, run};
@@ -81,7 +83,8 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             queries: 12_345_678,
             queries_per_s: 1_412.0,
         },
-        problems: Vec::new(),
+        refused: Vec::new(),
+        upkeep: Upkeep::default(),
     }
 }
 
@@ -179,7 +182,7 @@ fn names_from_outside_stay_text() {
         let mut overview = overview(1, 1);
         overview.clusters[0].name = evil.to_owned();
         overview.routes[0].cluster = Some(evil.to_owned());
-        overview.problems.push(evil.to_owned());
+        overview.upkeep.state_file_fault = Some(evil.to_owned());
         overview
     });
     let page = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=9000"]);
