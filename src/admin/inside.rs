@@ -1,5 +1,6 @@
 //! The parts of the proxy that are looked into, and what they say together at one moment.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
@@ -18,7 +19,7 @@ use crate::metrics::{Metrics, Tally};
 use crate::query::Job;
 use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
-use crate::upstream::cluster::Cluster;
+use crate::upstream::cluster::{Cluster, Failures, State};
 use crate::wire::error_code::{COUNTED, ERR_OK};
 use crate::zk::status::{Status, Trust};
 
@@ -57,20 +58,6 @@ impl Inside {
         }
     }
 
-    /// The clusters that cached routes name: failing and slow ones first, then by name.
-    pub fn clusters(&self) -> Vec<Arc<Cluster>> {
-        let routes = self.routes.list().into_iter().filter_map(|listed| listed.route);
-        let mut clusters: Vec<Arc<Cluster>> = routes.map(|route| route.cluster.clone()).collect();
-        clusters.sort_unstable_by_key(Arc::as_ptr);
-        clusters.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        clusters.sort_by_cached_key(|cluster| {
-            let state = cluster.state();
-            let trouble = (state.failing.is_some(), state.failures);
-            (std::cmp::Reverse(trouble), cluster.name.clone())
-        });
-        clusters
-    }
-
     /// Everything at this moment.
     pub fn overview(&self) -> Overview {
         let routes = self.routes.list();
@@ -87,7 +74,7 @@ impl Inside {
                 Phase::Stopping { .. } => overview::Life::Stopping,
             },
             zookeeper: self.zookeeper.as_ref().map(|status| zookeeper(status, &routes)),
-            clusters: self.clusters().iter().map(cluster).collect(),
+            clusters: clusters(&routes).into_iter().map(cluster).collect(),
             routes: routes.iter().map(|listed| route(listed, self.zookeeper.is_some())).collect(),
             clients: overview::Clients {
                 connections: self.metrics.connections(),
@@ -140,6 +127,35 @@ fn refused(metrics: &Metrics) -> Vec<Refused> {
     connections.chain(queries).filter_map(refused).collect()
 }
 
+/// A cluster that cached routes name.
+pub struct Named {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// How it stands.
+    pub state: State,
+    /// Tables whose routes name it.
+    pub tables: usize,
+}
+
+/// The clusters that routes name: failing ones first, then those that fail now and then, the slow, and by name.
+pub fn clusters(routes: &[Listed]) -> Vec<Named> {
+    let clusters = routes.iter().filter_map(|listed| listed.route.as_ref());
+    let mut clusters: Vec<&Arc<Cluster>> = clusters.map(|route| &route.cluster).collect();
+    clusters.sort_unstable_by_key(|cluster| Arc::as_ptr(cluster));
+    let same = clusters.chunk_by(|a, b| Arc::ptr_eq(a, b));
+    let mut named: Vec<Named> = same
+        .map(|same| {
+            let cluster = same[0].clone();
+            Named { state: cluster.state(), cluster, tables: same.len() }
+        })
+        .collect();
+    named.sort_by(|a, b| {
+        let trouble = |of: &Named| (of.state.failing.is_some(), of.state.failures, of.state.usual);
+        trouble(b).cmp(&trouble(a)).then_with(|| a.cluster.name.cmp(&b.cluster.name))
+    });
+    named
+}
+
 fn unix_s(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
@@ -160,20 +176,22 @@ fn zookeeper(status: &Status, routes: &[Listed]) -> overview::ZooKeeper {
     }
 }
 
-fn cluster(cluster: &Arc<Cluster>) -> overview::Cluster {
-    let state = cluster.state();
+fn cluster(named: Named) -> overview::Cluster {
+    let Named { cluster, state, tables } = named;
     let answers = || COUNTED.iter().zip(&cluster.stats.answers);
     let sum = |ok: bool| {
         answers().filter(|(err, _)| (**err == ERR_OK) == ok).map(|(_, count)| count.get()).sum()
     };
-    let failure = |(meta, kind, count): (std::net::SocketAddr, _, _)| MetaFailure {
+    let failure = |(meta, kind, failures): (SocketAddr, &'static str, Failures)| MetaFailure {
         meta: meta.to_string(),
         kind,
-        count,
+        count: failures.count,
+        last_s: failures.last.elapsed().as_secs(),
     };
     overview::Cluster {
         name: cluster.name.clone(),
         metas: cluster.meta_addrs.clone(),
+        tables,
         leader: state.leader.map(|leader| leader.to_string()),
         links: state.idle_links,
         calls: state.calls,

@@ -17,9 +17,11 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::inside::Inside;
+use super::inside::{self, Inside, Named};
 use crate::logging;
 use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
+use crate::route::table::Listed;
+use crate::upstream::cluster::Stats;
 use crate::wire::error_code::COUNTED;
 use crate::zk::status::Trust;
 
@@ -105,8 +107,9 @@ impl Collector for Gather {
         let mut out = Families(encoder);
         let inside = &*self.0;
         clients(&mut out, inside)?;
-        answers(&mut out, inside)?;
-        routes(&mut out, inside)?;
+        let listed = inside.routes.list();
+        answers(&mut out, inside, &listed)?;
+        routes(&mut out, inside, &listed)?;
         zookeeper(&mut out, inside)?;
         process(&mut out, inside)
     }
@@ -157,7 +160,7 @@ fn clients(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64)
 }
 
-fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+fn answers(out: &mut Families<'_>, inside: &Inside, routes: &[Listed]) -> fmt::Result {
     let metrics = &inside.metrics;
     let (buckets, sum) = metrics.latency.get();
     let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
@@ -171,19 +174,20 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     )?;
     latency.encode(metric)?;
 
-    let clusters = inside.clusters();
     let own = metrics.own_errors.all().map(|(error, n)| {
         (vec![("pegasus_cluster", "".into()), ("err", error.label().into())], n.get())
     });
-    // A cluster that has been set up anew under its name is the same to who looks.
-    let mut given: BTreeMap<(&str, usize), u64> = BTreeMap::new();
-    for cluster in &clusters {
-        for (at, count) in cluster.stats.answers.iter().enumerate().filter(|(_, n)| n.get() > 0) {
-            *given.entry((&cluster.name, at)).or_default() += count.get();
-        }
+    // Clusters of one name have one count.
+    let clusters = inside::clusters(routes);
+    let mut by_name: BTreeMap<&str, (&Stats, bool)> = BTreeMap::new();
+    for Named { cluster, state, .. } in &clusters {
+        let (_, is_failing) = by_name.entry(&cluster.name).or_insert((&cluster.stats, false));
+        *is_failing |= state.failing.is_some();
     }
-    let given = given.into_iter().map(|((cluster, at), n)| {
-        (vec![("pegasus_cluster", cluster.into()), ("err", COUNTED[at].into())], n)
+    let of = |cluster: &&str| ("pegasus_cluster", Cow::from((*cluster).to_owned()));
+    let given = by_name.iter().flat_map(|(name, (stats, _))| {
+        let counts = COUNTED.iter().zip(&stats.answers).filter(|(_, n)| n.get() > 0);
+        counts.map(move |(err, n)| (vec![of(name), ("err", (*err).into())], n.get()))
     });
     let help = "Answers by cluster and error; those of the proxy itself have no cluster";
     out.counters("meta_proxy_answers", help, own.into_iter().chain(given))?;
@@ -191,19 +195,20 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     let joined = metrics.flights_joined.get();
     out.counter("meta_proxy_flights_joined", "Queries that shared the call of another", joined)?;
 
-    let mut failures: BTreeMap<(String, &str), u64> = BTreeMap::new();
-    for (meta, kind, n) in clusters.iter().flat_map(|cluster| cluster.stats.failures()) {
-        *failures.entry((meta.to_string(), kind)).or_default() += n;
-    }
-    let failures = failures
-        .into_iter()
-        .map(|((meta, kind), n)| (vec![("meta", meta.into()), ("kind", kind.into())], n));
-    out.counters(
-        "meta_proxy_upstream_failures",
-        "MetaServers that gave no usable answer",
-        failures,
-    )?;
-    let failing = clusters.iter().filter(|cluster| cluster.state().failing.is_some()).count();
+    let failures = by_name.iter().flat_map(|(name, (stats, _))| {
+        stats.failures().into_iter().map(move |(meta, kind, failures)| {
+            let meta = meta.to_string();
+            (vec![of(name), ("meta", meta.into()), ("kind", kind.into())], failures.count)
+        })
+    });
+    let help = "MetaServers that gave no usable answer";
+    out.counters("meta_proxy_upstream_failures", help, failures)?;
+    let failing = by_name
+        .iter()
+        .map(|(name, (_, is_failing))| (vec![of(name)], f64::from(u8::from(*is_failing))));
+    let help = "1 while a cluster is only probed, not asked";
+    out.family("meta_proxy_cluster_failing", help, MetricType::Gauge, failing)?;
+    let failing = clusters.iter().filter(|named| named.state.failing.is_some()).count();
     out.gauge(
         "meta_proxy_clusters_failing",
         "Clusters that are only probed, not asked",
@@ -212,9 +217,8 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     out.gauge("meta_proxy_clusters", "Clusters that cached routes name", clusters.len() as f64)
 }
 
-fn routes(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
-    let listed = inside.routes.list();
-    let by_table = |n: fn(&crate::route::table::Listed) -> u64| {
+fn routes(out: &mut Families<'_>, inside: &Inside, listed: &[Listed]) -> fmt::Result {
+    let by_table = |n: fn(&Listed) -> u64| {
         listed.iter().map(move |listed| (label("table", &*listed.table), n(listed)))
     };
     let help = "Queries by table, of tables that are cached";

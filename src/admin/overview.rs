@@ -83,6 +83,8 @@ pub struct Cluster {
     pub name: String,
     /// Its MetaServers.
     pub metas: Vec<String>,
+    /// Tables whose routes name it.
+    pub tables: usize,
     /// Who of them leads, if that is known.
     pub leader: Option<String>,
     /// Connections to MetaServers that wait for use.
@@ -114,6 +116,8 @@ pub struct MetaFailure {
     pub kind: &'static str,
     /// Since the start.
     pub count: u64,
+    /// Time since the last.
+    pub last_s: u64,
 }
 
 /// One cached table.
@@ -259,18 +263,14 @@ impl Overview {
         let failing: Vec<&Cluster> = failing.collect();
         match failing[..] {
             [] => {}
-            [Cluster { name, failing_s, failures, .. }] => {
-                let since = span(failing_s.unwrap_or_default());
-                let sentence =
-                    format!("Cluster {name} does not answer: {failures} failures in {since}");
-                found.push((Level::Bad, sentence));
-            }
+            [cluster] => found.push((Level::Bad, cluster.wrong())),
             _ => {
                 let names = some_of(failing.iter().map(|cluster| cluster.name.as_str()));
                 let sentence = format!("{} clusters do not answer: {names}", failing.len());
                 found.push((Level::Bad, sentence));
             }
         }
+        found.extend(self.mute_metas().map(|what| (Level::Warning, what)));
         let unserved = |route: &&Route| route.cluster.is_none();
         let last_good = |route: &&Route| route.cluster.is_some() && route.fault.is_some();
         found.extend(self.bad_records(unserved).map(|what| (Level::Bad, what)));
@@ -295,6 +295,28 @@ impl Overview {
         found
     }
 
+    /// MetaServers that fail while others of their cluster answer.
+    fn mute_metas(&self) -> Option<String> {
+        let working = self.clusters.iter().filter(|cluster| cluster.failing_s.is_none());
+        let failing: Vec<(&Cluster, &MetaFailure)> = working
+            .flat_map(|cluster| cluster.fresh_failures().into_iter().map(move |of| (cluster, of)))
+            .collect();
+        match failing[..] {
+            [] => None,
+            [(Cluster { name, .. }, failure)] => {
+                let MetaFailure { meta, kind, last_s, .. } = failure;
+                let last = span(*last_s);
+                Some(format!(
+                    "MetaServer {meta} of {name} gave no usable answer: {kind}, {last} ago"
+                ))
+            }
+            _ => {
+                let names = some_of(failing.iter().map(|(_, failure)| failure.meta.as_str()));
+                Some(format!("{} MetaServers gave no usable answer: {names}", failing.len()))
+            }
+        }
+    }
+
     fn bad_records(&self, is_bad: impl Fn(&&Route) -> bool) -> Option<String> {
         let bad: Vec<&Route> = self.routes.iter().filter(is_bad).collect();
         match bad[..] {
@@ -308,6 +330,35 @@ impl Overview {
                 Some(format!("The records of {} tables cannot be used: {names}", bad.len()))
             }
         }
+    }
+}
+
+impl Cluster {
+    /// Its MetaServers that failed just now, each with its last failure, the latest first.
+    pub fn fresh_failures(&self) -> Vec<&MetaFailure> {
+        let leads = |failure: &MetaFailure| self.leader.as_ref() == Some(&failure.meta);
+        let fresh = |failure: &&MetaFailure| failure.last_s < NEWS_S && !leads(failure);
+        let mut found: Vec<&MetaFailure> = self.meta_failures.iter().filter(fresh).collect();
+        found.sort_by(|a, b| (&a.meta, a.last_s).cmp(&(&b.meta, b.last_s)));
+        found.dedup_by(|later, kept| later.meta == kept.meta);
+        found.sort_by_key(|failure| failure.last_s);
+        found
+    }
+
+    fn wrong(&self) -> String {
+        let Cluster { name, failures, tables, .. } = self;
+        let since = span(self.failing_s.unwrap_or_default());
+        let metas = self.fresh_failures();
+        let metas: Vec<String> =
+            metas.iter().map(|failure| format!("{} {}", failure.meta, failure.kind)).collect();
+        let why = match metas.is_empty() {
+            true => String::new(),
+            false => format!("; {}", some_of(metas.iter().map(String::as_str))),
+        };
+        let tables = counted(*tables as u64, "table");
+        format!(
+            "Cluster {name} does not answer: {failures} failures in {since}, {tables} affected{why}"
+        )
     }
 }
 
@@ -389,6 +440,12 @@ fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     }
 }
 
+/// `1 table`, `1,200 tables`.
+pub fn counted(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {what}{s}", thousands(number))
+}
+
 /// A time for people: one number, one unit.
 pub fn span(seconds: u64) -> String {
     match seconds {
@@ -454,6 +511,7 @@ pub(super) mod tests {
         let cluster = |name: &str, net: u8, usual_us| Cluster {
             name: name.to_owned(),
             metas: (1..=3).map(|host| format!("10.{net}.0.{host}:34601")).collect(),
+            tables: 2,
             leader: Some(format!("10.{net}.0.2:34601")),
             links: 2,
             calls: 1,
@@ -627,6 +685,47 @@ pub(super) mod tests {
                 "The falcon agent takes no metrics"
             ]
         );
+    }
+
+    #[test]
+    fn a_cluster_is_said_to_fail_with_its_reason_and_a_server_beside_it() {
+        let failure = |host: u8, kind, last_s| MetaFailure {
+            meta: format!("10.1.0.{host}:34601"),
+            kind,
+            count: 9,
+            last_s,
+        };
+        let mut overview = sample();
+        overview.clusters[0].meta_failures = vec![
+            failure(1, "refused", 90),
+            failure(1, "timeout", 12),
+            failure(2, "timeout", 1),
+            failure(3, "timeout", 8),
+            failure(3, "closed", 5),
+        ];
+        assert_eq!(
+            overview.verdict().headline,
+            "2 MetaServers gave no usable answer: 10.1.0.3:34601, 10.1.0.1:34601",
+            "the second leads now"
+        );
+        overview.clusters[0].leader = None;
+        overview.clusters[0].failing_s = Some(40);
+        overview.clusters[0].failures = 17;
+        let verdict = overview.verdict();
+        assert_eq!(
+            verdict.headline,
+            "Cluster c3srv-ad does not answer: 17 failures in 40 s, 2 tables affected; \
+             10.1.0.2:34601 timeout, 10.1.0.3:34601 closed, 10.1.0.1:34601 timeout"
+        );
+        assert_eq!(verdict.details, [""; 0]);
+        let mut overview = sample();
+        overview.clusters[1].meta_failures = vec![failure(3, "refused", 12)];
+        assert_eq!(
+            overview.verdict().headline,
+            "MetaServer 10.1.0.3:34601 of c4srv-ml gave no usable answer: refused, 12 s ago"
+        );
+        overview.clusters[1].meta_failures[0].last_s = NEWS_S;
+        assert_eq!(overview.verdict().level, Level::Well);
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 use super::message::Response;
-use super::overview::{Cluster, Level, Life, Overview, Route, Trust, ZooKeeper, span, thousands};
+use super::overview::{
+    Cluster, Level, Life, MetaFailure, Overview, Route, Trust, ZooKeeper, counted, span, thousands,
+};
 
 const HTML: &str = include_str!("page.html");
 const CSS: &str = include_str!("page.css");
@@ -18,6 +20,8 @@ const JS: &str = include_str!("page.js");
 const MAX_ROUTES: usize = 200;
 /// Rows of the table of clusters.
 const MAX_CLUSTERS: usize = 100;
+/// MetaServers of a cluster whose failures are shown.
+const MAX_REASONS: usize = 3;
 
 /// The page; of the routes those with `q` in their table, cluster or addresses.
 pub fn response(overview: &Overview, q: &str) -> Response {
@@ -198,14 +202,9 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
     )
 }
 
-/// Failing ones first, then those that fail now and then, then the slow ones.
+/// In the order in which they come: those that need a look first.
 fn clusters(clusters: &[Cluster]) -> String {
-    let mut sorted: Vec<&Cluster> = clusters.iter().collect();
-    sorted.sort_by_key(|cluster| {
-        Reverse((cluster.failing_s.is_some(), cluster.failures, cluster.usual_us))
-    });
-    let rows: String =
-        sorted.iter().take(MAX_CLUSTERS).map(|cluster| cluster_row(cluster)).collect();
+    let rows: String = clusters.iter().take(MAX_CLUSTERS).map(cluster_row).collect();
     let more = match clusters.len().saturating_sub(MAX_CLUSTERS) {
         0 => String::new(),
         n => format!("<p class=\"more\">and {} more, see /clusters</p>", thousands(n as u64)),
@@ -215,26 +214,35 @@ fn clusters(clusters: &[Cluster]) -> String {
     }
     format!(
         "<table><thead><tr><th>cluster</th><th>state</th><th>leader</th>\
-         <th class=\"n\">usual answer</th><th class=\"n wide\">calls</th>\
-         <th class=\"n wide\">waiting</th><th class=\"n wide\">links</th>\
-         <th class=\"n wide\">answers</th><th class=\"n wide\">errors</th></tr></thead>\
+         <th class=\"n\">usual answer</th><th class=\"n wide\">tables</th>\
+         <th class=\"n wide\">calls</th><th class=\"n wide\">waiting</th>\
+         <th class=\"n wide\">answers</th><th class=\"n wide\">not ERR_OK</th></tr></thead>\
          <tbody>{rows}</tbody></table>{more}"
     )
 }
 
 fn cluster_row(cluster: &Cluster) -> String {
-    let failures = thousands(cluster.failures.into());
+    let failures = counted(cluster.failures.into(), "call");
+    let metas = cluster.fresh_failures();
     let (class, state) = match (cluster.failing_s, cluster.failures) {
         (Some(failing_s), _) => {
             let state = format!("failing for {}", span(failing_s));
-            ("bad", format!("{state}<small>{failures} calls in a row</small>"))
+            ("bad", format!("{state}<small>{failures} in a row</small>"))
         }
+        (None, 1..) => ("warning", format!("{failures} failed")),
         (None, 0) if cluster.usual_us.is_none() => ("", "not asked yet".to_owned()),
+        (None, 0) if !metas.is_empty() => ("warning", "answers, but for:".to_owned()),
         (None, 0) => ("", "answers".to_owned()),
-        (None, _) => ("warning", format!("{failures} failed")),
     };
+    let reasons: String = metas
+        .iter()
+        .take(MAX_REASONS)
+        .map(|MetaFailure { meta, kind, last_s, .. }| {
+            format!("<small>{}: {kind}, {} ago</small>", Text(meta), span(*last_s))
+        })
+        .collect();
     format!(
-        "<tr class=\"{class}\"><th scope=\"row\">{}</th><td class=\"state\">{state}</td>\
+        "<tr class=\"{class}\"><th scope=\"row\">{}</th><td class=\"state\">{state}{reasons}</td>\
          <td>{}<small class=\"wide\">{}</small></td><td class=\"n\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td></tr>",
@@ -242,10 +250,10 @@ fn cluster_row(cluster: &Cluster) -> String {
         Text(cluster.leader.as_deref().unwrap_or("unknown")),
         Text(&others(cluster)),
         cluster.usual_us.map_or_else(|| "-".to_owned(), micros),
+        thousands(cluster.tables as u64),
         thousands(cluster.calls as u64),
         thousands(cluster.waiting as u64),
-        thousands(cluster.links as u64),
-        thousands(cluster.answers_ok),
+        thousands(cluster.answers_ok + cluster.answers_other),
         thousands(cluster.answers_other),
     )
 }
@@ -361,7 +369,7 @@ mod tests {
             assert!(page.contains(want), "{want} in {page}");
         }
         assert!(!page.contains("{{"), "{page}");
-        assert_eq!(rows(&page, "clusters"), ["c4srv-ml", "c3srv-ad"], "the slower first");
+        assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"], "as they come");
         assert_eq!(rows(&page, "routes"), ["orders", "users", "items"], "the busiest first");
     }
 
@@ -373,18 +381,23 @@ mod tests {
         overview.routes[2].cluster = None;
         overview.clusters[0].failing_s = Some(40);
         overview.clusters[0].failures = 17;
+        overview.clusters[0].leader = None;
+        let meta = "10.1.0.2:34601".to_owned();
+        overview.clusters[0].meta_failures =
+            vec![MetaFailure { meta, kind: "timeout", count: 9, last_s: 3 }];
         overview.zookeeper.as_mut().unwrap().granted_timeout_ms = Some(4_000);
         let page = page(&overview, "");
         assert!(page.contains("<title>! proxy-07"), "{page}");
         assert!(page.contains(
             "class=\"live bad\" role=\"status\">Cluster c3srv-ad does not answer: \
-             17 failures in 40 s<ul><li>The record of table items cannot be used</li>\
+             17 failures in 40 s, 2 tables affected; 10.1.0.2:34601 timeout<ul><li>The record of table items cannot be used</li>\
              <li>The record of table orders cannot be used: want a JSON object; the last good one \
              serves</li></ul>"
         ));
         assert!(page.contains("6,000 ms, granted 4,000 ms"), "{page}");
-        assert!(page.contains("failing for 40 s<small>17 calls in a row"), "{page}");
-        assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"]);
+        let reason = "failing for 40 s<small>17 calls in a row</small>\
+            <small>10.1.0.2:34601: timeout, 3 s ago</small>";
+        assert!(page.contains(reason), "{page}");
         assert!(page.contains("last good one</span><small>want a JSON object</small>"), "{page}");
         assert_eq!(rows(&page, "routes"), ["items", "orders", "users"]);
     }

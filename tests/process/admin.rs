@@ -245,6 +245,51 @@ fn prometheus_reads_the_metrics_in_both_formats() {
 }
 
 #[test]
+fn clusters_that_need_a_look_come_first_and_have_their_reason() {
+    let [fast, slow, dead] = [1, 2, 3].map(|host| meta_with("t", &format!("10.1.1.{host}:34801")));
+    slow.set(Behaviour::Slow(Duration::from_millis(100)));
+    let gone = dead.addr();
+    drop(dead);
+    let mut routes = Routes::new([
+        ("t", record("a-fast", &[fast.addr()])),
+        ("u", record("b-slow", &[slow.addr()])),
+        ("v", record("c-dead", &[gone])),
+        ("w", record("c-dead", &[gone])),
+    ]);
+    let proxy = routes.proxy();
+    let order = || -> Vec<String> {
+        let clusters = json(&proxy, "/clusters");
+        let clusters = clusters["clusters"].as_array().unwrap().clone();
+        clusters.iter().map(|cluster| cluster["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for table in ["t", "u"] {
+        proxy.ask(table);
+    }
+    eventually("the slower comes first", SOON, || order() == ["b-slow", "a-fast", "c-dead"]);
+    let failing = |cluster: &str| {
+        let labels = format!(r#"region="test",pegasus_cluster="{cluster}""#);
+        metric(&proxy, &format!("meta_proxy_cluster_failing{{{labels}}}"))
+    };
+    eventually("the dead one before it", 3 * SOON, || {
+        proxy.ask("v");
+        failing("c-dead") == Some(1.0)
+    });
+    assert_eq!(order(), ["c-dead", "b-slow", "a-fast"]);
+    assert_eq!(failing("a-fast"), Some(0.0));
+    let page = get(proxy.admin(), "/");
+    assert!(page.contains("Cluster c-dead does not answer: "), "{page}");
+    assert!(page.contains(&format!(", 2 tables affected; {gone} refused")), "{page}");
+
+    // Counts of a cluster go on when its MetaServers change.
+    routes.put("t", record("a-fast", &[slow.addr(), fast.addr()]));
+    eventually("it has two MetaServers", SOON, || {
+        json(&proxy, "/routes?table=t")["routes"][0]["metas"].as_array().unwrap().len() == 2
+    });
+    let ok = r#"region="test",pegasus_cluster="a-fast",err="ERR_OK""#;
+    assert_eq!(metric(&proxy, &format!("meta_proxy_answers_total{{{ok}}}")), Some(1.0));
+}
+
+#[test]
 fn a_falcon_agent_gets_the_metrics() {
     let agent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let routes = Routes::new([]);

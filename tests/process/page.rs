@@ -12,7 +12,7 @@ use harness::scratch::Scratch;
 use meta_proxy::admin::http::Http;
 use meta_proxy::admin::message::Request;
 use meta_proxy::admin::overview::{
-    Clients, Cluster, Life, Overview, Route, Trust, Upkeep, ZooKeeper,
+    Clients, Cluster, Life, MetaFailure, Overview, Route, Trust, Upkeep, ZooKeeper,
 };
 use meta_proxy::admin::page;
 
@@ -28,6 +28,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
         .map(|n| Cluster {
             name: format!("c{}srv-{}", n + 3, ["ad", "ml", "user", "feed"][n % 4]),
             metas: (1..=3).map(|host| format!("10.{n}.0.{host}:34601")).collect(),
+            tables: tables / clusters,
             leader: Some(format!("10.{n}.0.2:34601")),
             links: 1 + n % 3,
             calls: n % 2,
@@ -103,6 +104,14 @@ fn in_trouble() -> Overview {
     let dead = &mut overview.clusters[3];
     (dead.failing_s, dead.failures, dead.waiting) = (Some(83), 17, 12);
     (dead.leader, dead.links) = (None, 0);
+    dead.meta_failures = (1..=3)
+        .map(|host| MetaFailure {
+            meta: format!("10.3.0.{host}:34601"),
+            kind: if host == 1 { "refused" } else { "timeout" },
+            count: 6,
+            last_s: host,
+        })
+        .collect();
     overview.clusters[1].failures = 1;
     overview.routes.iter_mut().take(4).for_each(|route| route.stale = true);
     overview
