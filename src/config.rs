@@ -143,6 +143,13 @@ pub struct MetricSettings {
     pub falcon_step: Duration,
 }
 
+impl MetricSettings {
+    /// The tags as labels for Prometheus.
+    pub fn labels(&self) -> Vec<(String, String)> {
+        self.tags.iter().map(|(name, value)| (label_name(name), value.clone())).collect()
+    }
+}
+
 /// Who gets the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
@@ -625,14 +632,16 @@ impl Keys {
         for tag in list {
             let want = match tag.split_once('=') {
                 None => "name=value",
-                Some((name, _)) if tags.iter().any(|(other, _)| other == name) => "each name once",
+                Some((name, _)) if tags.iter().any(|(other, _)| is_same_label(other, name)) => {
+                    "each name once"
+                }
                 Some((name, _)) if !is_tag_name(name, kind) => match kind {
                     MetricKind::Prometheus => {
                         "a label name, [A-Za-z_][A-Za-z0-9_]*, without __ before it"
                     }
                     MetricKind::Falcon => "a tag name, without spaces and commas, not `name`",
                 },
-                Some((name, _)) if OWN_LABELS.contains(&name) => {
+                Some((name, _)) if OWN_LABELS.iter().any(|own| is_same_label(own, name)) => {
                     "another name than the proxy's own labels"
                 }
                 Some((name, value)) => {
@@ -675,6 +684,21 @@ fn is_tag_name(name: &str, kind: MetricKind) -> bool {
             !matches!(name, "" | "name") && !name.contains(|c: char| c == ',' || c.is_whitespace())
         }
     }
+}
+
+/// The label of a tag. What falcon allows in a name, Prometheus need not.
+fn label_name(tag: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = tag.chars().map(allowed).collect();
+    // A digit may not come first, and what begins so is reserved.
+    match name.starts_with(|c: char| c.is_ascii_digit()) || name.starts_with("__") {
+        true => format!("tag_{name}"),
+        false => name,
+    }
+}
+
+fn is_same_label(tag: &str, other: &str) -> bool {
+    label_name(tag) == label_name(other)
 }
 
 /// A value of the file, its scalars as text.
@@ -957,6 +981,12 @@ limits:
         };
         assert_eq!(metric(text).unwrap(), want);
 
+        let text = "metric: {type: falcon, tags: 'data-center=x, 9a=b, é=c, __d=e, f=g'}";
+        let labels = metric(text).unwrap().labels();
+        let want =
+            [("data_center", "x"), ("tag_9a", "b"), ("_", "c"), ("tag___d", "e"), ("f", "g")];
+        assert_eq!(labels, want.map(|(name, value)| pair(name, value)));
+
         for (why, kind, tags, want) in [
             ("no list", "prometheus", "{a: b}", "want a list of name=value, got keys and values"),
             ("no value", "prometheus", "[a]", r#"want name=value, got "a""#),
@@ -968,6 +998,8 @@ limits:
             ("a space", "falcon", "[a b=c]", "want a tag name"),
             ("its own label", "prometheus", "[table=x]", "want another name"),
             ("the first tag", "falcon", "[name=x]", "want a tag name"),
+            ("its own label", "falcon", "[pegasus-cluster=x]", "want another name"),
+            ("twice as labels", "falcon", "[a-b=1, a_b=2]", r#"want each name once, got "a_b=2""#),
             ("twice", "prometheus", "[a=1, b=2, a=3]", r#"want each name once, got "a=3""#),
         ] {
             let text = format!("metric:\n  type: {kind}\n  tags: {tags}\n");

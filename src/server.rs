@@ -204,7 +204,7 @@ impl Server {
             rate: Mutex::new(Rate::new(Instant::now())),
         });
         let falcon = start_falcon(&inside, &settings.metric)?;
-        let pages = Pages { inside: inside.clone(), tags: settings.metric.tags.clone() };
+        let pages = Pages { inside: inside.clone(), labels: settings.metric.labels() };
         let admin = start_admin(settings.admin, given.admin, pages)?;
         info!("listening on {addr}, {} workers", settings.workers);
         let wakes = desk.clone();

@@ -25,11 +25,11 @@ use crate::upstream::cluster::Stats;
 use crate::wire::error_code::COUNTED;
 use crate::zk::status::Trust;
 
-/// All metrics now, with `tags` as labels of each.
-pub fn open_metrics(inside: &Arc<Inside>, tags: &[(String, String)]) -> String {
-    let tags = tags.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
+/// All metrics now, with `labels` of each.
+pub fn open_metrics(inside: &Arc<Inside>, labels: &[(String, String)]) -> String {
+    let labels = labels.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
     let mut registry =
-        Registry::with_labels(tags.collect::<Vec<(Cow<'_, str>, Cow<'_, str>)>>().into_iter());
+        Registry::with_labels(labels.collect::<Vec<(Cow<'_, str>, Cow<'_, str>)>>().into_iter());
     registry.register_collector(Box::new(Gather(inside.clone())));
     let mut encoded = String::new();
     text::encode(&mut encoded, &registry).expect("a String takes all that is written");

@@ -30,7 +30,7 @@ pub struct Pages {
     /// What they show.
     pub inside: Arc<Inside>,
     /// Labels of all metrics.
-    pub tags: Vec<(String, String)>,
+    pub labels: Vec<(String, String)>,
 }
 
 impl Pages {
@@ -48,7 +48,7 @@ impl Pages {
         }
         match request.path.as_str() {
             "/metrics" => exposition::response(
-                &metrics::open_metrics(&self.inside, &self.tags),
+                &metrics::open_metrics(&self.inside, &self.labels),
                 &request.accept,
             ),
             "/healthz" => Response::text(200, "ok\n"),

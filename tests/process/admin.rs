@@ -294,7 +294,7 @@ fn a_falcon_agent_gets_the_metrics() {
     let agent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let routes = Routes::new([]);
     let tell = format!(
-        "{{type: falcon, tags: [region=test], falcon_agent: '{}', falcon_step_s: 1}}",
+        "{{type: falcon, tags: [region=test, data-center=x], falcon_agent: '{}', falcon_step_s: 1}}",
         agent.local_addr().unwrap()
     );
     let proxy = routes.proxy_with(&format!("metric: {tell}"));
@@ -321,7 +321,12 @@ fn a_falcon_agent_gets_the_metrics() {
         number["tags"].as_str().is_some_and(|tags| tags.contains("name=client_connection_count"))
     });
     let connections = connections.unwrap_or_else(|| panic!("{body:#}"));
-    assert!(connections["tags"].as_str().unwrap().contains("region=test"), "{connections}");
+    let tags = connections["tags"].as_str().unwrap();
+    assert!(tags.contains("region=test") && tags.contains("data-center=x"), "{connections}");
+    let page = http::request(proxy.admin(), "GET", "/metrics", "");
+    let labels = r#"{data_center="x",region="test"}"#;
+    let found = series(&page.content_type, &page.body);
+    assert!(found.contains_key(&format!("client_connection_count{labels}")), "{found:#?}");
     assert_eq!((&connections["step"], &connections["counterType"]), (&1.into(), &"GAUGE".into()));
 }
 
