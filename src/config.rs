@@ -5,7 +5,7 @@
 //!                                └─▶ keys nobody took: warnings       ─▶ Settings, or every fault
 //! ```
 //! The Go meta-proxy's file works as it is, in the ways its reader allows: keys in any case, numbers in
-//! quotes, lists as text with commas. `docs` of each key: README, section Settings.
+//! quotes, lists as text with commas. Each key is documented in README, Settings.
 
 use std::collections::BTreeMap;
 use std::fmt;

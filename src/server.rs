@@ -97,7 +97,8 @@ pub struct Server {
 
 impl Server {
     /// Starts all threads. Clients can connect when it returns, to sockets that are `given` where there are some.
-    /// `tell_over` is called when only [`Server::stop`] is left to do.
+    /// Fails if the system refuses a socket or a thread, or the routes file has a fault. `tell_over` is called when only
+    /// [`Server::stop`] is left to do.
     pub fn start(
         settings: &Settings,
         source: Source,

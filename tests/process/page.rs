@@ -121,7 +121,8 @@ fn in_trouble() -> Overview {
 fn serve(overview: impl Fn(u64) -> Overview + Send + Sync + 'static) -> Http {
     let count = AtomicU64::new(0);
     let handler = move |request: &Request| {
-        page::response(&overview(count.fetch_add(1, SeqCst)), request.query("q").unwrap_or(""))
+        let n = count.fetch_add(1, SeqCst);
+        page::response(&overview(n), request.query("q").unwrap_or(""), &format!("nonce{n}"))
     };
     let listener = TcpListener::bind(addr("127.0.0.1:0")).expect("a free port");
     Http::start(listener, Arc::new(handler)).expect("threads")
