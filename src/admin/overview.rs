@@ -265,7 +265,11 @@ impl Overview {
             [] => {}
             [cluster] => found.push((Level::Bad, cluster.wrong())),
             _ => {
-                let names = some_of(failing.iter().map(|cluster| cluster.name.as_str()));
+                let named = |cluster: &&Cluster| {
+                    format!("{} ({})", cluster.name, counted(cluster.tables as u64, "table"))
+                };
+                let names: Vec<String> = failing.iter().map(named).collect();
+                let names = some_of(names.iter().map(String::as_str));
                 let sentence = format!("{} clusters do not answer: {names}", failing.len());
                 found.push((Level::Bad, sentence));
             }
@@ -334,10 +338,12 @@ impl Overview {
 }
 
 impl Cluster {
-    /// Its MetaServers that failed just now, each with its last failure, the latest first.
+    /// Its MetaServers that failed just now, or when it began to fail as a whole, each with its last failure, the latest
+    /// first. A cluster that nobody asks for keeps its reason.
     pub fn fresh_failures(&self) -> Vec<&MetaFailure> {
+        let news_s = NEWS_S + self.failing_s.unwrap_or(0);
         let leads = |failure: &MetaFailure| self.leader.as_ref() == Some(&failure.meta);
-        let fresh = |failure: &&MetaFailure| failure.last_s < NEWS_S && !leads(failure);
+        let fresh = |failure: &&MetaFailure| failure.last_s < news_s && !leads(failure);
         let mut found: Vec<&MetaFailure> = self.meta_failures.iter().filter(fresh).collect();
         found.sort_by(|a, b| (&a.meta, a.last_s).cmp(&(&b.meta, b.last_s)));
         found.dedup_by(|later, kept| later.meta == kept.meta);
@@ -633,7 +639,8 @@ pub(super) mod tests {
         assert_eq!(many.level, Level::Bad);
         assert_eq!(
             many.headline,
-            "5 clusters do not answer: c3srv-ad, c3srv-ad, c3srv-ad and 2 more"
+            "5 clusters do not answer: c3srv-ad (2 tables), c3srv-ad (2 tables), c3srv-ad \
+             (2 tables) and 2 more"
         );
         assert_eq!(
             many.details,
@@ -711,6 +718,7 @@ pub(super) mod tests {
         overview.clusters[0].leader = None;
         overview.clusters[0].failing_s = Some(40);
         overview.clusters[0].failures = 17;
+        overview.clusters[0].meta_failures[0].last_s = NEWS_S + 40;
         let verdict = overview.verdict();
         assert_eq!(
             verdict.headline,
