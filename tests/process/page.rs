@@ -206,6 +206,7 @@ fn names_from_outside_stay_text() {
 #[test]
 fn the_page_is_drawn_light_dark_and_narrow() {
     let (well, bad) = (serve(|_| overview(5, 37)), serve(|_| in_trouble()));
+    let mut drawn = Vec::new();
     for (name, server, size, scheme) in [
         ("light", &well, "1280,1000", "light"),
         ("dark", &bad, "1280,1000", "dark"),
@@ -221,6 +222,12 @@ fn the_page_is_drawn_light_dark_and_narrow() {
         let done = browse(server.addr(), "/", &[&shot, &size, &scheme]);
         let bytes = fs::metadata(&file).map_or(0, |file| file.len());
         assert!(bytes > 10_000, "{}: {bytes} bytes\n{done}", file.display());
+        drawn.push((name, fs::read(&file).expect("it is there")));
+    }
+    // What is drawn differs by verdict, by the colours asked for, and by width.
+    for (at, (name, picture)) in drawn.iter().enumerate() {
+        let same = drawn[..at].iter().find(|(_, other)| other == picture);
+        assert!(same.is_none(), "{name} looks as {:?}", same.map(|(other, _)| other));
     }
     well.stop();
     bad.stop();
