@@ -1,4 +1,4 @@
-//! The settings: a YAML file to checked values, or to all its faults at once. Pure but for reading the file.
+//! The settings: a YAML file to checked values, or to all its faults at once. Pure except for reading the file.
 //!
 //! ```text
 //! text ─▶ tree with lines ─▶ Keys: each key taken once, checked, a fault noted and the default used

@@ -198,6 +198,7 @@ impl Server {
             jobs: shown_jobs,
             routes: shown_routes,
             zookeeper,
+            restored: state_file.as_ref().and_then(|file| file.view().written),
             state_file,
             settings: Mutex::default(),
             started: SystemTime::now(),

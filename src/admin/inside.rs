@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -37,6 +37,8 @@ pub struct Inside {
     pub zookeeper: Option<Status>,
     /// The file with the last good routes, if they are kept.
     pub state_file: Option<state::Status>,
+    /// When the state file was written whose routes this proxy began with.
+    pub restored: Option<SystemTime>,
     /// The settings file.
     pub settings: Mutex<SettingsFile>,
     /// When the proxy started.
@@ -58,6 +60,13 @@ impl Inside {
         }
     }
 
+    /// Time since what is cached of a table changed here, or at most since it did before this proxy began with it.
+    pub fn age(&self, listed: &Listed) -> Duration {
+        let restored = self.restored.filter(|_| listed.confirmed.is_none());
+        let restored = restored.and_then(|at| at.elapsed().ok());
+        restored.unwrap_or_default().max(listed.changed)
+    }
+
     /// Everything at this moment.
     pub fn overview(&self) -> Overview {
         let routes = self.routes.list();
@@ -75,7 +84,7 @@ impl Inside {
             },
             zookeeper: self.zookeeper.as_ref().map(|status| zookeeper(status, &routes)),
             clusters: clusters(&routes).into_iter().map(cluster).collect(),
-            routes: routes.iter().map(|listed| route(listed, self.zookeeper.is_some())).collect(),
+            routes: routes.iter().map(|listed| self.route(listed)).collect(),
             clients: overview::Clients {
                 connections: self.metrics.connections(),
                 pending: self.desk.pending(),
@@ -85,6 +94,27 @@ impl Inside {
             },
             refused: refused(&self.metrics),
             upkeep: self.upkeep(),
+        }
+    }
+
+    fn route(&self, listed: &Listed) -> overview::Route {
+        let route = listed.route.as_ref();
+        overview::Route {
+            table: listed.table.to_string(),
+            cluster: route.map(|route| route.cluster_name.clone()),
+            fault: listed.fault.as_deref().map(str::to_owned),
+            metas: route.map(|route| route.cluster.meta_addrs.clone()).unwrap_or_default(),
+            zxid: route.map_or(0, |route| route.mzxid),
+            age_s: self.age(listed).as_secs(),
+            confirmed_age_s: listed.confirmed.map(|span| span.as_secs()),
+            source: match listed.confirmed {
+                None => "state file",
+                Some(_) if self.zookeeper.is_some() => "zookeeper",
+                Some(_) => "file",
+            },
+            stale: listed.is_stale,
+            queries: listed.queries,
+            reads: listed.reads,
         }
     }
 
@@ -202,26 +232,5 @@ fn cluster(named: Named) -> overview::Cluster {
         usual_us: state.usual.map(|usual| usual.as_micros() as u64),
         answers_ok: sum(true),
         answers_other: sum(false),
-    }
-}
-
-fn route(listed: &Listed, has_zookeeper: bool) -> overview::Route {
-    let route = listed.route.as_ref();
-    overview::Route {
-        table: listed.table.to_string(),
-        cluster: route.map(|route| route.cluster_name.clone()),
-        fault: listed.fault.as_deref().map(str::to_owned),
-        metas: route.map(|route| route.cluster.meta_addrs.clone()).unwrap_or_default(),
-        zxid: route.map_or(0, |route| route.mzxid),
-        age_s: listed.changed.as_secs(),
-        confirmed_age_s: listed.confirmed.map(|span| span.as_secs()),
-        source: match listed.confirmed {
-            None => "state file",
-            Some(_) if has_zookeeper => "zookeeper",
-            Some(_) => "file",
-        },
-        stale: listed.is_stale,
-        queries: listed.queries,
-        reads: listed.reads,
     }
 }

@@ -240,7 +240,7 @@ fn routes(out: &mut Families<'_>, inside: &Inside, listed: &[Listed]) -> fmt::Re
     let stale = || listed.iter().filter(|listed| listed.is_stale);
     let help = "Cached tables that may have changed unseen";
     out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64)?;
-    let oldest = stale().map(|listed| listed.confirmed.unwrap_or(listed.changed)).max();
+    let oldest = stale().map(|listed| listed.confirmed.unwrap_or_else(|| inside.age(listed))).max();
     let help = "Time since the oldest unconfirmed route was confirmed";
     let oldest = oldest.unwrap_or_default().as_secs_f64();
     out.gauge("meta_proxy_oldest_unconfirmed_route_seconds", help, oldest)

@@ -93,7 +93,7 @@ pub struct Cluster {
     pub calls: usize,
     /// Queries that wait for calls.
     pub waiting: usize,
-    /// It fails for so long, in seconds, and queries are refused but for probes.
+    /// It fails for so long, in seconds, and queries are refused except for probes.
     pub failing_s: Option<u64>,
     /// Calls that failed since the last answer.
     pub failures: u32,

@@ -1,8 +1,9 @@
 //! What operators see: pages over HTTP, and metrics.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use harness::http::{self, get, request};
 use harness::meta_server::Behaviour;
@@ -161,6 +162,38 @@ fn what_an_operator_must_act_on_is_on_the_page() {
         !page().contains("SIGHUP") && !page().contains("wait for a restart")
     });
     assert_eq!(metric(&proxy, "meta_proxy_settings_rejected{}"), Some(0.0));
+}
+
+#[test]
+fn a_route_of_an_old_state_file_is_old() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
+    let scratch = Scratch::new("state");
+    let state = scratch.path().join("routes");
+    let config = format!(
+        "zookeeper: {{address: '{}', root: {ROOT}, state_file: {}}}",
+        zk.addr(),
+        state.display()
+    );
+    let start = || Proxy::builder(BINARY).config_extra(&config).start();
+    let proxy = start();
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    eventually("it is kept", SOON, || state.exists());
+    proxy.kill();
+    let hours = Duration::from_secs(3 * 3600);
+    let file = fs::File::options().write(true).open(&state).unwrap();
+    file.set_modified(SystemTime::now() - hours).unwrap();
+    zk.pause();
+    let proxy = start();
+    assert!(proxy.ask("orders").is_ok(), "of the state file");
+    let age = || metric(&proxy, r#"meta_proxy_oldest_unconfirmed_route_seconds{region="test"}"#);
+    assert!(age() >= Some(hours.as_secs_f64()), "{:?}", age());
+    let route = &json(&proxy, "/routes")["routes"][0];
+    assert!(route["age_s"].as_u64() >= Some(hours.as_secs()), "{route}");
+    assert_eq!(route["source"], "state file");
+    zk.resume();
+    eventually("it is confirmed", SOON, || age() == Some(0.0));
 }
 
 #[test]
