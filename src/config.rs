@@ -1,11 +1,11 @@
-//! The settings: a YAML file to checked values, or to all its faults at once. Pure but for reading the file.
+//! The settings: a YAML file to checked values, or to all its faults at once. Pure except for reading the file.
 //!
 //! ```text
 //! text ─▶ tree with lines ─▶ Keys: each key taken once, checked, a fault noted and the default used
 //!                                └─▶ keys nobody took: warnings       ─▶ Settings, or every fault
 //! ```
 //! The Go meta-proxy's file works as it is, in the ways its reader allows: keys in any case, numbers in
-//! quotes, lists as text with commas. `docs` of each key: README, section Settings.
+//! quotes, lists as text with commas. Each key is documented in README, Settings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +22,7 @@ use serde_saphyr::Spanned;
 
 use crate::client::accept::AcceptLimits;
 use crate::client::connection::ClientLimits;
+use crate::logging::Keep;
 use crate::route::record::is_host_port;
 use crate::upstream::cluster::UpstreamLimits;
 
@@ -142,6 +143,13 @@ pub struct MetricSettings {
     pub falcon_step: Duration,
 }
 
+impl MetricSettings {
+    /// The tags as labels for Prometheus.
+    pub fn labels(&self) -> Vec<(String, String)> {
+        self.tags.iter().map(|(name, value)| (label_name(name), value.clone())).collect()
+    }
+}
+
 /// Who gets the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
@@ -158,12 +166,8 @@ pub struct LogSettings {
     pub level: String,
     /// An object a line instead of text.
     pub json: bool,
-    /// Of the log file, before it is put aside.
-    pub max_file_bytes: u64,
-    /// Of files that were put aside.
-    pub max_file_age: Duration,
-    /// Files that were put aside.
-    pub max_files: usize,
+    /// How much of the log file is kept.
+    pub keep: Keep,
     /// One of so many queries gets a line; 0: none does.
     pub access_sample: u64,
 }
@@ -368,9 +372,11 @@ fn check(mut keys: Keys, needs_zookeeper: bool, notes: &mut Notes) -> Settings {
     let log = LogSettings {
         level: section.log_filter("level", "info", notes),
         json: section.one_of("format", &["text", "json"], notes) == 1,
-        max_file_bytes: mib * section.number("max_file_mb", 1..=1_000_000, 500, notes),
-        max_file_age: DAY * section.number("max_file_age_days", 1..=36_500, 7, notes) as u32,
-        max_files: section.number("max_files", 1..=10_000, 10, notes) as usize,
+        keep: Keep {
+            max_bytes: mib * section.number("max_file_mb", 1..=1_000_000, 500, notes),
+            max_age: DAY * section.number("max_file_age_days", 1..=36_500, 7, notes) as u32,
+            max_files: section.number("max_files", 1..=10_000, 10, notes) as usize,
+        },
         access_sample: section.number("access_sample", 0..=1_000_000_000, 0, notes),
     };
     section.warn_of_rest(notes);
@@ -629,14 +635,16 @@ impl Keys {
         for tag in list {
             let want = match tag.split_once('=') {
                 None => "name=value",
-                Some((name, _)) if tags.iter().any(|(other, _)| other == name) => "each name once",
+                Some((name, _)) if tags.iter().any(|(other, _)| is_same_label(other, name)) => {
+                    "each name once"
+                }
                 Some((name, _)) if !is_tag_name(name, kind) => match kind {
                     MetricKind::Prometheus => {
                         "a label name, [A-Za-z_][A-Za-z0-9_]*, without __ before it"
                     }
                     MetricKind::Falcon => "a tag name, without spaces and commas, not `name`",
                 },
-                Some((name, _)) if OWN_LABELS.contains(&name) => {
+                Some((name, _)) if OWN_LABELS.iter().any(|own| is_same_label(own, name)) => {
                     "another name than the proxy's own labels"
                 }
                 Some((name, value)) => {
@@ -687,6 +695,21 @@ fn is_tag_name(name: &str, kind: MetricKind) -> bool {
             !matches!(name, "" | "name") && !name.contains(|c: char| c == ',' || c.is_whitespace())
         }
     }
+}
+
+/// The label of a tag. What falcon allows in a name, Prometheus need not.
+fn label_name(tag: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = tag.chars().map(allowed).collect();
+    // A digit may not come first, and what begins so is reserved.
+    match name.starts_with(|c: char| c.is_ascii_digit()) || name.starts_with("__") {
+        true => format!("tag_{name}"),
+        false => name,
+    }
+}
+
+fn is_same_label(tag: &str, other: &str) -> bool {
+    label_name(tag) == label_name(other)
 }
 
 /// A value of the file, its scalars as text.
@@ -938,7 +961,7 @@ limits:
     #[test]
     fn logs_and_stops() {
         let settings = parse("", false).settings.unwrap();
-        assert_eq!(settings.log.max_file_bytes, 500 << 20);
+        assert_eq!(settings.log.keep.max_bytes, 500 << 20);
         assert_eq!(settings.stop.min_age, Duration::from_secs(61));
         let text = "{stop: {grace: 100}, log: {level: 'info,zk=debug', format: json}}";
         let settings = parse(text, false).settings.unwrap();
@@ -974,6 +997,12 @@ limits:
         };
         assert_eq!(metric(text).unwrap(), want);
 
+        let text = "metric: {type: falcon, tags: 'data-center=x, 9a=b, é=c, __d=e, f=g'}";
+        let labels = metric(text).unwrap().labels();
+        let want =
+            [("data_center", "x"), ("tag_9a", "b"), ("_", "c"), ("tag___d", "e"), ("f", "g")];
+        assert_eq!(labels, want.map(|(name, value)| pair(name, value)));
+
         for (why, kind, tags, want) in [
             ("no list", "prometheus", "{a: b}", "want a list of name=value, got keys and values"),
             ("no value", "prometheus", "[a]", r#"want name=value, got "a""#),
@@ -985,6 +1014,8 @@ limits:
             ("a space", "falcon", "[a b=c]", "want a tag name"),
             ("its own label", "prometheus", "[table=x]", "want another name"),
             ("the first tag", "falcon", "[name=x]", "want a tag name"),
+            ("its own label", "falcon", "[pegasus-cluster=x]", "want another name"),
+            ("twice as labels", "falcon", "[a-b=1, a_b=2]", r#"want each name once, got "a_b=2""#),
             ("twice", "prometheus", "[a=1, b=2, a=3]", r#"want each name once, got "a=3""#),
         ] {
             let text = format!("metric:\n  type: {kind}\n  tags: {tags}\n");

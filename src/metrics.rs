@@ -3,8 +3,10 @@
 //! What belongs to a table is counted in its entry of the route table, what belongs to a cluster in the cluster, so
 //! that it goes with them and labels stay bounded.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use crate::wire::error_code::OwnError;
 
@@ -55,18 +57,32 @@ impl Latency {
     }
 }
 
+/// Why something is counted: one of few.
+pub trait Reason: Copy + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+
+    /// Place in [`Self::ALL`].
+    fn index(self) -> usize;
+
+    /// Value of the label.
+    fn label(self) -> &'static str;
+}
+
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$why:meta])* $variant:ident => $text:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name { $($(#[$why])* $variant,)+ }
 
-        impl $name {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+        impl Reason for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// Value of the label.
-            pub const fn label(self) -> &'static str {
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn label(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
         }
@@ -129,20 +145,76 @@ reasons! {
     }
 }
 
-/// Counts by one of the enums above.
-#[derive(Debug)]
-pub struct By<const N: usize>([Count; N]);
+impl Reason for OwnError {
+    const ALL: &'static [Self] =
+        &[OwnError::UnknownTable, OwnError::UnusableRoute, OwnError::Unavailable];
 
-impl<const N: usize> Default for By<N> {
-    fn default() -> Self {
-        By(std::array::from_fn(|_| Count::default()))
+    fn index(self) -> usize {
+        // By name, so that one which is not in ALL does not compile.
+        match self {
+            OwnError::UnknownTable => 0,
+            OwnError::UnusableRoute => 1,
+            OwnError::Unavailable => 2,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        self.name()
     }
 }
 
-impl<const N: usize> By<N> {
-    /// The count at this place of the enum.
-    pub fn at(&self, index: usize) -> &Count {
-        &self.0[index]
+/// A number that grows, and when it last did.
+#[derive(Debug, Default)]
+pub struct Tally {
+    count: Count,
+    /// Of the process, from 1 on; 0: never.
+    last_ms: AtomicU64,
+}
+
+impl Tally {
+    /// So many more.
+    pub fn add(&self, n: u64) {
+        self.last_ms.store(now_ms(), Relaxed);
+        self.count.add(n);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.count.get()
+    }
+
+    /// Time since it last grew, if it ever did.
+    pub fn last(&self) -> Option<Duration> {
+        let last_ms = Some(self.last_ms.load(Relaxed)).filter(|last_ms| *last_ms > 0)?;
+        Some(Duration::from_millis(now_ms().saturating_sub(last_ms)))
+    }
+}
+
+/// Time of the process, from 1 on.
+fn now_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    1 + START.elapsed().as_millis() as u64
+}
+
+/// Counts by reason.
+#[derive(Debug)]
+pub struct By<R: Reason>(Box<[Tally]>, PhantomData<R>);
+
+impl<R: Reason> Default for By<R> {
+    fn default() -> Self {
+        By(R::ALL.iter().map(|_| Tally::default()).collect(), PhantomData)
+    }
+}
+
+impl<R: Reason> By<R> {
+    /// The count for this reason.
+    pub fn at(&self, why: R) -> &Tally {
+        &self.0[why.index()]
+    }
+
+    /// All counts.
+    pub fn all(&self) -> impl Iterator<Item = (R, &Tally)> {
+        R::ALL.iter().copied().zip(&*self.0)
     }
 }
 
@@ -151,37 +223,39 @@ impl<const N: usize> By<N> {
 pub struct Metrics {
     /// From a query's arrival to its answer.
     pub latency: Latency,
-    /// Answers that the proxy gave itself, by [`OwnError`].
-    pub own_errors: By<3>,
+    /// Answers that the proxy gave itself.
+    pub own_errors: By<OwnError>,
     /// Calls to clusters.
     pub calls: Count,
     /// Queries that joined a call instead of making one of their own.
     pub flights_joined: Count,
-    /// By [`Shed`].
-    pub shed: By<{ Shed::ALL.len() }>,
-    /// By [`OtherMethod`].
-    pub other_methods: By<{ OtherMethod::ALL.len() }>,
+    /// Queries refused without a try.
+    pub shed: By<Shed>,
+    /// Requests that are no QueryConfig.
+    pub other_methods: By<OtherMethod>,
     /// Connections accepted.
     pub accepted: Count,
-    /// By [`Refusal`].
-    pub refused: By<{ Refusal::ALL.len() }>,
-    /// By [`Closed`].
-    pub closed: By<{ Closed::ALL.len() }>,
+    /// Connections not accepted.
+    pub refused: By<Refusal>,
+    /// Connections closed.
+    pub closed: By<Closed>,
     /// Queries that waited for ZooKeeper.
     pub misses: Count,
     /// Pushes that the falcon agent did not take.
     pub falcon_failures: Count,
+    /// Whether the last push failed.
+    pub falcon_fails: AtomicBool,
 }
 
 impl Metrics {
     /// An own answer was given.
     pub fn own_error(&self, error: OwnError) {
-        self.own_errors.at(error as usize).add(1);
+        self.own_errors.at(error).add(1);
     }
 
     /// Connections open now.
     pub fn connections(&self) -> u64 {
-        let closed: u64 = Closed::ALL.iter().map(|why| self.closed.at(*why as usize).get()).sum();
+        let closed: u64 = self.closed.all().map(|(_, closed)| closed.get()).sum();
         self.accepted.get().saturating_sub(closed)
     }
 }
@@ -189,6 +263,27 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn each_has_its_place<R: Reason + std::fmt::Debug + PartialEq>() {
+        for (index, why) in R::ALL.iter().enumerate() {
+            assert_eq!(why.index(), index, "{why:?}");
+        }
+        let counts = By::<R>::default();
+        counts.at(R::ALL[1]).add(3);
+        let counted: Vec<R> =
+            counts.all().filter(|(_, n)| n.get() == 3).map(|(why, _)| why).collect();
+        assert_eq!(counted, [R::ALL[1]]);
+        assert!(counts.at(R::ALL[0]).last().is_none() && counts.at(R::ALL[1]).last().is_some());
+    }
+
+    #[test]
+    fn every_reason_is_counted_apart() {
+        each_has_its_place::<Shed>();
+        each_has_its_place::<Refusal>();
+        each_has_its_place::<Closed>();
+        each_has_its_place::<OtherMethod>();
+        each_has_its_place::<OwnError>();
+    }
 
     #[test]
     fn an_answer_falls_into_the_bucket_whose_bound_it_does_not_exceed() {

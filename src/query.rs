@@ -193,11 +193,11 @@ impl Router {
                 }
             }
             message::NEGOTIATION => {
-                self.metrics.other_methods.at(OtherMethod::Negotiation as usize).add(1);
+                self.metrics.other_methods.at(OtherMethod::Negotiation).add(1);
                 reply::negotiation(call.seq)
             }
             other => {
-                self.metrics.other_methods.at(OtherMethod::NotServed as usize).add(1);
+                self.metrics.other_methods.at(OtherMethod::NotServed).add(1);
                 reply::handler_not_found(other, call.seq)
             }
         };
@@ -211,7 +211,7 @@ impl Router {
     }
 
     fn shed(&self, ask: Ask, why: Shed) {
-        self.metrics.shed.at(why as usize).add(1);
+        self.metrics.shed.at(why).add(1);
         ask.refuse(OwnError::Unavailable);
     }
 

@@ -3,47 +3,30 @@
 use crate::client::connection::ClientLimits;
 use crate::config::{Change, Settings};
 
-/// Settings that count at once, limits for who connects from then on.
-const LIVE: &[&str] = &[
-    "limits.frame_timeout_ms",
-    "limits.keepalive_s",
-    "limits.max_connections",
-    "limits.max_connections_per_address",
-    "limits.max_frame_bytes",
-    "limits.max_pending_per_client",
-    "limits.max_unread_bytes",
-    "limits.max_unread_total_bytes",
-    "limits.unread_timeout_ms",
-    "log.access_sample",
-    "log.format",
-    "log.level",
-    "log.max_file_age_days",
-    "log.max_file_mb",
-    "log.max_files",
-    "query_timeout_ms",
-    "stop.delay",
-    "stop.grace",
-    "stop.min_age",
-];
+/// Whether a setting takes effect at once, limits for who connects from then on.
+fn is_live(key: &str) -> bool {
+    // The queue of queries that wait for ZooKeeper has its size from the start.
+    let is_limit = key.starts_with("limits.") && key != "limits.max_pending";
+    key == "query_timeout_ms" || is_limit || key.starts_with("log.") || key.starts_with("stop.")
+}
 
 /// What is different in the new settings.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// What counts at once.
+    /// What takes effect at once.
     pub live: Vec<Change>,
-    /// What counts after a restart.
+    /// What takes effect after a restart.
     pub later: Vec<Change>,
 }
 
 /// Takes what can change from `new`.
 pub fn take_over(running: &mut Settings, new: Settings) -> Changes {
-    let is_live = |change: &Change| LIVE.contains(&change.key.as_str());
-    let (live, later) = running.values.changes(&new.values).into_iter().partition(is_live);
+    let changes = running.values.changes(&new.values).into_iter();
+    let (live, later) = changes.partition(|change| is_live(&change.key));
     let changes = Changes { live, later };
     changes.live.iter().for_each(|change| running.values.take(&change.key, &new.values));
     running.query_timeout = new.query_timeout;
     running.accept = new.accept;
-    // The queue of queries that wait for ZooKeeper has its size from the start.
     let max_pending_total = running.client.max_pending_total;
     running.client = ClientLimits { max_pending_total, ..new.client };
     running.log = new.log;
@@ -83,11 +66,24 @@ mod tests {
         assert_eq!((running.client.max_pending_total, running.workers), (100_000, 64));
     }
 
+    /// Of each section, what takes effect at once does so in the settings, too.
     #[test]
-    fn every_live_setting_exists() {
-        let changes = settings("").values.changes(&Default::default());
-        for live in LIVE {
-            assert!(changes.iter().any(|change| change.key == *live), "{live}");
-        }
+    fn what_is_said_to_take_effect_does() {
+        let new = "query_timeout_ms: 700\n\
+            limits: {max_connections: 7, max_connections_per_address: 7, keepalive_s: 7, \
+            max_frame_bytes: 777, max_pending_per_client: 7, max_unread_bytes: 7777, \
+            max_unread_total_bytes: 7777777, frame_timeout_ms: 777, unread_timeout_ms: 777}\n\
+            log: {level: warn, format: json, max_file_mb: 7, max_file_age_days: 8, max_files: 7, \
+            access_sample: 7}\n\
+            stop: {delay: 7, min_age: 7, grace: 777}\n";
+        let mut running = settings("");
+        let changes = take_over(&mut running, settings(new));
+        let told: Vec<&str> = changes.live.iter().map(|change| change.key.as_str()).collect();
+        let known = parse("", false).known;
+        let live: std::collections::BTreeSet<&str> =
+            known.iter().map(String::as_str).filter(|key| is_live(key)).collect();
+        assert_eq!(told, Vec::from_iter(live), "every live setting is changed here");
+        assert!(changes.later.is_empty(), "{:?}", changes.later);
+        assert_eq!(format!("{running:?}"), format!("{:?}", settings(new)));
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::admin::falcon::{self, Falcon, FalconOptions};
 use crate::admin::http::Http;
-use crate::admin::inside::Inside;
+use crate::admin::inside::{Inside, SettingsFile};
 use crate::admin::message::Request;
 use crate::admin::metrics;
 use crate::admin::overview::Rate;
@@ -84,6 +85,7 @@ const CONFIRM_LIMIT: Duration = Duration::from_secs(1);
 pub struct Server {
     addr: SocketAddr,
     life: Arc<Life>,
+    inside: Arc<Inside>,
     query_timeout: Arc<QueryTimeout>,
     desk: Arc<Desk>,
     accept: JoinHandle<io::Result<()>>,
@@ -95,7 +97,8 @@ pub struct Server {
 
 impl Server {
     /// Starts all threads. Clients can connect when it returns, to sockets that are `given` where there are some.
-    /// `tell_over` is called when only [`Server::stop`] is left to do.
+    /// Fails if the system refuses a socket or a thread, or the routes file has a fault. `tell_over` is called when only
+    /// [`Server::stop`] is left to do.
     pub fn start(
         settings: &Settings,
         source: Source,
@@ -185,8 +188,8 @@ impl Server {
             .spawn(move || accept_or_stop(acceptor, tell_over))
             .map_err(io("start accept"))?;
         let (zookeeper, state_file) = match &source {
-            RouteSource::ZooKeeper(watch, _) => {
-                let keeper = settings.zookeeper.as_ref().and_then(|zk| zk.state_file.clone());
+            RouteSource::ZooKeeper(watch, keeper) => {
+                let keeper = keeper.as_ref().map(|keeper| keeper.status().clone());
                 (Some(watch.status().clone()), keeper)
             }
             RouteSource::File(_) => (None, None),
@@ -197,18 +200,31 @@ impl Server {
             jobs: shown_jobs,
             routes: shown_routes,
             zookeeper,
+            restored: state_file.as_ref().and_then(|file| file.view().written),
             state_file,
+            settings: Mutex::default(),
             started: SystemTime::now(),
             life: life.clone(),
             rate: Mutex::new(Rate::new(Instant::now())),
         });
         let falcon = start_falcon(&inside, &settings.metric)?;
-        let pages = Pages { inside, tags: settings.metric.tags.clone() };
+        let pages = Pages { inside: inside.clone(), labels: settings.metric.labels() };
         let admin = start_admin(settings.admin, given.admin, pages)?;
         info!("listening on {addr}, {} workers", settings.workers);
         let wakes = desk.clone();
         life.serve(move || wakes.tell(Note::Life));
-        Ok(Server { addr, life, query_timeout, desk, accept, workers, source, admin, falcon })
+        Ok(Server {
+            addr,
+            life,
+            inside,
+            query_timeout,
+            desk,
+            accept,
+            workers,
+            source,
+            admin,
+            falcon,
+        })
     }
 
     /// Whether it is ready, drains or stops, and the way to change that.
@@ -236,6 +252,16 @@ impl Server {
         let limits = fit_to_descriptors(&settings.accept);
         self.desk.tell(Note::Limits(limits, Arc::new(settings.client.clone())));
         self.life.set(settings.stop.clone());
+    }
+
+    /// The settings file has this fault, among others perhaps: nothing of it is taken.
+    pub fn reject_settings(&self, fault: String) {
+        self.inside.settings.lock().rejected = Some((fault, Instant::now()));
+    }
+
+    /// The settings file is good; these settings in it wait for a restart.
+    pub fn accept_settings(&self, waiting: Vec<String>) {
+        *self.inside.settings.lock() = SettingsFile { rejected: None, waiting };
     }
 
     /// Where clients connect.
@@ -286,7 +312,11 @@ fn start_falcon(
     };
     let (inside, tags, counts) = (inside.clone(), settings.tags.clone(), inside.metrics.clone());
     let registry = move || metrics::open_metrics(&inside, &tags);
-    let falcon = Falcon::start(options, registry, move || counts.falcon_failures.add(1));
+    let pushed = move |is_good: bool| {
+        counts.falcon_fails.store(!is_good, Relaxed);
+        counts.falcon_failures.add(u64::from(!is_good));
+    };
+    let falcon = Falcon::start(options, registry, pushed);
     falcon.map(Some).map_err(|e| StartError::Io("start falcon", e))
 }
 

@@ -17,7 +17,7 @@ use log::{info, warn};
 use crate::client::connection::{Desk, Note};
 use crate::systemd::Notifier;
 
-/// Of beats.
+/// Sends a beat through `accept` and a worker.
 #[derive(Clone)]
 pub struct Pulse {
     desk: Arc<Desk>,

@@ -61,16 +61,16 @@ pub struct Falcon {
 }
 
 impl Falcon {
-    /// Pushes what `registry` says, as OpenMetrics text; `failed` is told of each push that fails.
+    /// Pushes what `registry` says, as OpenMetrics text; `pushed` is told of each push whether it went well.
     pub fn start(
         options: FalconOptions,
         registry: impl Fn() -> String + Send + 'static,
-        failed: impl Fn() + Send + 'static,
+        pushed: impl Fn(bool) + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let thread = thread::Builder::new()
             .name("falcon".to_owned())
-            .spawn(move || run(&options, &registry, &failed, &stopped))?;
+            .spawn(move || run(&options, &registry, &pushed, &stopped))?;
         Ok(Falcon { stop, thread })
     }
 
@@ -84,7 +84,7 @@ impl Falcon {
 fn run(
     options: &FalconOptions,
     registry: &dyn Fn() -> String,
-    failed: &dyn Fn(),
+    pushed: &dyn Fn(bool),
     stopped: &Receiver<()>,
 ) {
     let FalconOptions { agent, step, endpoint } = options;
@@ -106,14 +106,16 @@ fn run(
             Request { deadline: Instant::now() + REQUEST_TIMEOUT, stopped }.post(*agent, &body)
         });
         match push {
-            Ok(()) if failures > 0 => {
-                info!("agent={agent} takes metrics again after {failures} failures");
+            Ok(()) => {
+                pushed(true);
+                if failures > 0 {
+                    info!("agent={agent} takes metrics again after {failures} failures");
+                }
                 failures = 0;
             }
-            Ok(()) => {}
             Err(_) if is_over(stopped) => return,
             Err(e) => {
-                failed();
+                pushed(false);
                 failures += 1;
                 // Once a minute is too often to say for days.
                 if failures.is_power_of_two() {
@@ -475,8 +477,12 @@ mod tests {
         let step = Duration::from_secs(1);
         let options = FalconOptions { agent, step, endpoint: "host-7".to_owned() };
         let (tell, failed) = unbounded();
-        let failing = move || tell.send(()).unwrap();
-        (Falcon::start(options, move || registry.clone(), failing).unwrap(), failed)
+        let pushed = move |is_good: bool| {
+            if !is_good {
+                tell.send(()).unwrap();
+            }
+        };
+        (Falcon::start(options, move || registry.clone(), pushed).unwrap(), failed)
     }
 
     #[test]

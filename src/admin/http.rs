@@ -40,17 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes for one read.
 const READ_BYTES: usize = 4 * 1024;
 
-/// What answers requests. It must not block: a thread of few waits for it.
-pub trait Handler: Send + Sync {
-    /// The answer. If it panics, the answer is 500.
-    fn handle(&self, request: &Request) -> Response;
-}
-
-impl<F: Fn(&Request) -> Response + Send + Sync> Handler for F {
-    fn handle(&self, request: &Request) -> Response {
-        self(request)
-    }
-}
+/// What answers requests. It must not block: a thread of few waits for it. If it panics, the answer is 500.
+pub type Handler = dyn Fn(&Request) -> Response + Send + Sync;
 
 /// The running server.
 pub struct Http {
@@ -61,7 +52,7 @@ pub struct Http {
 
 impl Http {
     /// Serves whoever connects to `listener`.
-    pub fn start(listener: TcpListener, handler: Arc<dyn Handler>) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, handler: Arc<Handler>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
         let (listener, stop) = (Arc::new(listener), Arc::new(AtomicBool::new(false)));
@@ -96,7 +87,7 @@ impl Http {
 /// One thread.
 struct Server {
     listener: Arc<TcpListener>,
-    handler: Arc<dyn Handler>,
+    handler: Arc<Handler>,
     stop: Arc<AtomicBool>,
     /// The oldest first.
     exchanges: Vec<Exchange>,
@@ -148,13 +139,13 @@ impl Server {
     /// One a turn, so that the threads share what comes at once.
     fn accept(&mut self) {
         match self.listener.accept() {
-            Ok((stream, peer)) => match stream.set_nonblocking(true) {
-                Ok(()) => {
+            Ok((stream, peer)) => match Exchange::new(stream, peer) {
+                Ok(exchange) => {
                     if self.exchanges.len() >= PLACES {
                         let oldest = self.exchanges.remove(0);
                         log_throttled(&format!("{PLACES} at once, {} has to go", oldest.peer));
                     }
-                    self.exchanges.push(Exchange::new(stream, peer));
+                    self.exchanges.push(exchange);
                 }
                 Err(e) => log_throttled(&format!("client={peer}: {e}")),
             },
@@ -192,6 +183,7 @@ fn log_throttled(what: &str) {
 struct Exchange {
     stream: TcpStream,
     peer: SocketAddr,
+    at: SocketAddr,
     deadline: Instant,
     phase: Phase,
 }
@@ -207,9 +199,10 @@ enum Phase {
 }
 
 impl Exchange {
-    fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        let deadline = Instant::now() + EXCHANGE_TIMEOUT;
-        Exchange { stream, peer, deadline, phase: Phase::Head(Vec::new()) }
+    fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let (at, deadline) = (stream.local_addr()?, Instant::now() + EXCHANGE_TIMEOUT);
+        Ok(Exchange { stream, peer, at, deadline, phase: Phase::Head(Vec::new()) })
     }
 
     fn waits_for(&self) -> PollFlags {
@@ -227,20 +220,20 @@ impl Exchange {
     }
 
     /// Does what can be done now. False: it is over.
-    fn go_on(&mut self, handler: &dyn Handler) -> bool {
+    fn go_on(&mut self, handler: &Handler) -> bool {
         match self.step(handler) {
             Ok(goes_on) => goes_on,
             Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
         }
     }
 
-    fn step(&mut self, handler: &dyn Handler) -> io::Result<bool> {
+    fn step(&mut self, handler: &Handler) -> io::Result<bool> {
         let mut chunk = [0; READ_BYTES];
         if let Phase::Head(head) = &mut self.phase {
             let room = READ_BYTES.min(MAX_HEAD_BYTES - head.len());
             let n = self.stream.read(&mut chunk[..room])?;
             head.extend(&chunk[..n]);
-            let answer = match read_request(head, self.peer) {
+            let answer = match read_request(head, self.peer, self.at) {
                 Ok(None) => return Ok(n > 0),
                 Ok(Some(request)) => answer(handler, &request).to_bytes(request.is_head),
                 Err(refusal) => refusal.to_bytes(false),
@@ -263,8 +256,8 @@ impl Exchange {
     }
 }
 
-fn answer(handler: &dyn Handler, request: &Request) -> Response {
-    catch_unwind(AssertUnwindSafe(|| handler.handle(request))).unwrap_or_else(|_| {
+fn answer(handler: &Handler, request: &Request) -> Response {
+    catch_unwind(AssertUnwindSafe(|| handler(request))).unwrap_or_else(|_| {
         // The panic hook has logged thread and place.
         error!("client={} path={:?}: no answer because of a panic", request.peer, request.path);
         Response::text(500, "this is a fault of the proxy, its log tells more\n")
@@ -424,7 +417,10 @@ mod tests {
         let exchange = |unread| {
             let stream = TcpStream::connect(addr).unwrap();
             let peer = listener.accept().unwrap().1;
-            Exchange { phase: Phase::Answer(vec![0; unread], 0), ..Exchange::new(stream, peer) }
+            Exchange {
+                phase: Phase::Answer(vec![0; unread], 0),
+                ..Exchange::new(stream, peer).unwrap()
+            }
         };
         let exchanges = vec![
             exchange(MAX_UNREAD_BYTES / 2),

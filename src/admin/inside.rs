@@ -1,20 +1,25 @@
 //! The parts of the proxy that are looked into, and what they say together at one moment.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 use super::falcon;
-use super::overview::{self, MetaFailure, Overview, Rate};
+use super::overview::{
+    self, LostLines, MetaFailure, Overview, Rate, Refusable, Refused, Shed, Upkeep,
+};
 use crate::client::connection::Desk;
 use crate::jobs::Jobs;
 use crate::life::{Life, Phase};
-use crate::metrics::Metrics;
+use crate::logging;
+use crate::metrics::{Metrics, Tally};
 use crate::query::Job;
+use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
-use crate::upstream::cluster::Cluster;
+use crate::upstream::cluster::{Cluster, Failures, State};
 use crate::wire::error_code::{COUNTED, ERR_OK};
 use crate::zk::status::{Status, Trust};
 
@@ -30,8 +35,12 @@ pub struct Inside {
     pub routes: Arc<RouteTable>,
     /// ZooKeeper, if the routes are there.
     pub zookeeper: Option<Status>,
-    /// Where the last good routes are kept.
-    pub state_file: Option<PathBuf>,
+    /// The file with the last good routes, if they are kept.
+    pub state_file: Option<state::Status>,
+    /// When the state file was written whose routes this proxy began with.
+    pub restored: Option<SystemTime>,
+    /// The settings file.
+    pub settings: Mutex<SettingsFile>,
     /// When the proxy started.
     pub started: SystemTime,
     /// Whether clients should come here.
@@ -51,24 +60,11 @@ impl Inside {
         }
     }
 
-    /// The clusters that cached routes name: failing and slow ones first, then by name.
-    pub fn clusters(&self) -> Vec<Arc<Cluster>> {
-        let routes = self.routes.list().into_iter().filter_map(|listed| listed.route);
-        let mut clusters: Vec<Arc<Cluster>> = routes.map(|route| route.cluster.clone()).collect();
-        clusters.sort_unstable_by_key(Arc::as_ptr);
-        clusters.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        clusters.sort_by_cached_key(|cluster| {
-            let state = cluster.state();
-            let trouble = (state.failing.is_some(), state.failures);
-            (std::cmp::Reverse(trouble), cluster.name.clone())
-        });
-        clusters
-    }
-
-    /// Time since the last good routes were written to disk.
-    pub fn state_file_age(&self) -> Option<Duration> {
-        let written = self.state_file.as_ref()?.metadata().and_then(|file| file.modified()).ok()?;
-        Some(written.elapsed().unwrap_or_default())
+    /// Time since what is cached of a table changed here, or at most since it did before this proxy began with it.
+    pub fn age(&self, listed: &Listed) -> Duration {
+        let restored = self.restored.filter(|_| listed.confirmed.is_none());
+        let restored = restored.and_then(|at| at.elapsed().ok());
+        restored.unwrap_or_default().max(listed.changed)
     }
 
     /// Everything at this moment.
@@ -87,8 +83,8 @@ impl Inside {
                 Phase::Stopping { .. } => overview::Life::Stopping,
             },
             zookeeper: self.zookeeper.as_ref().map(|status| zookeeper(status, &routes)),
-            clusters: self.clusters().iter().map(cluster).collect(),
-            routes: routes.iter().map(|listed| route(listed, self.zookeeper.is_some())).collect(),
+            clusters: clusters(&routes).into_iter().map(cluster).collect(),
+            routes: routes.iter().map(|listed| self.route(listed)).collect(),
             clients: overview::Clients {
                 connections: self.metrics.connections(),
                 pending: self.desk.pending(),
@@ -96,9 +92,98 @@ impl Inside {
                 queries,
                 queries_per_s: self.rate.lock().tell(Instant::now(), queries),
             },
-            problems: Vec::new(),
+            refused: refused(&self.metrics),
+            upkeep: self.upkeep(),
         }
     }
+
+    fn route(&self, listed: &Listed) -> overview::Route {
+        let route = listed.route.as_ref();
+        overview::Route {
+            table: listed.table.to_string(),
+            cluster: route.map(|route| route.cluster_name.clone()),
+            fault: listed.fault.as_deref().map(str::to_owned),
+            metas: route.map(|route| route.cluster.meta_addrs.clone()).unwrap_or_default(),
+            zxid: route.map_or(0, |route| route.mzxid),
+            age_s: self.age(listed).as_secs(),
+            confirmed_age_s: listed.confirmed.map(|span| span.as_secs()),
+            source: match listed.confirmed {
+                None => "state file",
+                Some(_) if self.zookeeper.is_some() => "zookeeper",
+                Some(_) => "file",
+            },
+            stale: listed.is_stale,
+            queries: listed.queries,
+            reads: listed.reads,
+        }
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        let upkeep = self.settings.lock();
+        Upkeep {
+            rejected_settings: upkeep
+                .rejected
+                .as_ref()
+                .map(|(why, at)| (why.clone(), at.elapsed().as_secs())),
+            waiting_settings: upkeep.waiting.clone(),
+            state_file_fault: self.state_file.as_ref().and_then(|file| file.view().fault),
+            falcon_fails: self.metrics.falcon_fails.load(Relaxed),
+            lost_lines: logging::lost().map(|lost| LostLines {
+                lines: lost.lines,
+                why: lost.why,
+                last_s: lost.at.elapsed().as_secs(),
+            }),
+        }
+    }
+}
+
+/// How the settings file stands to the settings that are in use.
+#[derive(Default)]
+pub struct SettingsFile {
+    /// Why it was not taken at the last SIGHUP, and when that was.
+    pub rejected: Option<(String, Instant)>,
+    /// Settings that wait for a restart.
+    pub waiting: Vec<String>,
+}
+
+fn refused(metrics: &Metrics) -> Vec<Refused> {
+    let connections = metrics.refused.all().map(|(why, n)| (Refusable::Connection(why), n));
+    // Of queries to a failing cluster the cluster tells.
+    let queries = metrics.shed.all().filter(|(why, _)| *why != Shed::FailingCluster);
+    let queries = queries.map(|(why, n)| (Refusable::Query(why), n));
+    let refused = |(what, n): (_, &Tally)| {
+        Some(Refused { what, count: n.get(), last_s: n.last()?.as_secs() })
+    };
+    connections.chain(queries).filter_map(refused).collect()
+}
+
+/// A cluster that cached routes name.
+pub struct Named {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// How it stands.
+    pub state: State,
+    /// Tables whose routes name it.
+    pub tables: usize,
+}
+
+/// The clusters that routes name: failing ones first, then those that fail now and then, the slow, and by name.
+pub fn clusters(routes: &[Listed]) -> Vec<Named> {
+    let clusters = routes.iter().filter_map(|listed| listed.route.as_ref());
+    let mut clusters: Vec<&Arc<Cluster>> = clusters.map(|route| &route.cluster).collect();
+    clusters.sort_unstable_by_key(|cluster| Arc::as_ptr(cluster));
+    let same = clusters.chunk_by(|a, b| Arc::ptr_eq(a, b));
+    let mut named: Vec<Named> = same
+        .map(|same| {
+            let cluster = same[0].clone();
+            Named { state: cluster.state(), cluster, tables: same.len() }
+        })
+        .collect();
+    named.sort_by(|a, b| {
+        let trouble = |of: &Named| (of.state.failing.is_some(), of.state.failures, of.state.usual);
+        trouble(b).cmp(&trouble(a)).then_with(|| a.cluster.name.cmp(&b.cluster.name))
+    });
+    named
 }
 
 fn unix_s(time: SystemTime) -> u64 {
@@ -121,20 +206,22 @@ fn zookeeper(status: &Status, routes: &[Listed]) -> overview::ZooKeeper {
     }
 }
 
-fn cluster(cluster: &Arc<Cluster>) -> overview::Cluster {
-    let state = cluster.state();
+fn cluster(named: Named) -> overview::Cluster {
+    let Named { cluster, state, tables } = named;
     let answers = || COUNTED.iter().zip(&cluster.stats.answers);
     let sum = |ok: bool| {
         answers().filter(|(err, _)| (**err == ERR_OK) == ok).map(|(_, count)| count.get()).sum()
     };
-    let failure = |(meta, kind, count): (std::net::SocketAddr, _, _)| MetaFailure {
+    let failure = |(meta, kind, failures): (SocketAddr, &'static str, Failures)| MetaFailure {
         meta: meta.to_string(),
         kind,
-        count,
+        count: failures.count,
+        last_s: failures.last.elapsed().as_secs(),
     };
     overview::Cluster {
         name: cluster.name.clone(),
         metas: cluster.meta_addrs.clone(),
+        tables,
         leader: state.leader.map(|leader| leader.to_string()),
         links: state.idle_links,
         calls: state.calls,
@@ -145,25 +232,5 @@ fn cluster(cluster: &Arc<Cluster>) -> overview::Cluster {
         usual_us: state.usual.map(|usual| usual.as_micros() as u64),
         answers_ok: sum(true),
         answers_other: sum(false),
-    }
-}
-
-fn route(listed: &Listed, has_zookeeper: bool) -> overview::Route {
-    let route = listed.route.as_ref();
-    overview::Route {
-        table: listed.table.to_string(),
-        cluster: route.map(|route| route.cluster_name.clone()),
-        metas: route.map(|route| route.cluster.meta_addrs.clone()).unwrap_or_default(),
-        zxid: route.map_or(0, |route| route.mzxid),
-        age_s: listed.changed.as_secs(),
-        confirmed_age_s: listed.confirmed.map(|span| span.as_secs()),
-        source: match listed.confirmed {
-            None => "state file",
-            Some(_) if has_zookeeper => "zookeeper",
-            Some(_) => "file",
-        },
-        stale: listed.is_stale,
-        queries: listed.queries,
-        reads: listed.reads,
     }
 }

@@ -39,9 +39,18 @@ pub struct Request {
     pub accept: String,
     /// Who asks.
     pub peer: SocketAddr,
+    /// Where the request came in.
+    pub at: SocketAddr,
 }
 
 impl Request {
+    /// Whether it comes from this host: over loopback, or from the very address at which it came in, as it does when
+    /// the pages are only at one of the host's own. No other host can connect from either.
+    pub fn is_from_this_host(&self) -> bool {
+        let [peer, at] = [self.peer, self.at].map(|addr| addr.ip().to_canonical());
+        peer.is_loopback() || peer == at
+    }
+
     /// The first value of this name in the query.
     pub fn query(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
@@ -49,7 +58,11 @@ impl Request {
 }
 
 /// Reads the head of a request. `None`: it is not whole yet. An error is the answer that says what is wrong.
-pub fn read_request(input: &[u8], peer: SocketAddr) -> Result<Option<Request>, Response> {
+pub fn read_request(
+    input: &[u8],
+    peer: SocketAddr,
+    at: SocketAddr,
+) -> Result<Option<Request>, Response> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
     match head.parse(input) {
@@ -80,6 +93,7 @@ pub fn read_request(input: &[u8], peer: SocketAddr) -> Result<Option<Request>, R
         query: decode_pairs(query).ok_or_else(bad_target)?,
         accept: header(head.headers, "accept").unwrap_or_default().into_owned(),
         peer,
+        at,
     }))
 }
 
@@ -237,10 +251,35 @@ mod tests {
         "10.0.0.9:1234".parse().unwrap()
     }
 
+    fn at() -> SocketAddr {
+        "10.0.0.1:9091".parse().unwrap()
+    }
+
+    #[test]
+    fn this_host_is_loopback_or_the_address_asked() {
+        let head = b"POST /drain HTTP/1.1\r\n\r\n";
+        for (why, peer, at, want) in [
+            ("loopback", "127.0.0.1:1", "127.0.0.1:9091", true),
+            ("another of loopback", "127.9.9.9:1", "127.0.0.1:9091", true),
+            ("IPv6", "[::1]:1", "[::1]:9091", true),
+            ("IPv4 at a socket of IPv6", "[::ffff:127.0.0.1]:1", "[::ffff:127.0.0.1]:9091", true),
+            ("its own address", "10.0.0.1:1", "10.0.0.1:9091", true),
+            ("the same, IPv6", "[fd00::1]:1", "[fd00::1]:9091", true),
+            ("the same, mapped", "[::ffff:10.0.0.1]:1", "10.0.0.1:9091", true),
+            ("another host", "10.0.0.9:1", "10.0.0.1:9091", false),
+            ("the same, IPv6", "[fd00::9]:1", "[fd00::1]:9091", false),
+            ("the same, mapped", "[::ffff:10.0.0.9]:1", "[::ffff:10.0.0.1]:9091", false),
+        ] {
+            let [peer, at] = [peer, at].map(|addr| addr.parse().unwrap());
+            let request = read_request(head, peer, at).unwrap().unwrap();
+            assert_eq!(request.is_from_this_host(), want, "{why}: {peer} at {at}");
+        }
+    }
+
     #[test]
     fn a_request_is_decoded() {
         let input = b"HEAD /a%20b?q=x%2By+z&empty&=%3D HTTP/1.1\r\nhost: h\r\nACCEPT: text/plain\r\n\r\nrest";
-        let request = read_request(input, peer()).unwrap().unwrap();
+        let request = read_request(input, peer(), at()).unwrap().unwrap();
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let want = Request {
             method: Method::Get,
@@ -249,11 +288,12 @@ mod tests {
             query: vec![pair("q", "x+y z"), pair("empty", ""), pair("", "=")],
             accept: "text/plain".to_owned(),
             peer: peer(),
+            at: at(),
         };
         assert_eq!(request, want);
         assert_eq!((request.query("q"), request.query("p")), (Some("x+y z"), None));
         for end in 0..input.len() - "\r\n\r\nrest".len() {
-            assert_eq!(read_request(&input[..end], peer()), Ok(None), "{end} bytes");
+            assert_eq!(read_request(&input[..end], peer(), at()), Ok(None), "{end} bytes");
         }
     }
 
@@ -277,7 +317,7 @@ mod tests {
             ("a long head", &long, 431),
             ("a head of many lines", &many, 431),
         ] {
-            let refused = read_request(head.as_bytes(), peer()).unwrap_err();
+            let refused = read_request(head.as_bytes(), peer(), at()).unwrap_err();
             assert_eq!(refused.status, want, "{why}");
         }
         for good in [
@@ -285,7 +325,7 @@ mod tests {
             "POST / HTTP/1.1\r\nHost: h:1\r\nOrigin: http://h:1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h:1\r\nOrigin: http://evil\r\n\r\n",
         ] {
-            assert!(read_request(good.as_bytes(), peer()).unwrap().is_some(), "{good}");
+            assert!(read_request(good.as_bytes(), peer(), at()).unwrap().is_some(), "{good}");
         }
     }
 

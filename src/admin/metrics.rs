@@ -17,16 +17,19 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::inside::Inside;
-use crate::metrics::{Closed, LATENCY_BOUNDS_US, OtherMethod, Refusal, Shed};
-use crate::wire::error_code::{COUNTED, OwnError};
+use super::inside::{self, Inside, Named};
+use crate::logging;
+use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
+use crate::route::table::Listed;
+use crate::upstream::cluster::Stats;
+use crate::wire::error_code::COUNTED;
 use crate::zk::status::Trust;
 
-/// All metrics now, with `tags` as labels of each.
-pub fn open_metrics(inside: &Arc<Inside>, tags: &[(String, String)]) -> String {
-    let tags = tags.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
+/// All metrics now, with `labels` of each.
+pub fn open_metrics(inside: &Arc<Inside>, labels: &[(String, String)]) -> String {
+    let labels = labels.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
     let mut registry =
-        Registry::with_labels(tags.collect::<Vec<(Cow<'_, str>, Cow<'_, str>)>>().into_iter());
+        Registry::with_labels(labels.collect::<Vec<(Cow<'_, str>, Cow<'_, str>)>>().into_iter());
     registry.register_collector(Box::new(Gather(inside.clone())));
     let mut encoded = String::new();
     text::encode(&mut encoded, &registry).expect("a String takes all that is written");
@@ -79,6 +82,17 @@ impl Families<'_> {
         self.family(name, help, MetricType::Counter, values)
     }
 
+    fn by_reason<R: Reason>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label_name: &'static str,
+        counts: &By<R>,
+    ) -> fmt::Result {
+        let values = counts.all().map(|(why, n)| (label(label_name, why.label()), n.get()));
+        self.counters(name, help, values)
+    }
+
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         self.family(name, help, MetricType::Gauge, [(Vec::new(), value)])
     }
@@ -93,8 +107,9 @@ impl Collector for Gather {
         let mut out = Families(encoder);
         let inside = &*self.0;
         clients(&mut out, inside)?;
-        answers(&mut out, inside)?;
-        routes(&mut out, inside)?;
+        let listed = inside.routes.list();
+        answers(&mut out, inside, &listed)?;
+        routes(&mut out, inside, &listed)?;
         zookeeper(&mut out, inside)?;
         process(&mut out, inside)
     }
@@ -109,24 +124,34 @@ fn clients(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         "Client connections accepted",
         metrics.accepted.get(),
     )?;
-    let refused = Refusal::ALL.iter().map(|why| (*why as usize, why.label()));
-    let refused = refused.map(|(at, why)| (label("why", why), metrics.refused.at(at).get()));
-    out.counters("meta_proxy_connections_refused", "Client connections not accepted", refused)?;
-    let closed = Closed::ALL.iter().map(|why| (*why as usize, why.label()));
-    let closed = closed.map(|(at, why)| (label("why", why), metrics.closed.at(at).get()));
-    out.counters("meta_proxy_connections_closed", "Client connections closed", closed)?;
-    let malformed = metrics.closed.at(Closed::Malformed as usize).get();
-    out.counter("meta_proxy_malformed", "Requests that can never become one", malformed)?;
-    let other = OtherMethod::ALL.iter().map(|method| (*method as usize, method.label()));
-    let other =
-        other.map(|(at, method)| (label("method", method), metrics.other_methods.at(at).get()));
-    out.counters("meta_proxy_other_requests", "Requests that are no QueryConfig", other)?;
-    let shed = Shed::ALL.iter().map(|why| (*why as usize, why.label()));
-    let shed = shed.map(|(at, why)| (label("why", why), metrics.shed.at(at).get()));
-    out.counters(
+    out.by_reason(
+        "meta_proxy_connections_refused",
+        "Client connections not accepted",
+        "why",
+        &metrics.refused,
+    )?;
+    out.by_reason(
+        "meta_proxy_connections_closed",
+        "Client connections closed",
+        "why",
+        &metrics.closed,
+    )?;
+    out.counter(
+        "meta_proxy_malformed",
+        "Connections closed for bytes that are not a valid request",
+        metrics.closed.at(Closed::Malformed).get(),
+    )?;
+    out.by_reason(
+        "meta_proxy_other_requests",
+        "Requests that are no QueryConfig",
+        "method",
+        &metrics.other_methods,
+    )?;
+    out.by_reason(
         "meta_proxy_requests_refused",
-        "Queries answered ERR_SERVICE_NOT_ACTIVE without a try",
-        shed,
+        "Queries answered ERR_SERVICE_NOT_ACTIVE without asking a cluster",
+        "why",
+        &metrics.shed,
     )?;
     let pending = inside.desk.pending() as f64;
     out.gauge("meta_proxy_pending_queries", "Queries under way", pending)?;
@@ -135,7 +160,7 @@ fn clients(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64)
 }
 
-fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+fn answers(out: &mut Families<'_>, inside: &Inside, routes: &[Listed]) -> fmt::Result {
     let metrics = &inside.metrics;
     let (buckets, sum) = metrics.latency.get();
     let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
@@ -149,21 +174,20 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     )?;
     latency.encode(metric)?;
 
-    let clusters = inside.clusters();
-    let own = [OwnError::UnknownTable, OwnError::UnusableRoute, OwnError::Unavailable];
-    let own = own.map(|error| {
-        let labels = vec![("pegasus_cluster", "".into()), ("err", error.name().into())];
-        (labels, metrics.own_errors.at(error as usize).get())
+    let own = metrics.own_errors.all().map(|(error, n)| {
+        (vec![("pegasus_cluster", "".into()), ("err", error.label().into())], n.get())
     });
-    // A cluster that has been set up anew under its name is the same to who looks.
-    let mut given: BTreeMap<(&str, usize), u64> = BTreeMap::new();
-    for cluster in &clusters {
-        for (at, count) in cluster.stats.answers.iter().enumerate().filter(|(_, n)| n.get() > 0) {
-            *given.entry((&cluster.name, at)).or_default() += count.get();
-        }
+    // Clusters of one name have one count.
+    let clusters = inside::clusters(routes);
+    let mut by_name: BTreeMap<&str, (&Stats, bool)> = BTreeMap::new();
+    for Named { cluster, state, .. } in &clusters {
+        let (_, is_failing) = by_name.entry(&cluster.name).or_insert((&cluster.stats, false));
+        *is_failing |= state.failing.is_some();
     }
-    let given = given.into_iter().map(|((cluster, at), n)| {
-        (vec![("pegasus_cluster", cluster.into()), ("err", COUNTED[at].into())], n)
+    let of = |cluster: &&str| ("pegasus_cluster", Cow::from((*cluster).to_owned()));
+    let given = by_name.iter().flat_map(|(name, (stats, _))| {
+        let counts = COUNTED.iter().zip(&stats.answers).filter(|(_, n)| n.get() > 0);
+        counts.map(move |(err, n)| (vec![of(name), ("err", (*err).into())], n.get()))
     });
     let help = "Answers by cluster and error; those of the proxy itself have no cluster";
     out.counters("meta_proxy_answers", help, own.into_iter().chain(given))?;
@@ -171,19 +195,20 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     let joined = metrics.flights_joined.get();
     out.counter("meta_proxy_flights_joined", "Queries that shared the call of another", joined)?;
 
-    let mut failures: BTreeMap<(String, &str), u64> = BTreeMap::new();
-    for (meta, kind, n) in clusters.iter().flat_map(|cluster| cluster.stats.failures()) {
-        *failures.entry((meta.to_string(), kind)).or_default() += n;
-    }
-    let failures = failures
-        .into_iter()
-        .map(|((meta, kind), n)| (vec![("meta", meta.into()), ("kind", kind.into())], n));
-    out.counters(
-        "meta_proxy_upstream_failures",
-        "MetaServers that gave no usable answer",
-        failures,
-    )?;
-    let failing = clusters.iter().filter(|cluster| cluster.state().failing.is_some()).count();
+    let failures = by_name.iter().flat_map(|(name, (stats, _))| {
+        stats.failures().into_iter().map(move |(meta, kind, failures)| {
+            let meta = meta.to_string();
+            (vec![of(name), ("meta", meta.into()), ("kind", kind.into())], failures.count)
+        })
+    });
+    let help = "MetaServers that gave no usable answer";
+    out.counters("meta_proxy_upstream_failures", help, failures)?;
+    let failing = by_name
+        .iter()
+        .map(|(name, (_, is_failing))| (vec![of(name)], f64::from(u8::from(*is_failing))));
+    let help = "1 while a cluster is only probed, not asked";
+    out.family("meta_proxy_cluster_failing", help, MetricType::Gauge, failing)?;
+    let failing = clusters.iter().filter(|named| named.state.failing.is_some()).count();
     out.gauge(
         "meta_proxy_clusters_failing",
         "Clusters that are only probed, not asked",
@@ -192,9 +217,8 @@ fn answers(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
     out.gauge("meta_proxy_clusters", "Clusters that cached routes name", clusters.len() as f64)
 }
 
-fn routes(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
-    let listed = inside.routes.list();
-    let by_table = |n: fn(&crate::route::table::Listed) -> u64| {
+fn routes(out: &mut Families<'_>, inside: &Inside, listed: &[Listed]) -> fmt::Result {
+    let by_table = |n: fn(&Listed) -> u64| {
         listed.iter().map(move |listed| (label("table", &*listed.table), n(listed)))
     };
     let help = "Queries by table, of tables that are cached";
@@ -207,13 +231,17 @@ fn routes(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         inside.metrics.misses.get(),
     )?;
     out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64)?;
-    let unusable = listed.iter().filter(|listed| listed.route.is_none()).count();
-    out.gauge("meta_proxy_routes_unusable", "Tables whose record cannot be used", unusable as f64)?;
+    let unusable = listed.iter().filter(|listed| listed.fault.is_some()).count();
+    let help = "Tables whose record cannot be used; the last good one serves, if there is one";
+    out.gauge("meta_proxy_routes_unusable", help, unusable as f64)?;
+    let unserved = listed.iter().filter(|listed| listed.route.is_none()).count();
+    let help = "Tables of which no record could ever be used";
+    out.gauge("meta_proxy_routes_unserved", help, unserved as f64)?;
     let stale = || listed.iter().filter(|listed| listed.is_stale);
     let help = "Cached tables that may have changed unseen";
     out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64)?;
-    let oldest = stale().map(|listed| listed.confirmed.unwrap_or(listed.changed)).max();
-    let help = "Time since the oldest of them was confirmed";
+    let oldest = stale().map(|listed| listed.confirmed.unwrap_or_else(|| inside.age(listed))).max();
+    let help = "Time since the oldest unconfirmed route was confirmed";
     let oldest = oldest.unwrap_or_default().as_secs_f64();
     out.gauge("meta_proxy_oldest_unconfirmed_route_seconds", help, oldest)
 }
@@ -233,9 +261,16 @@ fn zookeeper(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         let help = "Session time-out as granted; 0 without a session";
         out.gauge("meta_proxy_zookeeper_session_timeout_seconds", help, timeout)?;
     }
-    if let Some(age) = inside.state_file_age() {
-        let help = "Time since the state file was written";
-        out.gauge("meta_proxy_state_file_age_seconds", help, age.as_secs_f64())?;
+    if let Some(file) = &inside.state_file {
+        let view = file.view();
+        if let Some(written) = view.written {
+            let help = "Time since the state file was written; it is written when routes change";
+            let age = written.elapsed().unwrap_or_default().as_secs_f64();
+            out.gauge("meta_proxy_state_file_age_seconds", help, age)?;
+        }
+        let help = "1 while the routes as they are now cannot be written to the state file";
+        let fails = f64::from(u8::from(view.fault.is_some()));
+        out.gauge("meta_proxy_state_file_failing", help, fails)?;
     }
     Ok(())
 }
@@ -247,8 +282,18 @@ fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
         "Pushes that the falcon agent did not take",
         failures,
     )?;
+    let settings = inside.settings.lock();
+    let is_rejected = f64::from(u8::from(settings.rejected.is_some()));
+    let waiting = settings.waiting.len() as f64;
+    drop(settings);
+    let help = "1 after a SIGHUP that changed nothing because the settings file has a fault";
+    out.gauge("meta_proxy_settings_rejected", help, is_rejected)?;
+    let help = "Settings that have changed and wait for a restart";
+    out.gauge("meta_proxy_settings_waiting", help, waiting)?;
+    let lost = logging::lost().map_or(0, |lost| lost.lines);
+    out.counter("meta_proxy_log_lines_lost", "Log lines that could not be written", lost)?;
     let is_ready = f64::from(u8::from(inside.is_ready().is_ok()));
-    out.gauge("meta_proxy_ready", "Whether /readyz says so", is_ready)?;
+    out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready)?;
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64())?;
     let version = label("version", env!("CARGO_PKG_VERSION"));

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+pub use crate::metrics::{Refusal, Shed};
 pub use crate::zk::status::Trust;
 
 /// Everything at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Overview {
     /// Name of the host.
     pub host: String,
@@ -31,13 +32,14 @@ pub struct Overview {
     pub routes: Vec<Route>,
     /// What clients do.
     pub clients: Clients,
-    /// What is wrong beyond what the rest tells, a sentence each.
-    pub problems: Vec<String>,
+    /// What was refused since the start.
+    pub refused: Vec<Refused>,
+    /// How it stands with what no query waits for.
+    pub upkeep: Upkeep,
 }
 
 /// Where a process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     /// It is not ready for clients yet.
     Starting,
@@ -81,6 +83,8 @@ pub struct Cluster {
     pub name: String,
     /// Its MetaServers.
     pub metas: Vec<String>,
+    /// Tables whose routes name it.
+    pub tables: usize,
     /// Who of them leads, if that is known.
     pub leader: Option<String>,
     /// Connections to MetaServers that wait for use.
@@ -89,7 +93,7 @@ pub struct Cluster {
     pub calls: usize,
     /// Queries that wait for calls.
     pub waiting: usize,
-    /// It fails for so long, in seconds, and queries are refused but for probes.
+    /// It fails for so long, in seconds, and queries are refused except for probes.
     pub failing_s: Option<u64>,
     /// Calls that failed since the last answer.
     pub failures: u32,
@@ -112,6 +116,8 @@ pub struct MetaFailure {
     pub kind: &'static str,
     /// Since the start.
     pub count: u64,
+    /// Time since the last.
+    pub last_s: u64,
 }
 
 /// One cached table.
@@ -119,8 +125,10 @@ pub struct MetaFailure {
 pub struct Route {
     /// The table.
     pub table: String,
-    /// Its cluster; none if the record in its znode cannot be used.
+    /// Its cluster; none if no record of it could ever be used.
     pub cluster: Option<String>,
+    /// Why the record that is there now cannot be used; a cluster that is there nevertheless is the last good one's.
+    pub fault: Option<String>,
     /// The MetaServers of its cluster.
     pub metas: Vec<String>,
     /// zxid of the change that wrote its record.
@@ -140,7 +148,7 @@ pub struct Route {
 }
 
 /// What clients do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Clients {
     /// Connections.
     pub connections: u64,
@@ -152,6 +160,52 @@ pub struct Clients {
     pub queries: u64,
     /// Queries per second of late, see [`Rate`].
     pub queries_per_s: f64,
+}
+
+/// What clients were refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// What, and why.
+    pub what: Refusable,
+    /// Since the start.
+    pub count: u64,
+    /// Time since the last.
+    pub last_s: u64,
+}
+
+/// What can be refused, and why.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusable {
+    /// A connection.
+    Connection(Refusal),
+    /// A query.
+    Query(Shed),
+}
+
+/// What no query waits for, and an operator misses later.
+#[derive(Clone, Debug, Default)]
+pub struct Upkeep {
+    /// Why the settings file was not taken at the last SIGHUP, and how long ago that was, in seconds.
+    pub rejected_settings: Option<(String, u64)>,
+    /// Settings that have changed and wait for a restart.
+    pub waiting_settings: Vec<String>,
+    /// Why the state file cannot be written.
+    pub state_file_fault: Option<String>,
+    /// Whether the falcon agent did not take the last push.
+    pub falcon_fails: bool,
+    /// Log lines that were lost.
+    pub lost_lines: Option<LostLines>,
+}
+
+/// Log lines that were lost.
+#[derive(Clone, Debug)]
+pub struct LostLines {
+    /// Since the start.
+    pub lines: u64,
+    /// Why the last were.
+    pub why: String,
+    /// Time since then.
+    pub last_s: u64,
 }
 
 /// What it all means.
@@ -178,6 +232,8 @@ pub enum Level {
 
 /// Clusters or tables that a sentence names.
 const NAMES_IN_A_SENTENCE: usize = 3;
+/// What was refused or lost for the last time so long ago is no news any more.
+const NEWS_S: u64 = 60;
 /// Confirming the routes takes so long at times; longer is a reason to look.
 const CONFIRMING_S: u64 = 10;
 
@@ -207,30 +263,23 @@ impl Overview {
         let failing: Vec<&Cluster> = failing.collect();
         match failing[..] {
             [] => {}
-            [Cluster { name, failing_s, failures, .. }] => {
-                let since = span(failing_s.unwrap_or_default());
-                let sentence =
-                    format!("Cluster {name} does not answer: {failures} failures in {since}");
-                found.push((Level::Bad, sentence));
-            }
+            [cluster] => found.push((Level::Bad, cluster.wrong())),
             _ => {
-                let names = some_of(failing.iter().map(|cluster| cluster.name.as_str()));
+                let named = |cluster: &&Cluster| {
+                    format!("{} ({})", cluster.name, counted(cluster.tables as u64, "table"))
+                };
+                let names: Vec<String> = failing.iter().map(named).collect();
+                let names = some_of(names.iter().map(String::as_str));
                 let sentence = format!("{} clusters do not answer: {names}", failing.len());
                 found.push((Level::Bad, sentence));
             }
         }
-        let unusable = self.routes.iter().filter(|route| route.cluster.is_none());
-        let unusable: Vec<&str> = unusable.map(|route| route.table.as_str()).collect();
-        if !unusable.is_empty() {
-            let sentence = match unusable[..] {
-                [table] => format!("The record of table {table} cannot be used"),
-                _ => {
-                    let names = some_of(unusable.iter().copied());
-                    format!("The records of {} tables cannot be used: {names}", unusable.len())
-                }
-            };
-            found.push((Level::Bad, sentence));
-        }
+        found.extend(self.mute_metas().map(|what| (Level::Warning, what)));
+        let unserved = |route: &&Route| route.cluster.is_none();
+        let last_good = |route: &&Route| route.cluster.is_some() && route.fault.is_some();
+        found.extend(self.bad_records(unserved).map(|what| (Level::Bad, what)));
+        let last_good = self.bad_records(last_good);
+        found.extend(last_good.map(|what| (Level::Warning, what + "; the last good one serves")));
         if let Some(zookeeper) = &self.zookeeper {
             found.extend(zookeeper.wrong());
         }
@@ -244,7 +293,128 @@ impl Overview {
                 None => found.push((Level::Bad, "The routes file has no table".to_owned())),
             }
         }
-        found.extend(self.problems.iter().map(|problem| (Level::Warning, problem.clone())));
+        let refused = self.refused.iter().filter(|refused| refused.last_s < NEWS_S);
+        found.extend(refused.map(|refused| (Level::Bad, refused.wrong())));
+        found.extend(self.upkeep.wrongs().into_iter().map(|what| (Level::Warning, what)));
+        found
+    }
+
+    /// MetaServers that fail while others of their cluster answer.
+    fn mute_metas(&self) -> Option<String> {
+        let working = self.clusters.iter().filter(|cluster| cluster.failing_s.is_none());
+        let failing: Vec<(&Cluster, &MetaFailure)> = working
+            .flat_map(|cluster| cluster.fresh_failures().into_iter().map(move |of| (cluster, of)))
+            .collect();
+        match failing[..] {
+            [] => None,
+            [(Cluster { name, .. }, failure)] => {
+                let MetaFailure { meta, kind, last_s, .. } = failure;
+                let last = span(*last_s);
+                Some(format!(
+                    "MetaServer {meta} of {name} gave no usable answer: {kind}, {last} ago"
+                ))
+            }
+            _ => {
+                let names = some_of(failing.iter().map(|(_, failure)| failure.meta.as_str()));
+                Some(format!("{} MetaServers gave no usable answer: {names}", failing.len()))
+            }
+        }
+    }
+
+    fn bad_records(&self, is_bad: impl Fn(&&Route) -> bool) -> Option<String> {
+        let bad: Vec<&Route> = self.routes.iter().filter(is_bad).collect();
+        match bad[..] {
+            [] => None,
+            [Route { table, fault, .. }] => {
+                let fault = fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default();
+                Some(format!("The record of table {table} cannot be used{fault}"))
+            }
+            _ => {
+                let names = some_of(bad.iter().map(|route| route.table.as_str()));
+                Some(format!("The records of {} tables cannot be used: {names}", bad.len()))
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Its MetaServers that failed just now, or when it began to fail as a whole, each with its last failure, the latest
+    /// first. A cluster that nobody asks for keeps its reason.
+    pub fn fresh_failures(&self) -> Vec<&MetaFailure> {
+        let news_s = NEWS_S + self.failing_s.unwrap_or(0);
+        let leads = |failure: &MetaFailure| self.leader.as_ref() == Some(&failure.meta);
+        let fresh = |failure: &&MetaFailure| failure.last_s < news_s && !leads(failure);
+        let mut found: Vec<&MetaFailure> = self.meta_failures.iter().filter(fresh).collect();
+        found.sort_by(|a, b| (&a.meta, a.last_s).cmp(&(&b.meta, b.last_s)));
+        found.dedup_by(|later, kept| later.meta == kept.meta);
+        found.sort_by_key(|failure| failure.last_s);
+        found
+    }
+
+    fn wrong(&self) -> String {
+        let Cluster { name, failures, tables, .. } = self;
+        let since = span(self.failing_s.unwrap_or_default());
+        let metas = self.fresh_failures();
+        let metas: Vec<String> =
+            metas.iter().map(|failure| format!("{} {}", failure.meta, failure.kind)).collect();
+        let why = match metas.is_empty() {
+            true => String::new(),
+            false => format!("; {}", some_of(metas.iter().map(String::as_str))),
+        };
+        let tables = counted(*tables as u64, "table");
+        format!(
+            "Cluster {name} does not answer: {failures} failures in {since}, {tables} affected{why}"
+        )
+    }
+}
+
+impl Refused {
+    fn wrong(&self) -> String {
+        let (who, why) = match self.what {
+            Refusable::Connection(Refusal::MaxConnections) => {
+                ("Clients", "limits.max_connections is reached")
+            }
+            Refusable::Connection(Refusal::MaxPerAddress) => {
+                ("Clients", "limits.max_connections_per_address is reached")
+            }
+            Refusable::Connection(Refusal::System) => {
+                ("Clients", "the system has no descriptors or memory for them")
+            }
+            Refusable::Query(Shed::ClientPending) => {
+                ("Queries", "limits.max_pending_per_client is reached")
+            }
+            Refusable::Query(Shed::Pending) => ("Queries", "limits.max_pending is reached"),
+            Refusable::Query(Shed::Misses) => ("Queries", "too many wait for ZooKeeper"),
+            Refusable::Query(Shed::FailingCluster) => ("Queries", "their cluster does not answer"),
+        };
+        let (count, last) = (thousands(self.count), span(self.last_s));
+        format!("{who} are refused: {why}, {count} times, the last {last} ago")
+    }
+}
+
+impl Upkeep {
+    fn wrongs(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some((why, since_s)) = &self.rejected_settings {
+            let since = span(*since_s);
+            found.push(format!("SIGHUP changed nothing, {since} ago: {why}"));
+        }
+        if !self.waiting_settings.is_empty() {
+            let names = some_of(self.waiting_settings.iter().map(String::as_str));
+            found.push(format!("Changed settings that wait for a restart: {names}"));
+        }
+        if let Some(why) = &self.state_file_fault {
+            found.push(format!("The state file cannot be written: {why}"));
+        }
+        if self.falcon_fails {
+            found.push("The falcon agent takes no metrics".to_owned());
+        }
+        if let Some(LostLines { lines, why, last_s }) = &self.lost_lines
+            && *last_s < NEWS_S
+        {
+            let (lines, last) = (thousands(*lines), span(*last_s));
+            found.push(format!("Log lines are lost: {why}; {lines} lines, the last {last} ago"));
+        }
         found
     }
 }
@@ -274,6 +444,12 @@ fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
         0 => shown.join(", "),
         _ => format!("{} and {more} more", shown.join(", ")),
     }
+}
+
+/// `1 table`, `1,200 tables`.
+pub fn counted(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {what}{s}", thousands(number))
 }
 
 /// A time for people: one number, one unit.
@@ -341,6 +517,7 @@ pub(super) mod tests {
         let cluster = |name: &str, net: u8, usual_us| Cluster {
             name: name.to_owned(),
             metas: (1..=3).map(|host| format!("10.{net}.0.{host}:34601")).collect(),
+            tables: 2,
             leader: Some(format!("10.{net}.0.2:34601")),
             links: 2,
             calls: 1,
@@ -355,6 +532,7 @@ pub(super) mod tests {
         let route = |table: &str, cluster: &Cluster, queries| Route {
             table: table.to_owned(),
             cluster: Some(cluster.name.clone()),
+            fault: None,
             metas: cluster.metas.clone(),
             zxid: 0x5_0000_1234,
             age_s: 86_400 * 12,
@@ -396,7 +574,8 @@ pub(super) mod tests {
                 queries: 1_234_579,
                 queries_per_s: 412.34,
             },
-            problems: Vec::new(),
+            refused: Vec::new(),
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -421,6 +600,14 @@ pub(super) mod tests {
             verdict(&|overview| overview.routes[1].cluster = None),
             one(Level::Bad, "The record of table users cannot be used")
         );
+        assert_eq!(
+            verdict(&|overview| overview.routes[1].fault = Some("want a JSON object".to_owned())),
+            one(
+                Level::Warning,
+                "The record of table users cannot be used: want a JSON object; the last good one \
+                 serves"
+            )
+        );
         let confirming = |since_s| {
             move |overview: &mut Overview| {
                 let zookeeper = overview.zookeeper.as_mut().unwrap();
@@ -442,7 +629,9 @@ pub(super) mod tests {
         let many = verdict(&|overview| {
             let zookeeper = overview.zookeeper.as_mut().unwrap();
             (zookeeper.state, zookeeper.since_s) = (Trust::Down, 200);
-            overview.problems.push("max_connections is reached".to_owned());
+            let what = Refusable::Connection(Refusal::MaxPerAddress);
+            overview.refused = vec![Refused { what, count: 1_234, last_s: 3 }];
+            overview.upkeep.waiting_settings = vec!["workers".to_owned(), "listen".to_owned()];
             let failing =
                 Cluster { failing_s: Some(40), failures: 17, ..overview.clusters[0].clone() };
             overview.clusters = vec![failing; 5];
@@ -450,16 +639,101 @@ pub(super) mod tests {
         assert_eq!(many.level, Level::Bad);
         assert_eq!(
             many.headline,
-            "5 clusters do not answer: c3srv-ad, c3srv-ad, c3srv-ad and 2 more"
+            "5 clusters do not answer: c3srv-ad (2 tables), c3srv-ad (2 tables), c3srv-ad \
+             (2 tables) and 2 more"
         );
         assert_eq!(
             many.details,
             [
+                "Clients are refused: limits.max_connections_per_address is reached, 1,234 times, \
+                 the last 3 s ago",
                 "ZooKeeper is out of reach for 3 min: cached routes serve on, their changes are \
                  not seen",
-                "max_connections is reached",
+                "Changed settings that wait for a restart: workers, listen",
             ]
         );
+    }
+
+    #[test]
+    fn what_was_refused_or_lost_is_news_for_a_while() {
+        let query = |what, last_s| Refused { what: Refusable::Query(what), count: 2, last_s };
+        let lost = |last_s| LostLines { lines: 7, why: "No space left".to_owned(), last_s };
+        for (last_s, refused, lines) in [
+            (
+                NEWS_S - 1,
+                "Queries are refused: too many wait for ZooKeeper, 2 times, the last 59 s ago",
+                "Log lines are lost: No space left; 7 lines, the last 59 s ago",
+            ),
+            (NEWS_S, "All is well", "All is well"),
+        ] {
+            let mut overview = sample();
+            overview.refused = vec![query(Shed::Misses, last_s)];
+            assert_eq!(overview.verdict().headline, refused);
+            overview.refused.clear();
+            overview.upkeep.lost_lines = Some(lost(last_s));
+            assert_eq!(overview.verdict().headline, lines);
+        }
+        let mut overview = sample();
+        overview.upkeep = Upkeep {
+            rejected_settings: Some(("mp.yaml: line 1: workers: want 4".to_owned(), 130)),
+            state_file_fault: Some("Permission denied".to_owned()),
+            falcon_fails: true,
+            ..Upkeep::default()
+        };
+        let verdict = overview.verdict();
+        assert_eq!(
+            (verdict.level, verdict.headline.as_str()),
+            (Level::Warning, "SIGHUP changed nothing, 2 min ago: mp.yaml: line 1: workers: want 4")
+        );
+        assert_eq!(
+            verdict.details,
+            [
+                "The state file cannot be written: Permission denied",
+                "The falcon agent takes no metrics"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_cluster_is_said_to_fail_with_its_reason_and_a_server_beside_it() {
+        let failure = |host: u8, kind, last_s| MetaFailure {
+            meta: format!("10.1.0.{host}:34601"),
+            kind,
+            count: 9,
+            last_s,
+        };
+        let mut overview = sample();
+        overview.clusters[0].meta_failures = vec![
+            failure(1, "refused", 90),
+            failure(1, "timeout", 12),
+            failure(2, "timeout", 1),
+            failure(3, "timeout", 8),
+            failure(3, "closed", 5),
+        ];
+        assert_eq!(
+            overview.verdict().headline,
+            "2 MetaServers gave no usable answer: 10.1.0.3:34601, 10.1.0.1:34601",
+            "the second leads now"
+        );
+        overview.clusters[0].leader = None;
+        overview.clusters[0].failing_s = Some(40);
+        overview.clusters[0].failures = 17;
+        overview.clusters[0].meta_failures[0].last_s = NEWS_S + 40;
+        let verdict = overview.verdict();
+        assert_eq!(
+            verdict.headline,
+            "Cluster c3srv-ad does not answer: 17 failures in 40 s, 2 tables affected; \
+             10.1.0.2:34601 timeout, 10.1.0.3:34601 closed, 10.1.0.1:34601 timeout"
+        );
+        assert_eq!(verdict.details, [""; 0]);
+        let mut overview = sample();
+        overview.clusters[1].meta_failures = vec![failure(3, "refused", 12)];
+        assert_eq!(
+            overview.verdict().headline,
+            "MetaServer 10.1.0.3:34601 of c4srv-ml gave no usable answer: refused, 12 s ago"
+        );
+        overview.clusters[1].meta_failures[0].last_s = NEWS_S;
+        assert_eq!(overview.verdict().level, Level::Well);
     }
 
     #[test]

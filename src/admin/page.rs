@@ -5,10 +5,11 @@
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 
 use super::message::Response;
-use super::overview::{Cluster, Level, Life, Overview, Route, Trust, ZooKeeper, span, thousands};
+use super::overview::{
+    Cluster, Level, Life, MetaFailure, Overview, Route, Trust, ZooKeeper, counted, span, thousands,
+};
 
 const HTML: &str = include_str!("page.html");
 const CSS: &str = include_str!("page.css");
@@ -18,22 +19,17 @@ const JS: &str = include_str!("page.js");
 const MAX_ROUTES: usize = 200;
 /// Rows of the table of clusters.
 const MAX_CLUSTERS: usize = 100;
+/// MetaServers of a cluster whose failures are shown.
+const MAX_REASONS: usize = 3;
 
-/// The page; of the routes those with `q` in their table, cluster or addresses.
-pub fn response(overview: &Overview, q: &str) -> Response {
-    let nonce = nonce();
+/// The page; of the routes those with `q` in their table, cluster or addresses. `nonce` tells its own script and style
+/// from any that got into it, so nobody may guess it.
+pub fn response(overview: &Overview, q: &str, nonce: &str) -> Response {
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
          connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     );
-    Response::html(render(overview, q, &nonce), policy)
-}
-
-/// Tells the page's own script and style from any that got into it: nobody can guess the next one, because what
-/// hashes it has its keys from the system.
-fn nonce() -> String {
-    let random = || RandomState::new().hash_one(0);
-    format!("{:016x}{:016x}", random(), random())
+    Response::html(render(overview, q, nonce), policy)
 }
 
 fn render(overview: &Overview, q: &str, nonce: &str) -> String {
@@ -198,14 +194,9 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
     )
 }
 
-/// Failing ones first, then those that fail now and then, then the slow ones.
+/// In the order in which they come: those that need a look first.
 fn clusters(clusters: &[Cluster]) -> String {
-    let mut sorted: Vec<&Cluster> = clusters.iter().collect();
-    sorted.sort_by_key(|cluster| {
-        Reverse((cluster.failing_s.is_some(), cluster.failures, cluster.usual_us))
-    });
-    let rows: String =
-        sorted.iter().take(MAX_CLUSTERS).map(|cluster| cluster_row(cluster)).collect();
+    let rows: String = clusters.iter().take(MAX_CLUSTERS).map(cluster_row).collect();
     let more = match clusters.len().saturating_sub(MAX_CLUSTERS) {
         0 => String::new(),
         n => format!("<p class=\"more\">and {} more, see /clusters</p>", thousands(n as u64)),
@@ -215,26 +206,35 @@ fn clusters(clusters: &[Cluster]) -> String {
     }
     format!(
         "<table><thead><tr><th>cluster</th><th>state</th><th>leader</th>\
-         <th class=\"n\">usual answer</th><th class=\"n wide\">calls</th>\
-         <th class=\"n wide\">waiting</th><th class=\"n wide\">links</th>\
-         <th class=\"n wide\">answers</th><th class=\"n wide\">errors</th></tr></thead>\
+         <th class=\"n\">usual answer</th><th class=\"n wide\">tables</th>\
+         <th class=\"n wide\">calls</th><th class=\"n wide\">waiting</th>\
+         <th class=\"n wide\">answers</th><th class=\"n wide\">not ERR_OK</th></tr></thead>\
          <tbody>{rows}</tbody></table>{more}"
     )
 }
 
 fn cluster_row(cluster: &Cluster) -> String {
-    let failures = thousands(cluster.failures.into());
+    let failures = counted(cluster.failures.into(), "call");
+    let metas = cluster.fresh_failures();
     let (class, state) = match (cluster.failing_s, cluster.failures) {
         (Some(failing_s), _) => {
             let state = format!("failing for {}", span(failing_s));
-            ("bad", format!("{state}<small>{failures} calls in a row</small>"))
+            ("bad", format!("{state}<small>{failures} in a row</small>"))
         }
+        (None, 1..) => ("warning", format!("{failures} failed")),
         (None, 0) if cluster.usual_us.is_none() => ("", "not asked yet".to_owned()),
+        (None, 0) if !metas.is_empty() => ("warning", "answers, but for:".to_owned()),
         (None, 0) => ("", "answers".to_owned()),
-        (None, _) => ("warning", format!("{failures} failed")),
     };
+    let reasons: String = metas
+        .iter()
+        .take(MAX_REASONS)
+        .map(|MetaFailure { meta, kind, last_s, .. }| {
+            format!("<small>{}: {kind}, {} ago</small>", Text(meta), span(*last_s))
+        })
+        .collect();
     format!(
-        "<tr class=\"{class}\"><th scope=\"row\">{}</th><td class=\"state\">{state}</td>\
+        "<tr class=\"{class}\"><th scope=\"row\">{}</th><td class=\"state\">{state}{reasons}</td>\
          <td>{}<small class=\"wide\">{}</small></td><td class=\"n\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td></tr>",
@@ -242,10 +242,10 @@ fn cluster_row(cluster: &Cluster) -> String {
         Text(cluster.leader.as_deref().unwrap_or("unknown")),
         Text(&others(cluster)),
         cluster.usual_us.map_or_else(|| "-".to_owned(), micros),
+        thousands(cluster.tables as u64),
         thousands(cluster.calls as u64),
         thousands(cluster.waiting as u64),
-        thousands(cluster.links as u64),
-        thousands(cluster.answers_ok),
+        thousands(cluster.answers_ok + cluster.answers_other),
         thousands(cluster.answers_other),
     )
 }
@@ -269,7 +269,9 @@ fn routes(routes: &[Route], q: &str) -> String {
                 || route.metas.iter().any(|meta| has(meta))
         })
         .collect();
-    found.sort_by_key(|route| (route.cluster.is_some(), !route.stale, Reverse(route.queries)));
+    found.sort_by_key(|route| {
+        (route.cluster.is_some(), route.fault.is_none(), !route.stale, Reverse(route.queries))
+    });
     let rows: String = found.iter().take(MAX_ROUTES).map(|route| route_row(route)).collect();
     let all = thousands(routes.len() as u64);
     let count = thousands(found.len() as u64);
@@ -296,13 +298,15 @@ fn routes(routes: &[Route], q: &str) -> String {
 }
 
 fn route_row(route: &Route) -> String {
-    let (class, state) = match (&route.cluster, route.stale) {
-        (None, _) => ("bad", "unusable"),
-        (Some(_), true) => ("warning", "stale"),
-        (Some(_), false) => ("", "current"),
+    let (class, state) = match route {
+        Route { cluster: None, .. } => ("bad", "unusable"),
+        Route { fault: Some(_), .. } => ("warning", "last good one"),
+        Route { stale: true, .. } => ("warning", "stale"),
+        _ => ("", "current"),
     };
     // Where all of them should come from is not worth a word in each row.
     let source = if route.source == "zookeeper" { "" } else { route.source };
+    let beside = route.fault.as_deref().unwrap_or(source);
     let ago = |seconds| format!("{} ago", span(seconds));
     format!(
         "<tr class=\"{class}\"><th scope=\"row\">{}</th>\
@@ -313,7 +317,7 @@ fn route_row(route: &Route) -> String {
         Text(&route.table),
         Text(route.cluster.as_deref().unwrap_or("-")),
         Text(&route.metas.join(", ")),
-        Text(source),
+        Text(beside),
         route.confirmed_age_s.map_or_else(|| "never".to_owned(), ago),
         ago(route.age_s),
         route.zxid,
@@ -357,7 +361,7 @@ mod tests {
             assert!(page.contains(want), "{want} in {page}");
         }
         assert!(!page.contains("{{"), "{page}");
-        assert_eq!(rows(&page, "clusters"), ["c4srv-ml", "c3srv-ad"], "the slower first");
+        assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"], "as they come");
         assert_eq!(rows(&page, "routes"), ["orders", "users", "items"], "the busiest first");
     }
 
@@ -365,20 +369,29 @@ mod tests {
     fn what_needs_a_look_comes_first() {
         let mut overview = sample();
         overview.routes[1].stale = true;
+        overview.routes[0].fault = Some("want a JSON object".to_owned());
         overview.routes[2].cluster = None;
         overview.clusters[0].failing_s = Some(40);
         overview.clusters[0].failures = 17;
+        overview.clusters[0].leader = None;
+        let meta = "10.1.0.2:34601".to_owned();
+        overview.clusters[0].meta_failures =
+            vec![MetaFailure { meta, kind: "timeout", count: 9, last_s: 3 }];
         overview.zookeeper.as_mut().unwrap().granted_timeout_ms = Some(4_000);
         let page = page(&overview, "");
         assert!(page.contains("<title>! proxy-07"), "{page}");
         assert!(page.contains(
             "class=\"live bad\" role=\"status\">Cluster c3srv-ad does not answer: \
-             17 failures in 40 s<ul><li>The record of table items cannot be used</li></ul>"
+             17 failures in 40 s, 2 tables affected; 10.1.0.2:34601 timeout<ul><li>The record of table items cannot be used</li>\
+             <li>The record of table orders cannot be used: want a JSON object; the last good one \
+             serves</li></ul>"
         ));
         assert!(page.contains("6,000 ms, granted 4,000 ms"), "{page}");
-        assert!(page.contains("failing for 40 s<small>17 calls in a row"), "{page}");
-        assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"]);
-        assert_eq!(rows(&page, "routes"), ["items", "users", "orders"]);
+        let reason = "failing for 40 s<small>17 calls in a row</small>\
+            <small>10.1.0.2:34601: timeout, 3 s ago</small>";
+        assert!(page.contains(reason), "{page}");
+        assert!(page.contains("last good one</span><small>want a JSON object</small>"), "{page}");
+        assert_eq!(rows(&page, "routes"), ["items", "orders", "users"]);
     }
 
     #[test]
@@ -418,7 +431,7 @@ mod tests {
         let evil = "</script><script>\"'&{{nonce}}";
         let mut overview = sample();
         overview.host = evil.to_owned();
-        overview.problems.push(evil.to_owned());
+        overview.upkeep.state_file_fault = Some(evil.to_owned());
         overview.zookeeper.as_mut().unwrap().last_fault = Some(evil.to_owned());
         overview.zookeeper.as_mut().unwrap().server = Some(evil.to_owned());
         for cluster in &mut overview.clusters {
@@ -429,6 +442,7 @@ mod tests {
         for route in &mut overview.routes {
             route.table = evil.to_owned();
             route.cluster = Some(evil.to_owned());
+            route.fault = Some(evil.to_owned());
             route.metas = vec![evil.to_owned()];
         }
         let page = page(&overview, evil);
@@ -439,11 +453,11 @@ mod tests {
 
     #[test]
     fn only_its_own_script_and_style_may_run() {
-        let answer = || String::from_utf8(response(&sample(), "").to_bytes(false)).unwrap();
-        let (text, other) = (answer(), answer());
-        let nonce = |text: &str| text.split("<script nonce=\"").nth(1).unwrap()[..32].to_owned();
-        assert_ne!(nonce(&text), nonce(&other));
-        let nonce = nonce(&text);
+        let nonce = "0123456789abcdef";
+        let text = String::from_utf8(response(&sample(), "", nonce).to_bytes(false)).unwrap();
+        for own in ["script", "style"] {
+            assert!(text.contains(&format!("<{own} nonce=\"{nonce}\">")), "{own} in {text}");
+        }
         let policy = format!(
             "\r\nContent-Security-Policy: default-src 'none'; script-src 'nonce-{nonce}'; \
              style-src 'nonce-{nonce}';"

@@ -11,6 +11,7 @@
 //! | `/clients` | JSON: who uses which table, the latest first; `?client=`, `?table=`, `?limit=` |
 //! | `/drain`, `/undrain` | POST, from this machine only: take the proxy out of service, and back |
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Pages {
     /// What they show.
     pub inside: Arc<Inside>,
     /// Labels of all metrics.
-    pub tags: Vec<(String, String)>,
+    pub labels: Vec<(String, String)>,
 }
 
 impl Pages {
@@ -41,14 +42,14 @@ impl Pages {
         match (request.method, changes) {
             (Method::Get, true) => return Response::wrong_method("POST"),
             (Method::Post, false) => return Response::wrong_method("GET, HEAD"),
-            (Method::Post, true) if !request.peer.ip().to_canonical().is_loopback() => {
+            (Method::Post, true) if !request.is_from_this_host() => {
                 return Response::text(403, "only from this machine\n");
             }
             _ => {}
         }
         match request.path.as_str() {
             "/metrics" => exposition::response(
-                &metrics::open_metrics(&self.inside, &self.tags),
+                &metrics::open_metrics(&self.inside, &self.labels),
                 &request.accept,
             ),
             "/healthz" => Response::text(200, "ok\n"),
@@ -56,7 +57,10 @@ impl Pages {
                 Ok(()) => Response::text(200, "ready\n"),
                 Err(why) => Response::text(503, format!("{why}\n")),
             },
-            "/" => page::response(&inside.overview(), request.query("q").unwrap_or_default()),
+            "/" => {
+                let q = request.query("q").unwrap_or_default();
+                page::response(&inside.overview(), q, &nonce())
+            }
             "/routes" => {
                 let wanted = request.query("table");
                 let mut routes = inside.overview().routes;
@@ -86,6 +90,12 @@ impl Pages {
 /// What became of it: a proxy that stops neither drains nor comes back.
 fn in_service(inside: &Inside) -> Response {
     Response::text(200, format!("{}\n", inside.life.is_ready().err().unwrap_or("in service")))
+}
+
+/// Nobody can guess the next one, because what hashes it has its keys from the system.
+fn nonce() -> String {
+    let random = || RandomState::new().hash_one(0);
+    format!("{:016x}{:016x}", random(), random())
 }
 
 fn json_page(value: &Value) -> Response {
@@ -123,4 +133,15 @@ fn clients(inside: &Inside, request: &Request) -> Value {
         "known_uses": total,
         "uses": uses,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_pages_have_the_same_nonce() {
+        let (one, other) = (nonce(), nonce());
+        assert!(one.len() == 32 && one != other, "{one} {other}");
+    }
 }

@@ -1,11 +1,12 @@
 //! `meta-proxy CONFIG [LOGFILE]`: runs the proxy, and does what signals say.
 //!
 //! ```text
-//! SIGHUP ──▶ settings and log file anew
+//! SIGHUP ──▶ settings read again, log file reopened
 //! SIGTERM ─▶ life.stop: clients leave ── all have left, or the grace time is over ──▶ server.stop
 //! SIGTERM again, SIGINT ────────────────────────────────────────────────────────────────▲
 //! ```
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,12 +16,12 @@ use log::{error, info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Settings};
+use crate::config::{self, Fault, Settings};
 use crate::life::Phase;
 use crate::logging;
 use crate::reload;
 use crate::server::{Server, Source};
-use crate::systemd::{self, Notifier};
+use crate::systemd::{self, Given, Notifier};
 use crate::watchdog::Watchdog;
 
 /// What the arguments said.
@@ -38,57 +39,42 @@ pub struct Options {
 /// 0 after an ordered stop, 1 if the proxy cannot start or its accept loop fails.
 pub fn run(options: &Options) -> ExitCode {
     let given = systemd::given();
-    let defaults = config::parse("", false).settings.expect("all but ZooKeeper has defaults");
-    if let Err(e) = logging::start(options.log_file.as_deref(), &defaults.log) {
+    if let Err(e) = logging::start(options.log_file.as_deref()) {
         let file = options.log_file.clone().unwrap_or_default();
         super::complain(&format!("log file {}: {e}", file.display()));
         return ExitCode::FAILURE;
     }
+    match serve(options, given) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(faults) => {
+            faults.iter().for_each(|fault| error!("{fault}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: &Options, given: io::Result<Given>) -> Result<(), Vec<String>> {
+    let fault = |what: &'static str| move |e: io::Error| vec![format!("{what}: {e}")];
     // Before anything else starts, so that no signal finds nobody listening.
-    let mut signals = match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
-        Ok(signals) => signals,
-        Err(e) => {
-            error!("signals: {e}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let given = match given {
-        Ok(given) => given,
-        Err(e) => {
-            error!("LISTEN_FDS: {e}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let Some((mut settings, source)) = read_settings(options) else {
-        return ExitCode::FAILURE;
-    };
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(fault("signals"))?;
+    let given = given.map_err(fault("LISTEN_FDS"))?;
+    let (mut settings, source) = read_settings(options)?;
     info!("meta-proxy {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let all_left = signals.handle();
     let tell_over = move || all_left.close();
-    let mut server = match Server::start(&settings, source, given, tell_over) {
-        Ok(server) => server,
-        Err(e) => {
-            e.to_string().lines().for_each(|line| error!("{line}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let mut server = Server::start(&settings, source, given, tell_over)
+        .map_err(|e| e.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
     let notifier = Arc::new(Notifier::from_env());
     let status = format!("listening on {}, {} workers", server.addr(), settings.workers);
     notifier.ready(&status);
-    let watchdog = match systemd::watchdog_interval() {
-        Some(interval) => match Watchdog::start(server.pulse(), notifier.clone(), interval) {
-            Ok(watchdog) => Some(watchdog),
-            Err(e) => {
-                error!("start watchdog: {e}");
-                return ExitCode::FAILURE;
-            }
-        },
-        None => None,
-    };
+    let watchdog = systemd::watchdog_interval()
+        .map(|interval| Watchdog::start(server.pulse(), notifier.clone(), interval))
+        .transpose()
+        .map_err(fault("start watchdog"))?;
     for signal in signals.forever() {
         let is_stopping = matches!(server.life().phase(), Phase::Stopping { .. });
         match signal {
-            SIGHUP if is_stopping => info!("SIGHUP: stopping, the settings stay"),
+            SIGHUP if is_stopping => info!("SIGHUP ignored: the proxy is stopping"),
             SIGHUP => {
                 notifier.reloading();
                 reload(options, &mut settings, &server);
@@ -109,32 +95,41 @@ pub fn run(options: &Options) -> ExitCode {
     watchdog.into_iter().for_each(Watchdog::stop);
     let is_good = server.stop();
     info!("stopped");
-    match is_good {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    // Why it failed is in the log.
+    if is_good { Ok(()) } else { Err(Vec::new()) }
 }
 
-/// SIGHUP: the log file is opened anew, and the settings that can change do.
+/// SIGHUP: the log file is reopened, and the settings that can change do.
 fn reload(options: &Options, running: &mut Settings, server: &Server) {
     logging::reopen();
-    let Some((new, _)) = read_settings(options) else {
-        return error!("SIGHUP: all settings stay as they were");
+    let new = match read_settings(options) {
+        Ok((new, _)) => new,
+        Err(faults) => {
+            faults.iter().for_each(|fault| error!("{fault}"));
+            faults.into_iter().next().into_iter().for_each(|first| server.reject_settings(first));
+            return error!("SIGHUP: all settings stay as they were");
+        }
     };
-    let changes = reload::take_over(running, new);
+    let mut changes = reload::take_over(running, new);
+    server.accept_settings(changes.later.iter().map(|change| change.key.clone()).collect());
     for change in &changes.later {
-        warn!("{} changed: counts after a restart", change.key);
+        warn!("{} changed; takes effect after a restart", change.key);
+    }
+    if let Some(levels) = logging::levels_of_env()
+        && let Some(at) = changes.live.iter().position(|change| change.key == "log.level")
+    {
+        warn!("{} changed; RUST_LOG={levels:?} takes precedence", changes.live.remove(at).key);
     }
     if changes.live.is_empty() {
-        return info!("SIGHUP: no setting changed that can");
+        return info!("SIGHUP: no reloadable setting changed");
     }
     server.apply(running);
     let told: Vec<String> = changes.live.iter().map(ToString::to_string).collect();
     info!("SIGHUP: {}", told.join(", "));
 }
 
-/// Every fault is logged; `None` if there is one.
-fn read_settings(options: &Options) -> Option<(Settings, Source)> {
+/// The settings, or every fault. What only looks wrong is logged.
+fn read_settings(options: &Options) -> Result<(Settings, Source), Vec<String>> {
     let needs_zookeeper = options.routes.is_none();
     let (shown, checked) = match &options.config {
         Some(path) => (path.display().to_string(), config::read(path, needs_zookeeper)),
@@ -144,10 +139,9 @@ fn read_settings(options: &Options) -> Option<(Settings, Source)> {
         logging::apply(&settings.log);
     }
     checked.warnings.iter().for_each(|warning| warn!("{shown}: {warning}"));
-    let mut settings = checked
-        .settings
-        .map_err(|faults| faults.iter().for_each(|fault| error!("{shown}: {fault}")))
-        .ok()?;
+    let told =
+        |faults: Vec<Fault>| faults.iter().map(|fault| format!("{shown}: {fault}")).collect();
+    let mut settings = checked.settings.map_err(|faults| -> Vec<String> { told(faults) })?;
     if let Some(listen) = options.listen {
         settings.listen = listen;
     }
@@ -156,5 +150,5 @@ fn read_settings(options: &Options) -> Option<(Settings, Source)> {
         (None, Some(zookeeper)) => Source::ZooKeeper(zookeeper.clone()),
         (None, None) => unreachable!("settings without a routes file need ZooKeeper"),
     };
-    Some((settings, source))
+    Ok((settings, source))
 }

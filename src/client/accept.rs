@@ -348,7 +348,7 @@ impl Acceptor {
                     let Err((refusal, why)) = self.admit(stream, peer) else {
                         continue;
                     };
-                    self.desk.metrics.refused.at(refusal as usize).add(1);
+                    self.desk.metrics.refused.at(refusal).add(1);
                     if let Some(hidden) = REFUSED.pass() {
                         warn!("client={peer} refused: {why}{hidden}");
                     }
@@ -356,7 +356,7 @@ impl Acceptor {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(e) if is_of_one_client(&e) => {}
                 Err(e) => {
-                    self.desk.metrics.refused.at(Refusal::System as usize).add(1);
+                    self.desk.metrics.refused.at(Refusal::System).add(1);
                     if let Some(hidden) = REFUSED.pass() {
                         warn!("cannot accept, trying again in {ACCEPT_PAUSE:?}: {e}{hidden}");
                     }

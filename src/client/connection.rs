@@ -28,7 +28,7 @@ use super::readiness::Readiness;
 use super::unsent::Unsent;
 use super::usage::{Usage, Use};
 use crate::logging::Throttle;
-use crate::metrics::{Closed, Metrics, Shed};
+use crate::metrics::{Closed, Metrics, Reason, Shed};
 use crate::wire::frame::{self, Cut, Frame, Malformed};
 
 /// Reads for one turn of a connection. A client that always has more to say then goes to the end of
@@ -457,7 +457,7 @@ impl Connection {
         } else {
             return true;
         };
-        self.desk.metrics.shed.at(shed as usize).add(1);
+        self.desk.metrics.shed.at(shed).add(1);
         if let Some(hidden) = SHED.pass() {
             let (id, peer) = (self.id, self.peer);
             warn!("conn={id} client={peer}: query refused, limit {limit} reached{hidden}");
@@ -572,11 +572,12 @@ impl Connection {
     /// Closes the connection, once.
     pub fn close(self: &Arc<Self>, reason: CloseReason) {
         // One each, so that who sends garbage hides no other fault.
-        static ODD: [Throttle; Closed::ALL.len()] = [const { Throttle::new() }; Closed::ALL.len()];
+        const KINDS: usize = <Closed as Reason>::ALL.len();
+        static ODD: [Throttle; KINDS] = [const { Throttle::new() }; KINDS];
         if self.closed.swap(true, SeqCst) {
             return;
         }
-        self.desk.metrics.closed.at(reason.kind() as usize).add(1);
+        self.desk.metrics.closed.at(reason.kind()).add(1);
         // It may be closed by the peer already; the descriptor goes with the last holder.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.desk.tell(Note::Closed(self.clone()));
@@ -586,7 +587,7 @@ impl Connection {
                 debug!("conn={id} client={peer} closed: {reason}");
             }
             _ => {
-                if let Some(hidden) = ODD[reason.kind() as usize].pass() {
+                if let Some(hidden) = ODD[reason.kind().index()].pass() {
                     warn!("conn={id} client={peer} closed: {reason}{hidden}");
                 }
             }

@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind};
-use std::net::{self, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::time::Duration;
 
 use log::warn;
@@ -57,17 +57,26 @@ fn new_socket(addr: SocketAddr, beside: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether another process listens at the port of `addr`, too. In doubt it does.
+/// Whether another process listens at `addr`, too. In doubt it does.
 pub fn is_shared(addr: SocketAddr) -> bool {
-    let listeners = |table| count(table, addr.port());
-    // A host without IPv6 has no second table.
-    let v6 = listeners("/proc/net/tcp6").unwrap_or(0);
-    listeners("/proc/net/tcp").map_or(true, |v4| v4 + v6 > 1)
+    let table = if addr.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+    count(table, &in_table(addr)).map_or(true, |listeners| listeners > 1)
 }
 
-/// Listeners at a port, in a table of the kernel: `sl local_address:port rem_address:port state ...`, in hexadecimal.
+/// An address as the kernel's tables have it: words as they stand in memory, then the port.
+fn in_table(addr: SocketAddr) -> String {
+    let octets = match addr.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let (words, _) = octets.as_chunks();
+    let words = words.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word)));
+    format!("{}:{:04X}", words.collect::<String>(), addr.port())
+}
+
+/// Listeners at an address, in a table of the kernel: `sl local_address:port rem_address:port state ...`, in hexadecimal.
 /// They come first, before the connections, of which there may be very many.
-fn count(table: &str, port: u16) -> io::Result<usize> {
+fn count(table: &str, addr: &str) -> io::Result<usize> {
     const LISTEN: &str = "0A";
     let mut count = 0;
     for line in BufReader::new(File::open(table)?).lines().skip(1) {
@@ -77,7 +86,7 @@ fn count(table: &str, port: u16) -> io::Result<usize> {
         if state != LISTEN {
             break;
         }
-        count += usize::from(local.ends_with(&format!(":{port:04X}")));
+        count += usize::from(local == addr);
     }
     Ok(count)
 }
@@ -116,6 +125,24 @@ impl Listener {
 mod tests {
     use super::*;
     use std::net::{Ipv4Addr, TcpStream};
+
+    #[test]
+    fn only_a_listener_at_the_same_address_shares_it() {
+        for own in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = bind(own.parse().unwrap()).unwrap();
+            let addr = listener.local_addr().unwrap();
+            assert_eq!(count_at(addr), 1);
+            let elsewhere = bind((Ipv4Addr::new(127, 0, 0, 2), addr.port()).into()).unwrap();
+            assert!(!is_shared(addr), "{addr}, and {elsewhere:?}");
+            let beside = bind(addr).unwrap();
+            assert!(is_shared(addr), "{addr}, and {beside:?}");
+        }
+    }
+
+    fn count_at(addr: SocketAddr) -> usize {
+        let table = if addr.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+        count(table, &in_table(addr)).unwrap()
+    }
 
     #[test]
     fn a_filtered_listener_takes_nobody_new_and_keeps_who_has_come() {

@@ -15,27 +15,16 @@ use std::time::{Duration, Instant};
 
 use super::line::{Utc, is_stamp};
 use super::queue::count;
-use crate::config::LogSettings;
 
 /// How much of the log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Of the file, before it is put aside.
+    /// Size at which the file is put aside, bytes.
     pub max_bytes: u64,
-    /// Of files that were put aside.
+    /// Age at which files that were put aside are deleted.
     pub max_age: Duration,
-    /// Files that were put aside.
+    /// Files that were put aside and are kept.
     pub max_files: usize,
-}
-
-impl From<&LogSettings> for Keep {
-    fn from(settings: &LogSettings) -> Self {
-        Keep {
-            max_bytes: settings.max_file_bytes,
-            max_age: settings.max_file_age,
-            max_files: settings.max_files,
-        }
-    }
 }
 
 /// Pause after a file could not be put aside.
@@ -61,7 +50,8 @@ pub struct LogFile {
     size: u64,
     /// The last write stopped within a line.
     torn: bool,
-    keep: Keep,
+    /// `None` until the settings are known: nothing is put aside or deleted by limits that may not be theirs.
+    keep: Option<Keep>,
     rotate_at: Instant,
     /// The time in the name of the file that was put aside last.
     last_aside: Duration,
@@ -70,7 +60,7 @@ pub struct LogFile {
 
 impl LogFile {
     /// Opens or creates it.
-    pub fn open(path: &Path, keep: Keep) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let metadata = file.metadata()?;
         let real = if metadata.is_file() { Some(fs::canonicalize(path)?) } else { None };
@@ -82,7 +72,7 @@ impl LogFile {
             real,
             size,
             torn: false,
-            keep,
+            keep: None,
             rotate_at: now,
             last_aside: Duration::ZERO,
             prune_at: now,
@@ -96,15 +86,15 @@ impl LogFile {
 
     /// From now on so much is kept.
     pub fn set_keep(&mut self, keep: Keep) {
-        self.keep = keep;
+        self.keep = Some(keep);
         self.rotate_at = Instant::now();
         self.prune_at = Instant::now();
     }
 
     /// Lets go of the file and opens what has its name now; whoever renamed it wants that.
     pub fn reopen(&mut self) -> io::Result<()> {
-        let last_aside = self.last_aside;
-        *self = Self { last_aside, ..Self::open(&self.path, self.keep)? };
+        let (keep, last_aside) = (self.keep, self.last_aside);
+        *self = Self { keep, last_aside, ..Self::open(&self.path)? };
         Ok(())
     }
 
@@ -116,7 +106,7 @@ impl LogFile {
     ) -> Result<(), Lost> {
         while !lines.is_empty() {
             let may_rotate = self.real.is_some() && Instant::now() >= self.rotate_at;
-            let max = if may_rotate { self.keep.max_bytes } else { u64::MAX };
+            let max = self.keep.filter(|_| may_rotate).map_or(u64::MAX, |keep| keep.max_bytes);
             let fits = fitting(lines, self.size, max);
             if fits == 0 {
                 if let Err(e) = self.rotate() {
@@ -171,7 +161,8 @@ impl LogFile {
 
     /// Deletes the files that are too old or too many, now and then.
     pub fn prune(&mut self, complain: &mut dyn FnMut(String)) {
-        let Some(real) = self.real.as_ref().filter(|_| Instant::now() >= self.prune_at) else {
+        let real = self.real.as_ref().filter(|_| Instant::now() >= self.prune_at);
+        let (Some(real), Some(keep)) = (real, self.keep) else {
             return;
         };
         self.prune_at = Instant::now() + PRUNE_EVERY;
@@ -188,7 +179,7 @@ impl LogFile {
             _ => Ok(()),
         };
         let done = found.map_err(|e| e.to_string()).and_then(|found| {
-            names.to_delete(found, Utc::now(), self.keep).into_iter().try_for_each(delete)
+            names.to_delete(found, Utc::now(), keep).into_iter().try_for_each(delete)
         });
         if let Err(why) = done {
             complain(format!("file={}: old files cannot be deleted: {why}", self.path.display()));

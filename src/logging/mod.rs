@@ -26,13 +26,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use env_logger::{Builder, DEFAULT_FILTER_ENV};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
-use self::file::Keep;
+pub use self::file::Keep;
 use self::queue::Queue;
 pub use self::throttle::{Hidden, Throttle};
 use crate::config::LogSettings;
@@ -48,6 +48,18 @@ struct Logger {
     filter: RwLock<env_logger::Logger>,
     is_json: AtomicBool,
     queue: Queue,
+    lost: Mutex<Option<Lost>>,
+}
+
+/// Lines that were lost.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// Since the start.
+    pub lines: u64,
+    /// Why the last were.
+    pub why: String,
+    /// When the last were.
+    pub at: Instant,
 }
 
 impl Log for Logger {
@@ -73,22 +85,27 @@ impl Log for Logger {
 }
 
 impl Logger {
-    fn new(settings: &LogSettings) -> Self {
-        let logger = Logger {
-            filter: RwLock::new(Builder::new().build()),
+    /// As long as no settings are known.
+    fn new() -> Self {
+        Logger {
+            filter: RwLock::new(filter("info")),
             is_json: AtomicBool::new(false),
             queue: Queue::default(),
-        };
-        logger.apply(settings);
-        logger
+            lost: Mutex::new(None),
+        }
+    }
+
+    fn lost(&self, lines: u64, why: &str) {
+        let mut lost = self.lost.lock();
+        let before = lost.as_ref().map_or(0, |lost| lost.lines);
+        let (why, at) = (why.to_owned(), Instant::now());
+        *lost = Some(Lost { lines: before + lines, why, at });
     }
 
     fn apply(&self, settings: &LogSettings) {
-        let from_env = env::var(DEFAULT_FILTER_ENV).ok().filter(|levels| !levels.is_empty());
-        let levels = from_env.as_ref().unwrap_or(&settings.level);
-        *self.filter.write() = Builder::new().parse_filters(levels).build();
+        *self.filter.write() = filter(&settings.level);
         self.is_json.store(settings.json, Relaxed);
-        self.queue.order(|orders| orders.keep = Some(Keep::from(settings)));
+        self.queue.order(|orders| orders.keep = Some(settings.keep));
     }
 
     fn line(&self, record: &Record<'_>) -> String {
@@ -102,15 +119,25 @@ impl Logger {
     }
 }
 
+/// By the levels of the settings, unless the environment has others.
+fn filter(levels: &str) -> env_logger::Logger {
+    Builder::new().parse_filters(&levels_of_env().unwrap_or(levels.to_owned())).build()
+}
+
+/// `RUST_LOG`, which takes precedence over the levels in the settings.
+pub fn levels_of_env() -> Option<String> {
+    env::var(DEFAULT_FILTER_ENV).ok().filter(|levels| !levels.is_empty())
+}
+
 /// The name by which the filter knows a module: its path in `src`, as `zk::watcher`.
 fn module(target: &str) -> &str {
     target.strip_prefix("meta_proxy::").unwrap_or(target)
 }
 
-/// Sends the log to `file`, or to stderr, as it is by default. To be called once.
-pub fn start(file: Option<&Path>, settings: &LogSettings) -> io::Result<()> {
-    let out = writer::open(file, Keep::from(settings))?;
-    let logger = LOGGER.get_or_init(|| Arc::new(Logger::new(settings)));
+/// Sends the log to `file`, or to stderr: text, at level info, until [`apply`] says more. To be called once.
+pub fn start(file: Option<&Path>) -> io::Result<()> {
+    let out = writer::open(file)?;
+    let logger = LOGGER.get_or_init(|| Arc::new(Logger::new()));
     writer::start(logger.clone(), out)?;
     log::set_boxed_logger(Box::new(logger.clone())).map_err(io::Error::other)?;
     // All that the crate tells; the filter decides on ours.
@@ -119,7 +146,7 @@ pub fn start(file: Option<&Path>, settings: &LogSettings) -> io::Result<()> {
     Ok(())
 }
 
-/// What is logged from now on, and how. `RUST_LOG` counts more than the levels in the settings.
+/// What is logged from now on, and how. See [`levels_of_env`].
 pub fn apply(settings: &LogSettings) {
     if let Some(logger) = LOGGER.get() {
         logger.apply(settings);
@@ -127,12 +154,17 @@ pub fn apply(settings: &LogSettings) {
     ACCESS_SAMPLE.store(settings.access_sample, Relaxed);
 }
 
-/// Has the log file opened anew, after all lines before: somebody has put it aside. Returns at once. If it cannot be
+/// Has the log file reopened, after all lines before: somebody has put it aside. Returns at once. If it cannot be
 /// opened the old one goes on, and the log says so; nothing happens to stderr.
 pub fn reopen() {
     if let Some(logger) = LOGGER.get() {
         logger.queue.order(|orders| orders.reopen = true);
     }
+}
+
+/// Lines that were lost, if any were.
+pub fn lost() -> Option<Lost> {
+    LOGGER.get()?.lost.lock().clone()
 }
 
 /// Waits until all that was logged is written, for a while.

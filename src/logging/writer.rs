@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::{Level, Record};
 
 use super::Logger;
-use super::file::{Keep, LogFile, write_lines};
+use super::file::{LogFile, Lost, write_lines};
 use super::queue::Orders;
 
 /// Its name.
@@ -40,9 +40,9 @@ struct Writer {
 
 /// What the thread writes to. The file must be there from the start: a log that goes nowhere should be known
 /// before anything happens.
-pub fn open(file: Option<&Path>, keep: Keep) -> io::Result<Out> {
+pub fn open(file: Option<&Path>) -> io::Result<Out> {
     match file {
-        Some(path) => LogFile::open(path, keep).map(Out::File),
+        Some(path) => LogFile::open(path).map(Out::File),
         None => Ok(Out::Stderr { torn: false }),
     }
 }
@@ -58,10 +58,13 @@ impl Writer {
     fn run(mut self) {
         loop {
             let batch = self.logger.queue.take(if self.lost > 0 { LOOK_AGAIN } else { IDLE });
-            let is_written = self.write(&batch.text);
+            let written = self.write(&batch.text);
+            let is_written = written.is_ok();
+            if let Err(lost) = written {
+                self.lost(lost.lines, lost.why.to_string());
+            }
             if batch.dropped > 0 {
-                self.lost += batch.dropped;
-                self.why = "they came faster than they could be written".to_owned();
+                self.lost(batch.dropped, "they came faster than they could be written".to_owned());
             }
             if is_written && self.lost > 0 {
                 self.tell_of_lost();
@@ -72,31 +75,27 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, lines: &[u8]) -> bool {
-        let written = match &mut self.out {
+    fn write(&mut self, lines: &[u8]) -> Result<(), Lost> {
+        match &mut self.out {
             Out::Stderr { torn } => write_lines(&mut io::stderr(), lines, torn),
             Out::File(file) => file.write(lines, &mut |fault| self.logger.say(Level::Warn, &fault)),
-        };
-        match written {
-            Ok(()) => true,
-            Err(lost) => {
-                self.lost += lost.lines;
-                self.why = lost.why.to_string();
-                false
-            }
         }
+    }
+
+    fn lost(&mut self, lines: u64, why: String) {
+        self.logger.lost(lines, &why);
+        self.lost += lines;
+        self.why = why;
     }
 
     /// In the log itself, at the first place where it can be; the filter has no say.
     fn tell_of_lost(&mut self) {
-        let (lost, why) = (self.lost, self.why.clone());
+        let (lost, why) = (self.lost, &self.why);
         let args = format_args!("{lost} lines before this one were lost: {why}");
         let record = Record::builder().args(args).level(Level::Warn).target(module_path!()).build();
         let line = self.logger.line(&record);
-        if self.write(line.as_bytes()) {
+        if self.write(line.as_bytes()).is_ok() {
             self.lost = 0;
-        } else {
-            self.lost = lost;
         }
     }
 
@@ -110,10 +109,10 @@ impl Writer {
         if orders.reopen {
             let shown = file.path().display().to_string();
             match file.reopen() {
-                Ok(()) => self.logger.say(Level::Info, &format!("file={shown} opened anew")),
+                Ok(()) => self.logger.say(Level::Info, &format!("file={shown} reopened")),
                 Err(e) => self.logger.say(
                     Level::Error,
-                    &format!("file={shown} cannot be opened anew, the old file goes on: {e}"),
+                    &format!("file={shown} cannot be reopened, the old file goes on: {e}"),
                 ),
             }
         }
@@ -130,6 +129,7 @@ impl Writer {
 mod tests {
     use super::*;
     use crate::config::{self, LogSettings};
+    use crate::logging::Keep;
     use harness::scratch::Scratch;
     use log::Log;
     use std::fs;
@@ -146,12 +146,23 @@ mod tests {
         fn start(name: &str, max_file_bytes: u64, prepare: impl FnOnce(&Path)) -> Self {
             let folder = Scratch::new("log");
             prepare(folder.path());
-            let defaults = config::parse("", false).settings.unwrap().log;
-            let settings = LogSettings { max_file_bytes, max_files: 4, ..defaults };
-            let out = open(Some(&folder.path().join(name)), Keep::from(&settings)).unwrap();
-            let logger = Arc::new(Logger::new(&settings));
+            let own = Own::without_settings(folder, name);
+            own.apply(Keep { max_bytes: max_file_bytes, max_files: 4, ..defaults() });
+            own
+        }
+
+        /// As it is before the settings are read.
+        fn without_settings(folder: Scratch, name: &str) -> Self {
+            let out = open(Some(&folder.path().join(name))).unwrap();
+            let logger = Arc::new(Logger::new());
             start(logger.clone(), out).unwrap();
             Own { folder, logger }
+        }
+
+        fn apply(&self, keep: Keep) {
+            let defaults = config::parse("", false).settings.unwrap().log;
+            self.logger.apply(&LogSettings { keep, ..defaults });
+            self.logger.flush();
         }
 
         fn log(&self, numbers: std::ops::Range<u32>) {
@@ -177,6 +188,10 @@ mod tests {
         }
     }
 
+    fn defaults() -> Keep {
+        config::parse("", false).settings.unwrap().log.keep
+    }
+
     fn numbers(text: &str) -> Vec<u32> {
         let number = |line: &str| line.rsplit_once(": line ").map(|(_, n)| n.parse().unwrap());
         text.lines().filter_map(number).collect()
@@ -196,7 +211,29 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_somebody_has_put_aside_is_opened_anew_without_losing_a_line() {
+    fn nothing_is_put_aside_or_deleted_before_the_settings_are_known() {
+        let folder = Scratch::new("log");
+        let old = |n: usize| format!("mp-2020-01-01T00-00-00.{n:03}.log");
+        for n in 0..30 {
+            fs::write(folder.path().join(old(n)), "").unwrap();
+        }
+        let size = defaults().max_bytes + 1;
+        fs::File::create(folder.path().join("mp.log")).unwrap().set_len(size).unwrap();
+        let own = Own::without_settings(folder, "mp.log");
+        own.log(0..1);
+        own.reopen();
+        own.log(1..2);
+        assert_eq!(own.files().len(), 31, "{:?}", own.files());
+        // Half a century: as old as anything of this kind can be.
+        let max_age = 50 * 365 * Duration::from_secs(24 * 3600);
+        own.apply(Keep { max_bytes: size + 10_000, max_age, max_files: 25 });
+        own.log(2..3);
+        assert_eq!(own.files().len(), 26, "{:?}", own.files());
+        assert!(!own.files().contains(&old(4)) && own.files().contains(&old(5)));
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_put_aside_is_reopened_without_losing_a_line() {
         let own = Own::start("mp.log", 1 << 20, |_| ());
         let (path, old) = (own.folder.path().join("mp.log"), own.folder.path().join("old"));
         own.log(0..10);
@@ -207,12 +244,12 @@ mod tests {
         own.reopen();
         own.log(20..30);
         own.log(30..31);
-        assert!(own.read("old").contains("cannot be opened anew, the old file goes on: Is a dir"));
+        assert!(own.read("old").contains("cannot be reopened, the old file goes on: Is a dir"));
         fs::remove_dir(&path).unwrap();
         own.reopen();
         own.log(31..40);
         own.log(40..50);
-        assert!(own.read("mp.log").contains("opened anew"), "{}", own.read("mp.log"));
+        assert!(own.read("mp.log").contains("reopened"), "{}", own.read("mp.log"));
         let text = own.read("old") + &own.read("mp.log");
         assert_eq!(numbers(&text), Vec::from_iter(0..50));
     }

@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::record::{self, Record};
@@ -34,6 +35,34 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A larger file is not ours: 100,000 tables need some 30 MB.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 const VERSION: u64 = 1;
+
+/// How it stands with the file, for whoever wants to see it.
+#[derive(Clone, Default)]
+pub struct Status(Arc<Mutex<View>>);
+
+/// What is known of the file.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// When it was written last; `None`: there is none yet.
+    pub written: Option<SystemTime>,
+    /// Why the routes as they are now are not in it.
+    pub fault: Option<String>,
+}
+
+impl Status {
+    /// As it is now.
+    pub fn view(&self) -> View {
+        self.0.lock().clone()
+    }
+
+    fn set(&self, written: io::Result<SystemTime>) {
+        let mut view = self.0.lock();
+        match written {
+            Ok(at) => *view = View { written: Some(at), fault: None },
+            Err(e) => view.fault = Some(e.to_string()),
+        }
+    }
+}
 
 /// One route as it is kept.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,6 +165,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 pub struct StateFile {
     stop: Sender<()>,
     thread: JoinHandle<()>,
+    status: Status,
 }
 
 impl StateFile {
@@ -147,11 +177,20 @@ impl StateFile {
         written: u64,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let keeper = Keeper { path, root, written, routes, told_at: None };
+        let status = Status::default();
+        if let Ok(at) = fs::metadata(&path).and_then(|file| file.modified()) {
+            status.set(Ok(at));
+        }
+        let keeper = Keeper { path, root, written, routes, told_at: None, status: status.clone() };
         let thread = thread::Builder::new()
             .name("state-file".to_owned())
             .spawn(move || keeper.run(&stopped))?;
-        Ok(StateFile { stop, thread })
+        Ok(StateFile { stop, thread, status })
+    }
+
+    /// How it stands with the file.
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
     /// Writes what has changed and ends the thread.
@@ -169,6 +208,7 @@ struct Keeper {
     routes: Arc<RouteTable>,
     /// When it was last told that the file cannot be written; `None`: it can.
     told_at: Option<Instant>,
+    status: Status,
 }
 
 impl Keeper {
@@ -177,10 +217,12 @@ impl Keeper {
             let ends = stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout);
             let version = self.routes.version();
             if version != self.written {
-                match self.write() {
+                let written = self.write();
+                match &written {
                     Ok(()) => self.written(version),
-                    Err(e) => self.not_written(&e, Instant::now()),
+                    Err(e) => self.not_written(e, Instant::now()),
                 }
+                self.status.set(written.map(|()| SystemTime::now()));
             }
             if ends {
                 return;

@@ -39,6 +39,8 @@ pub enum Cached {
 /// Times are ms of the table's clock, which starts at 1.
 struct Entry {
     cached: Cached,
+    /// Why the record that is there now cannot be used; what is cached is older then.
+    fault: Option<Box<str>>,
     /// When what is cached last changed.
     changed_ms: u64,
     /// When a read last confirmed it; 0: it comes from the state file, no read has.
@@ -57,6 +59,8 @@ pub struct Listed {
     pub table: Box<str>,
     /// Where it lives; `None`: its record cannot be used.
     pub route: Option<Arc<Route>>,
+    /// Why the record that is there now cannot be used; a route that is there nevertheless is the last good one.
+    pub fault: Option<Box<str>>,
     /// Time since what is cached changed here.
     pub changed: Duration,
     /// Time since a read confirmed it; `None`: it comes from the state file, no read has.
@@ -160,6 +164,7 @@ impl RouteTable {
                     Cached::Route(route) => Some(route.clone()),
                     Cached::Unusable => None,
                 },
+                fault: entry.fault.clone(),
                 changed: age(entry.changed_ms),
                 confirmed: (confirmed_ms > 0).then(|| age(confirmed_ms)),
                 is_stale: confirmed_ms < trusted_since_ms || entry.is_doubtful.load(Relaxed),
@@ -218,13 +223,16 @@ impl RouteWriter {
         let changed_ms = self.table.ms(Instant::now());
         let mut inner = self.table.inner.write();
         match inner.entries.get_mut(table) {
-            Some(entry) => (entry.cached, entry.changed_ms) = (cached, changed_ms),
+            Some(entry) => {
+                (entry.cached, entry.changed_ms) = (cached, changed_ms);
+            }
             None => {
                 if inner.entries.len() >= self.capacity {
                     evict(&mut inner.entries, self.capacity);
                 }
                 let entry = Entry {
                     cached,
+                    fault: None,
                     changed_ms,
                     confirmed_ms: AtomicU64::new(0),
                     is_doubtful: AtomicBool::new(false),
@@ -236,6 +244,19 @@ impl RouteWriter {
             }
         }
         self.table.version.fetch_add(1, Relaxed);
+    }
+
+    /// Notes why the record that is there now cannot be used, or that it can be. What is cached stays.
+    pub fn set_fault(&self, table: &str, fault: Option<&str>) {
+        let is_same = |entry: &Entry| entry.fault.as_deref() == fault;
+        // As each read of a record does this, mostly with nothing new, workers are not held up.
+        if self.table.inner.read().entries.get(table).is_none_or(is_same) {
+            return;
+        }
+        let fault = fault.map(Box::from);
+        if let Some(entry) = self.table.inner.write().entries.get_mut(table) {
+            entry.fault = fault;
+        }
     }
 
     /// What is cached of a table was read again, and is what counts now.
@@ -381,6 +402,19 @@ mod tests {
         writer.count_read("a");
         writer.put("a", Cached::Unusable);
         assert_eq!((table.list()[0].queries, table.list()[0].reads), (1, 1));
+    }
+
+    #[test]
+    fn a_fault_stays_until_a_record_can_be_used_again() {
+        let (table, writer) = RouteTable::new(3);
+        let fault = || table.list()[0].fault.as_deref().map(str::to_owned);
+        writer.set_fault("a", Some("junk"));
+        writer.put("a", Cached::Unusable);
+        assert_eq!(fault(), None, "of a table that was not cached");
+        writer.set_fault("a", Some("junk"));
+        assert_eq!(fault().as_deref(), Some("junk"));
+        writer.set_fault("a", None);
+        assert_eq!(fault(), None);
     }
 
     #[test]

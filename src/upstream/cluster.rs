@@ -19,7 +19,6 @@
 //! are few, and each holds one link to a server at a time: that bounds the links to a MetaServer and keeps
 //! a dead cluster from taking all workers.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -119,12 +118,13 @@ pub struct Landed {
 pub struct Clusters {
     upstream: Arc<Upstream>,
     by_addrs: HashMap<Vec<String>, Weak<Cluster>>,
+    stats: HashMap<String, Weak<Stats>>,
 }
 
 impl Clusters {
     /// None yet.
     pub fn new(upstream: Arc<Upstream>) -> Self {
-        Clusters { upstream, by_addrs: HashMap::new() }
+        Clusters { upstream, by_addrs: HashMap::new(), stats: HashMap::new() }
     }
 
     /// The cluster of a record.
@@ -133,40 +133,59 @@ impl Clusters {
             return cluster;
         }
         self.by_addrs.retain(|_, cluster| cluster.strong_count() > 0);
+        self.stats.retain(|_, stats| stats.strong_count() > 0);
         let addrs = record.meta_addrs.clone();
-        let cluster =
-            Arc::new(Cluster::new(record.cluster, record.meta_addrs, self.upstream.clone()));
+        let mut cluster = Cluster::new(record.cluster, record.meta_addrs, self.upstream.clone());
+        // With other MetaServers it is the same cluster to who counts.
+        match self.stats.get(&cluster.name).and_then(Weak::upgrade) {
+            Some(stats) => cluster.stats = stats,
+            None => drop(self.stats.insert(cluster.name.clone(), Arc::downgrade(&cluster.stats))),
+        }
+        let cluster = Arc::new(cluster);
         self.by_addrs.insert(addrs, Arc::downgrade(&cluster));
         cluster
     }
 }
 
-/// What is counted of one cluster.
+/// What is counted of all clusters of one name.
 #[derive(Default)]
 pub struct Stats {
     /// Answers that its leaders gave to queries, by `error_code::COUNTED`.
     pub answers: [Count; COUNTED.len()],
     /// Failures by MetaServer and kind.
-    failures: Mutex<BTreeMap<(SocketAddr, &'static str), u64>>,
+    failures: Mutex<BTreeMap<(SocketAddr, &'static str), Failures>>,
 }
 
-/// MetaServers and kinds for which failures are counted apart; forwards can name many servers.
+/// Failures of a MetaServer in one way.
+#[derive(Clone, Copy, Debug)]
+pub struct Failures {
+    /// Since the start.
+    pub count: u64,
+    /// When the last was.
+    pub last: Instant,
+}
+
+/// MetaServers and kinds for which failures are counted apart, those that failed last; forwards can name many
+/// servers, and servers are replaced.
 const MAX_FAILURE_KINDS: usize = 128;
 
 impl Stats {
     fn failed(&self, meta: SocketAddr, kind: &'static str) {
         let mut failures = self.failures.lock();
-        let has_room = failures.len() < MAX_FAILURE_KINDS;
-        match failures.entry((meta, kind)) {
-            Entry::Occupied(mut count) => *count.get_mut() += 1,
-            Entry::Vacant(place) if has_room => drop(place.insert(1)),
-            Entry::Vacant(_) => {}
+        let now = Instant::now();
+        let counted = failures.entry((meta, kind)).or_insert(Failures { count: 0, last: now });
+        *counted = Failures { count: counted.count + 1, last: now };
+        if failures.len() > MAX_FAILURE_KINDS {
+            let oldest = failures.iter().min_by_key(|(_, counted)| counted.last);
+            let oldest = oldest.map(|(key, _)| *key);
+            failures.retain(|key, _| Some(*key) != oldest);
         }
     }
 
     /// Failures by MetaServer and kind.
-    pub fn failures(&self) -> Vec<(SocketAddr, &'static str, u64)> {
-        self.failures.lock().iter().map(|((meta, kind), n)| (*meta, *kind, *n)).collect()
+    pub fn failures(&self) -> Vec<(SocketAddr, &'static str, Failures)> {
+        let failures = self.failures.lock();
+        failures.iter().map(|((meta, kind), counted)| (*meta, *kind, *counted)).collect()
     }
 }
 
@@ -205,7 +224,7 @@ pub struct Cluster {
     pub meta_addrs: Vec<String>,
     upstream: Arc<Upstream>,
     /// What is counted.
-    pub stats: Stats,
+    pub stats: Arc<Stats>,
     /// How long answers took of late, us. Two calls that write it at once do no harm.
     usual_us: AtomicU32,
     core: Mutex<Core>,
@@ -222,7 +241,7 @@ impl Cluster {
             next_look: Instant::now(),
         };
         let usual_us = AtomicU32::new(NEVER_US);
-        let stats = Stats::default();
+        let stats = Arc::new(Stats::default());
         Cluster { name, meta_addrs, upstream, stats, usual_us, core: Mutex::new(core) }
     }
 
@@ -586,5 +605,43 @@ impl<'a> Call<'a> {
             }
             Err(e) => Ok(Said::Nothing(e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_keeps_its_counts_when_its_meta_servers_change() {
+        let resolver = Resolver::start().unwrap();
+        let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
+        let limits = UpstreamLimits { max_calls: 1 };
+        let mut clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
+        let mut get = |name: &str, addr: &str| {
+            clusters.get(Record { cluster: name.to_owned(), meta_addrs: vec![addr.to_owned()] })
+        };
+        let old = get("c3", "h:1");
+        old.stats.answers[0].add(7);
+        let (new, other) = (get("c3", "h:2"), get("c4", "h:3"));
+        drop(old);
+        assert_eq!((new.stats.answers[0].get(), other.stats.answers[0].get()), (7, 0));
+        drop(new);
+        assert_eq!(get("c3", "h:4").stats.answers[0].get(), 0, "nobody remembers the old one");
+    }
+
+    #[test]
+    fn servers_whose_failures_are_counted_are_bounded_and_the_latest() {
+        let stats = Stats::default();
+        let meta = |n| SocketAddr::from(([10, 0, 0, 1], n));
+        for n in 0..2 * MAX_FAILURE_KINDS as u16 {
+            stats.failed(meta(1), "refused");
+            stats.failed(meta(2 + n), "timeout");
+        }
+        let failures = stats.failures();
+        assert_eq!(failures.len(), MAX_FAILURE_KINDS);
+        let (first, _, counted) = failures[0];
+        assert_eq!((first, counted.count), (meta(1), 2 * MAX_FAILURE_KINDS as u64));
+        assert_eq!(failures.last().unwrap().0, meta(1 + 2 * MAX_FAILURE_KINDS as u16));
     }
 }

@@ -44,6 +44,8 @@ impl LinkError {
             LinkError::GaveUp => "timeout",
             LinkError::Io(e) if e.kind() == ErrorKind::TimedOut => "timeout",
             LinkError::Io(e) if e.kind() == ErrorKind::ConnectionRefused => "refused",
+            LinkError::Io(e) if e.kind() == ErrorKind::NetworkUnreachable => "unreachable",
+            LinkError::Io(e) if e.kind() == ErrorKind::HostUnreachable => "unreachable",
             LinkError::Io(_) => "io",
             LinkError::Closed => "closed",
             LinkError::Bad(why) => why.kind(),

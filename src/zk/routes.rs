@@ -30,6 +30,9 @@ const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
 /// Tables remembered as deleted at most.
 const MAX_DELETED: usize = 10_000;
 
+/// Of a fault so much is kept: it may quote the record.
+const MAX_FAULT_BYTES: usize = 300;
+
 /// What a read came to.
 pub struct Taken {
     /// For the plan.
@@ -57,6 +60,8 @@ struct NamedCluster {
     sight: Sight,
     /// It is missing, or hidden.
     is_unreadable: bool,
+    /// Why it cannot be used as it was last read; the last good record counts.
+    fault: Option<String>,
     /// Tables whose record names it.
     tables: HashMap<Box<str>, Naming>,
 }
@@ -79,6 +84,8 @@ struct Naming {
     is_current: bool,
     /// Not cached yet, and to be when the cluster is read.
     is_wanted: bool,
+    /// The record that is there now cannot be used; the last good one named the cluster.
+    has_fault: bool,
 }
 
 /// The znode above the tables.
@@ -393,7 +400,7 @@ impl Routes {
                 if let Some(hidden) = HIDDEN.pass() {
                     warn!("table={table}: an ACL forbids to read its znode{hidden}");
                 }
-                self.unusable(table);
+                self.unusable(table, "an ACL forbids reading its znode");
                 self.writer.doubt(table);
                 let mut taken = Taken::new(Verdict::Again(NO_AUTH_PAUSE));
                 taken.known.push(table.into());
@@ -409,7 +416,7 @@ impl Routes {
         };
         match target {
             Ok(Target::Cluster(name)) => {
-                let naming = Naming { mzxid, is_current: true, is_wanted };
+                let naming = Naming { mzxid, is_current: true, is_wanted, has_fault: false };
                 self.detach(table);
                 let cluster = self.named.entry(name.as_str().into()).or_default();
                 cluster.tables.insert(table.into(), naming);
@@ -417,10 +424,11 @@ impl Routes {
             Ok(Target::Here(record)) => {
                 self.detach(table);
                 self.put(table, record, mzxid, None);
+                self.note_fault(table, None);
             }
             Err(fault) => {
                 self.warn_of(&format!("{}/{table}", self.root), mzxid, &fault);
-                self.unusable(table);
+                self.unusable(table, &fault.to_string());
             }
         }
         // Who has junk now still follows the cluster that its last good record named.
@@ -466,10 +474,14 @@ impl Routes {
             return;
         };
         cluster.tables.insert(table.into(), Naming { is_wanted: false, ..naming });
-        let is_unreadable = cluster.is_unreadable;
+        let (is_unreadable, fault) = (cluster.is_unreadable, cluster.fault.clone());
         match cluster.record.clone() {
             Some(record) => self.put(table, record, naming.mzxid, Some(name)),
-            None => self.unusable(table),
+            None => self.put_unusable(table),
+        }
+        // The table's own fault counts more.
+        if !naming.has_fault {
+            self.note_fault(table, fault.as_deref());
         }
         match (is_unreadable, naming.is_current) {
             (true, _) => self.writer.doubt(table),
@@ -489,15 +501,16 @@ impl Routes {
         };
         let znode = format!("{}/{name}", self.clusters_root.as_deref().unwrap_or_default());
         let mut taken = Taken::new(Verdict::Settled);
+        let mut is_unreadable = false;
         let record = match found {
             Ok(Found::Record { data, mzxid }) => {
                 self.check(&znode, mzxid, known)?;
                 self.knows(mzxid);
-                let record = record::read(&data);
-                if let Err(fault) = &record {
-                    self.warn_of(&znode, mzxid, fault);
-                }
-                Some((record.ok(), mzxid))
+                let record = record::read(&data).map_err(|fault| {
+                    self.warn_of(&znode, mzxid, &fault);
+                    format!("znode {znode}: {fault}")
+                });
+                record.map(|record| (record, mzxid))
             }
             unreadable => {
                 // Of one that is missing a watch tells when it comes.
@@ -508,18 +521,23 @@ impl Routes {
                 if let Some(hidden) = UNREADABLE.pass() {
                     warn!("znode {znode}: tables name it, it cannot be read{hidden}");
                 }
-                None
+                is_unreadable = true;
+                Err(format!("znode {znode} cannot be read"))
             }
         };
         let Some(cluster) = self.named.get_mut(name) else {
             return Ok(taken);
         };
         cluster.sight = Sight::Read;
-        cluster.is_unreadable = record.is_none();
-        if let Some((Some(record), mzxid)) = record {
-            cluster.record = Some(Record { cluster: name.to_owned(), ..record });
-            cluster.mzxid = mzxid;
-        }
+        cluster.is_unreadable = is_unreadable;
+        cluster.fault = match record {
+            Ok((record, mzxid)) => {
+                cluster.record = Some(Record { cluster: name.to_owned(), ..record });
+                cluster.mzxid = mzxid;
+                None
+            }
+            Err(fault) => Some(fault),
+        };
         // Tables that had to make room do not come back by it.
         cluster.tables.retain(|table, naming| naming.is_wanted || self.writer.get(table).is_some());
         for (table, naming) in cluster.tables.clone() {
@@ -542,10 +560,26 @@ impl Routes {
         warn!("znode {znode} zxid={mzxid:#x}: {fault}; the last good one counts, if there is one");
     }
 
-    fn unusable(&self, table: &str) {
-        if self.route_of(table).is_none() {
+    /// The table's record cannot be used. The last good route counts; what is wrong shows beside it.
+    fn unusable(&mut self, table: &str, fault: &str) {
+        for cluster in self.named.values_mut() {
+            if let Some(naming) = cluster.tables.get_mut(table) {
+                naming.has_fault = true;
+            }
+        }
+        self.put_unusable(table);
+        self.note_fault(table, Some(fault));
+    }
+
+    fn put_unusable(&self, table: &str) {
+        if self.writer.get(table).is_none() {
             self.writer.put(table, Cached::Unusable);
         }
+    }
+
+    fn note_fault(&self, table: &str, fault: Option<&str>) {
+        let bounded = |fault: &str| fault.floor_char_boundary(MAX_FAULT_BYTES);
+        self.writer.set_fault(table, fault.map(|fault| &fault[..bounded(fault)]));
     }
 
     /// Caches a route, of its own record or of the cluster `named` in it.
@@ -798,5 +832,32 @@ mod tests {
         routes.writer.remove("t");
         routes.take(&cluster, metas("b", 3), false).unwrap();
         assert!(!routes.has("t"));
+    }
+
+    #[test]
+    fn a_fault_of_a_cluster_is_one_of_its_tables_and_their_own_counts_more() {
+        let (table, mut routes) = routes_of_table();
+        let (t, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
+        let shown = || table.list()[0].fault.as_deref().unwrap_or("none").to_owned();
+        let names_cluster = |mzxid| record(r#"{"cluster": "c1"}"#, mzxid);
+        let metas = |mzxid| record(r#"{"meta_addrs": "h:1"}"#, mzxid);
+        let mut take = |what, found| drop(routes.take(what, found, true).unwrap());
+        take(&t, names_cluster(1));
+        take(&cluster, metas(2));
+        assert_eq!(shown(), "none");
+        take(&cluster, record("junk", 3));
+        assert!(shown().starts_with("znode /c/c1: want a JSON object, got "), "{}", shown());
+        take(&t, names_cluster(1));
+        assert!(shown().starts_with("znode /c/c1: "), "read again: {}", shown());
+        take(&cluster, metas(4));
+        assert_eq!(shown(), "none");
+        take(&t, record("junk", 5));
+        let own = shown();
+        assert!(own.starts_with("want a JSON object"), "{own}");
+        take(&cluster, record(r#"{"meta_addrs": "h:2"}"#, 6));
+        assert_eq!(shown(), own, "its cluster is well, its own record is not");
+        assert_eq!(*table.list()[0].route.as_ref().unwrap().cluster.meta_addrs, ["h:2"]);
+        take(&t, names_cluster(7));
+        assert_eq!(shown(), "none");
     }
 }

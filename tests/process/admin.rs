@@ -1,18 +1,21 @@
 //! What operators see: pages over HTTP, and metrics.
 
+use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, SystemTime};
 
 use harness::http::{self, get, request};
 use harness::meta_server::Behaviour;
 use harness::proxy::Proxy;
+use harness::scratch::Scratch;
 use harness::wait::eventually;
 use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::scrape::series;
-use crate::support::{BINARY, Routes, SOON, meta_with, record};
+use crate::support::{BINARY, Routes, SOON, addr, meta_with, record};
 
 const ROOT: &str = "/pegasus-cluster";
 
@@ -78,6 +81,119 @@ fn pages_tell_of_routes_clusters_and_clients() {
     eventually("routes are confirmed again", SOON, || {
         metric(&proxy, r#"meta_proxy_routes_unconfirmed{region="test"}"#) == Some(0.0)
     });
+}
+
+#[test]
+fn a_broken_record_over_a_good_one_is_seen() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    let znode = format!("{ROOT}/orders");
+    let good = record("a", &[meta.addr()]);
+    zk.create(&znode, &good);
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    let route = || json(&proxy, "/routes?table=orders")["routes"][0].clone();
+    let unusable = || {
+        ["unusable", "unserved"].map(|what| {
+            metric(&proxy, &format!(r#"meta_proxy_routes_{what}{{region="test"}}"#)).unwrap()
+        })
+    };
+    assert_eq!((&route()["fault"], unusable()), (&Value::Null, [0.0, 0.0]));
+
+    zk.set(&znode, "junk");
+    eventually("the fault is told", SOON, || route()["fault"].is_string());
+    assert!(route()["fault"].as_str().unwrap().contains("want a JSON object"), "{}", route());
+    assert_eq!((&route()["cluster"], unusable()), (&"a".into(), [1.0, 0.0]));
+    let page = get(proxy.admin(), "/");
+    assert!(page.contains("The record of table orders cannot be used: want"), "{page}");
+    assert!(proxy.ask("orders").is_ok(), "the last good one serves");
+
+    zk.set(&znode, &good);
+    eventually("it is good again", SOON, || route()["fault"].is_null());
+    assert_eq!(unusable(), [0.0, 0.0]);
+
+    zk.create(&format!("{ROOT}/users"), "junk");
+    eventually("users has no record", SOON, || {
+        proxy.ask("users").err.as_deref() == Some("ERR_INVALID_DATA")
+    });
+    assert_eq!(unusable(), [1.0, 1.0]);
+}
+
+#[test]
+fn what_an_operator_must_act_on_is_on_the_page() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
+    let scratch = Scratch::new("page");
+    let good = format!(
+        "zookeeper: {{address: '{}', root: {ROOT}, state_file: {}/no/such/folder}}\n\
+         metric: {{type: falcon, falcon_agent: '127.0.0.1:1', falcon_step_s: 1}}\n\
+         limits: {{max_connections_per_address: 3}}\n",
+        zk.addr(),
+        scratch.path().display()
+    );
+    let proxy = Proxy::builder(BINARY).config_extra(&good).start();
+    let page = || get(proxy.admin(), "/");
+    let shows = |what: &str| eventually(what, SOON, || page().contains(what));
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    shows("The state file cannot be written: No such file");
+    shows("The falcon agent takes no metrics");
+    assert_eq!(metric(&proxy, "meta_proxy_state_file_failing{}"), Some(1.0));
+
+    let mut held: Vec<_> = (0..3).map(|_| proxy.client()).collect();
+    assert!(held.iter_mut().all(|client| client.ask("orders").is_ok()));
+    proxy.client().expect_closed(SOON);
+    shows("Clients are refused: limits.max_connections_per_address is reached, 1 times");
+    drop(held);
+
+    proxy.rewrite_config(&format!("{good}workers: 8"));
+    proxy.process().signal("HUP");
+    shows("Changed settings that wait for a restart: workers");
+    assert_eq!(metric(&proxy, "meta_proxy_settings_waiting{}"), Some(1.0));
+    proxy.rewrite_config(&format!("{good}workers: many"));
+    proxy.process().signal("HUP");
+    shows("SIGHUP changed nothing, ");
+    shows("workers: want 4..=1024, got &quot;many&quot;");
+    shows("Changed settings that wait for a restart: workers");
+    assert_eq!(metric(&proxy, "meta_proxy_settings_rejected{}"), Some(1.0));
+    proxy.rewrite_config(&good);
+    proxy.process().signal("HUP");
+    eventually("it is good again", SOON, || {
+        !page().contains("SIGHUP") && !page().contains("wait for a restart")
+    });
+    assert_eq!(metric(&proxy, "meta_proxy_settings_rejected{}"), Some(0.0));
+}
+
+#[test]
+fn a_route_of_an_old_state_file_is_old() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
+    let scratch = Scratch::new("state");
+    let state = scratch.path().join("routes");
+    let config = format!(
+        "zookeeper: {{address: '{}', root: {ROOT}, state_file: {}}}",
+        zk.addr(),
+        state.display()
+    );
+    let start = || Proxy::builder(BINARY).config_extra(&config).start();
+    let proxy = start();
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    eventually("it is kept", SOON, || state.exists());
+    proxy.kill();
+    let hours = Duration::from_secs(3 * 3600);
+    let file = fs::File::options().write(true).open(&state).unwrap();
+    file.set_modified(SystemTime::now() - hours).unwrap();
+    zk.pause();
+    let proxy = start();
+    assert!(proxy.ask("orders").is_ok(), "of the state file");
+    let age = || metric(&proxy, r#"meta_proxy_oldest_unconfirmed_route_seconds{region="test"}"#);
+    assert!(age() >= Some(hours.as_secs_f64()), "{:?}", age());
+    let route = &json(&proxy, "/routes")["routes"][0];
+    assert!(route["age_s"].as_u64() >= Some(hours.as_secs()), "{route}");
+    assert_eq!(route["source"], "state file");
+    zk.resume();
+    eventually("it is confirmed", SOON, || age() == Some(0.0));
 }
 
 #[test]
@@ -162,11 +278,56 @@ fn prometheus_reads_the_metrics_in_both_formats() {
 }
 
 #[test]
+fn clusters_that_need_a_look_come_first_and_have_their_reason() {
+    let [fast, slow, dead] = [1, 2, 3].map(|host| meta_with("t", &format!("10.1.1.{host}:34801")));
+    slow.set(Behaviour::Slow(Duration::from_millis(100)));
+    let gone = dead.addr();
+    drop(dead);
+    let mut routes = Routes::new([
+        ("t", record("a-fast", &[fast.addr()])),
+        ("u", record("b-slow", &[slow.addr()])),
+        ("v", record("c-dead", &[gone])),
+        ("w", record("c-dead", &[gone])),
+    ]);
+    let proxy = routes.proxy();
+    let order = || -> Vec<String> {
+        let clusters = json(&proxy, "/clusters");
+        let clusters = clusters["clusters"].as_array().unwrap().clone();
+        clusters.iter().map(|cluster| cluster["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for table in ["t", "u"] {
+        proxy.ask(table);
+    }
+    eventually("the slower comes first", SOON, || order() == ["b-slow", "a-fast", "c-dead"]);
+    let failing = |cluster: &str| {
+        let labels = format!(r#"region="test",pegasus_cluster="{cluster}""#);
+        metric(&proxy, &format!("meta_proxy_cluster_failing{{{labels}}}"))
+    };
+    eventually("the dead one before it", 3 * SOON, || {
+        proxy.ask("v");
+        failing("c-dead") == Some(1.0)
+    });
+    assert_eq!(order(), ["c-dead", "b-slow", "a-fast"]);
+    assert_eq!(failing("a-fast"), Some(0.0));
+    let page = get(proxy.admin(), "/");
+    assert!(page.contains("Cluster c-dead does not answer: "), "{page}");
+    assert!(page.contains(&format!(", 2 tables affected; {gone} refused")), "{page}");
+
+    // Counts of a cluster go on when its MetaServers change.
+    routes.put("t", record("a-fast", &[slow.addr(), fast.addr()]));
+    eventually("it has two MetaServers", SOON, || {
+        json(&proxy, "/routes?table=t")["routes"][0]["metas"].as_array().unwrap().len() == 2
+    });
+    let ok = r#"region="test",pegasus_cluster="a-fast",err="ERR_OK""#;
+    assert_eq!(metric(&proxy, &format!("meta_proxy_answers_total{{{ok}}}")), Some(1.0));
+}
+
+#[test]
 fn a_falcon_agent_gets_the_metrics() {
     let agent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let routes = Routes::new([]);
     let tell = format!(
-        "{{type: falcon, tags: [region=test], falcon_agent: '{}', falcon_step_s: 1}}",
+        "{{type: falcon, tags: [region=test, data-center=x], falcon_agent: '{}', falcon_step_s: 1}}",
         agent.local_addr().unwrap()
     );
     let proxy = routes.proxy_with(&format!("metric: {tell}"));
@@ -193,8 +354,47 @@ fn a_falcon_agent_gets_the_metrics() {
         number["tags"].as_str().is_some_and(|tags| tags.contains("name=client_connection_count"))
     });
     let connections = connections.unwrap_or_else(|| panic!("{body:#}"));
-    assert!(connections["tags"].as_str().unwrap().contains("region=test"), "{connections}");
+    let tags = connections["tags"].as_str().unwrap();
+    assert!(tags.contains("region=test") && tags.contains("data-center=x"), "{connections}");
+    let page = http::request(proxy.admin(), "GET", "/metrics", "");
+    let labels = r#"{data_center="x",region="test"}"#;
+    let found = series(&page.content_type, &page.body);
+    assert!(found.contains_key(&format!("client_connection_count{labels}")), "{found:#?}");
     assert_eq!((&connections["step"], &connections["counterType"]), (&1.into(), &"GAUGE".into()));
+}
+
+/// An address of this host by which others reach it.
+fn own_address() -> IpAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    // Sends nothing: only asks which address it would be sent from.
+    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).expect("a route to others");
+    socket.local_addr().unwrap().ip()
+}
+
+#[test]
+fn only_this_host_may_drain() {
+    let own = own_address();
+    assert!(!own.is_loopback(), "{own}");
+    let routes = Routes::new([("orders", record("a", &[addr("127.0.0.1:1")]))]);
+    let everywhere = routes.proxy_with("admin: {listen: 0.0.0.0:0}");
+    let port = everywhere.admin().port();
+    // From one of this host's addresses to another: to the proxy as good as from elsewhere.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(own, 0).into()).unwrap();
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    let mut foreign = TcpStream::from(socket);
+    foreign.set_read_timeout(Some(SOON)).unwrap();
+    foreign.write_all(b"POST /drain HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    foreign.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    assert_eq!(request(local, "GET", "/readyz", "").status, 200);
+
+    // Where the pages are only at the host's own address, who is on the host comes from there.
+    let at_own = routes.proxy_with(&format!("admin: {{listen: '{own}:0'}}"));
+    assert_eq!(request(at_own.admin(), "POST", "/drain", "").body, "draining\n");
+    assert_eq!(request(at_own.admin(), "GET", "/readyz", "").status, 503);
 }
 
 #[test]

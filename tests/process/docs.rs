@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use harness::http::get;
 use harness::proxy::Proxy;
@@ -11,10 +12,12 @@ use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
 
 use crate::package::read;
-use crate::support::{BINARY, SOON, meta_with, record};
+use crate::run::run;
+use crate::support::{BINARY, SOON, meta_with, record, set_up};
 
 const PAGES: [&str; 2] = ["docs/operations.md", "docs/operations.zh.md"];
 const RULES: &str = "docs/prometheus-rules.yaml";
+const RULES_TESTS: &str = "tests/prometheus-rules.yaml";
 const DASHBOARD: &str = "docs/grafana.json";
 
 /// How names of metrics begin.
@@ -102,11 +105,49 @@ fn rules_and_dashboard_name_only_metrics_that_there_are() {
     }
 }
 
+fn promtool(args: &[&str]) {
+    let mut command = Command::new(set_up("target/promtool"));
+    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(command, SOON).expect_code(0);
+}
+
+#[test]
+fn prometheus_takes_the_rules_and_each_alert_fires_when_it_should() {
+    promtool(&["check", "rules", RULES]);
+    promtool(&["test", "rules", RULES_TESTS]);
+    let tests = read(RULES_TESTS);
+    let tested: BTreeSet<&str> =
+        tests.lines().filter_map(|line| line.trim().strip_prefix("- alertname: ")).collect();
+    let rules = read(RULES);
+    assert_eq!(tested, alerts(&rules).into_iter().collect(), "{RULES_TESTS}, and {RULES}");
+    assert_eq!(tests.matches("exp_alerts:\n          - exp_labels:").count(), tested.len());
+}
+
+#[test]
+fn prometheus_takes_the_queries_of_the_dashboard() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
+    let mut queries = String::new();
+    expressions(&dashboard, &mut queries);
+    // What Grafana puts in the place of its variables.
+    let queries = queries.replace("$__rate_interval", "5m").replace("$instance", "a");
+    assert!(!queries.contains('$'), "{queries}");
+    let rules = queries.lines().enumerate().map(|(n, expr)| {
+        format!("      - {{record: 'q{n}', expr: {}}}\n", Value::String(expr.to_owned()))
+    });
+    let rules: String = rules.collect();
+    let scratch = Scratch::new("docs");
+    let file = scratch.write("rules.yaml", format!("groups:\n  - name: q\n    rules:\n{rules}"));
+    promtool(&["check", "rules", file.to_str().expect("scratch directories have plain names")]);
+}
+
+fn alerts(rules: &str) -> Vec<&str> {
+    rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect()
+}
+
 #[test]
 fn every_alert_is_explained() {
     let rules = read(RULES);
-    let alerts: Vec<_> =
-        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let alerts = alerts(&rules);
     assert!(alerts.len() > 10, "{alerts:?}");
     for page in PAGES {
         let explained: Vec<_> =

@@ -300,7 +300,7 @@ fn one_of_two_proxies_stops_and_no_client_notices() {
 
 /// As long as it takes until a Go client may be disconnected.
 #[test]
-#[ignore = "takes 80 s"]
+#[ignore = "takes 80 s: scripts/test runs it beside another step"]
 fn a_proxy_is_upgraded_in_place_and_no_client_notices() {
     let many = Many::new(200);
     let routes = many.routes();

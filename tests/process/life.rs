@@ -72,10 +72,14 @@ fn a_client_is_served_until_it_is_old_enough_to_leave() {
     eventually("nobody new can connect", SOON, || refuses(proxy.addr()));
     old.expect_closed(SOON);
     assert_eq!(proxy.process().ended(), None, "a young client is left");
-    if connected.elapsed() < min_age / 2 {
-        assert!(young.ask("orders").is_ok(), "it is served");
+    match young.try_ask("orders", ANSWER_WITHIN) {
+        Ok(answer) => {
+            assert!(answer.is_ok(), "it is served: {answer:?}");
+            young.expect_closed(min_age + SOON);
+        }
+        // On a machine this slow it has become old enough.
+        Err(e) => assert!(connected.elapsed() >= min_age, "cut before its age: {e}"),
     }
-    young.expect_closed(min_age + SOON);
     assert!(connected.elapsed() >= min_age, "after {:?}", connected.elapsed());
     proxy.wait_for_log("all clients have left", SOON);
     ends(&proxy);
@@ -164,7 +168,9 @@ fn sighup_changes_what_can_change_and_names_what_cannot() {
         ),
         "{line}"
     );
-    assert!(proxy.log().contains("WARN  main serve: workers changed: counts after a restart"));
+    assert!(
+        proxy.log().contains("WARN  main serve: workers changed; takes effect after a restart")
+    );
 
     let mut second = proxy.client();
     assert!(second.ask("orders").is_ok());
@@ -188,7 +194,7 @@ fn sighup_changes_what_can_change_and_names_what_cannot() {
 
     proxy.rewrite_config(good);
     proxy.process().signal("HUP");
-    proxy.wait_for_log("SIGHUP: no setting changed that can", SOON);
+    proxy.wait_for_log("SIGHUP: no reloadable setting changed", SOON);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use harness::client::Client;
+use harness::http::get;
 use harness::meta_server::MetaServer;
 use harness::process::Process;
 use harness::proxy::Proxy;
@@ -24,6 +25,7 @@ const PRIMARY: &str = "10.0.0.1:34801";
 struct Logged {
     proxy: Process,
     addr: SocketAddr,
+    admin: SocketAddr,
     scratch: Scratch,
     _routes: Routes,
     _meta: MetaServer,
@@ -39,13 +41,14 @@ impl Logged {
         prepare(scratch.path());
         // Where it listens is not always in its log.
         let addr = free_addr();
-        let config = scratch.write("mp.yaml", config(addr, log));
+        let admin = free_addr();
+        let config = scratch.write("mp.yaml", config(addr, &admin.to_string(), log));
         let mut command = Command::new(BINARY);
         command.arg("--routes").arg(routes.path()).arg(config).arg(scratch.path().join("mp.log"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let proxy = Process::spawn("meta-proxy", &mut command).expect("it can be run");
         eventually("it listens", SOON, || Client::try_connect(addr, SOON).is_ok());
-        Logged { proxy, addr, scratch, _routes: routes, _meta: meta }
+        Logged { proxy, addr, admin, scratch, _routes: routes, _meta: meta }
     }
 
     /// Asks so many times on one connection.
@@ -79,8 +82,8 @@ impl Logged {
     }
 }
 
-fn config(listen: SocketAddr, log: &str) -> String {
-    format!("listen: {listen}\nadmin: {{listen: none}}\nlog: {log}\n")
+fn config(listen: SocketAddr, admin: &str, log: &str) -> String {
+    format!("listen: {listen}\nadmin: {{listen: {admin}}}\nlog: {log}\n")
 }
 
 fn free_addr() -> SocketAddr {
@@ -114,6 +117,18 @@ fn a_full_log_file_is_put_aside_and_the_oldest_goes() {
 }
 
 #[test]
+fn a_start_deletes_nothing_that_the_settings_keep() {
+    let logged = Logged::start("{max_files: 30, max_file_age_days: 36500}", |folder| {
+        for n in 10..40 {
+            fs::write(folder.join(format!("mp-2020-01-01T00-00-00.0{n}.log")), "").expect("a file");
+        }
+    });
+    logged.ask(1);
+    logged.stop();
+    assert_eq!(logged.files().len(), 31, "{:?}", logged.files());
+}
+
+#[test]
 fn no_line_is_lost_while_files_are_put_aside() {
     let logged = Logged::start("{access_sample: 1, max_file_mb: 1}", |_| ());
     logged.ask(25_000);
@@ -123,7 +138,7 @@ fn no_line_is_lost_while_files_are_put_aside() {
 }
 
 #[test]
-fn sighup_opens_a_file_anew_that_somebody_has_put_aside() {
+fn sighup_reopens_a_file_that_somebody_has_put_aside() {
     let logged = Logged::start("{access_sample: 1}", |_| ());
     let (path, aside) = (logged.scratch.path().join("mp.log"), logged.scratch.path().join("aside"));
     logged.ask(10);
@@ -194,6 +209,13 @@ fn a_log_file_that_takes_nothing_ends_nothing() {
         symlink("/dev/full", folder.join("mp.log")).expect("a link");
     });
     logged.ask(2_000);
+    eventually("the page says so", SOON, || {
+        get(logged.admin, "/").contains("Log lines are lost: No space left on device")
+    });
+    let metrics = get(logged.admin, "/metrics");
+    let lost =
+        metrics.lines().find_map(|line| line.strip_prefix("meta_proxy_log_lines_lost_total{} "));
+    assert!(lost.is_some_and(|lost| lost.parse::<f64>().unwrap() >= 2_000.0), "{metrics}");
     logged.stop();
 }
 
@@ -203,7 +225,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
     let addr = free_addr();
     let scratch = Scratch::new("logs");
-    let config = scratch.write("mp.yaml", config(addr, "{access_sample: 1}"));
+    let config = scratch.write("mp.yaml", config(addr, "none", "{access_sample: 1}"));
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = Command::new(BINARY);
     command.arg("--routes").arg(routes.path()).arg(config).stderr(writer);

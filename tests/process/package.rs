@@ -127,6 +127,9 @@ fn the_unit_goes_with_the_settings() {
         directive(&unit, "ExecStart"),
         "/usr/bin/meta-proxy /etc/meta-proxy/meta-proxy.yaml"
     );
+    // A stop that takes as long as it may is not killed: the queries under way have their time after the grace.
+    let stop_s: u64 = directive(&unit, "TimeoutStopSec").parse().expect("a number");
+    assert!(1_000 * stop_s >= number("stop.grace") + number("query_timeout_ms") + 1_000);
     let state = format!("/var/lib/{}/", directive(&unit, "StateDirectory"));
     assert!(settings["zookeeper.state_file"].starts_with(&state), "{state}");
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 use harness::scratch::Scratch;
 use meta_proxy::admin::http::Http;
 use meta_proxy::admin::message::Request;
-use meta_proxy::admin::overview::{Clients, Cluster, Life, Overview, Route, Trust, ZooKeeper};
+use meta_proxy::admin::overview::{
+    Clients, Cluster, Life, MetaFailure, Overview, Route, Trust, Upkeep, ZooKeeper,
+};
 use meta_proxy::admin::page;
 
 use crate::run::{Finished, run};
@@ -26,6 +28,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
         .map(|n| Cluster {
             name: format!("c{}srv-{}", n + 3, ["ad", "ml", "user", "feed"][n % 4]),
             metas: (1..=3).map(|host| format!("10.{n}.0.{host}:34601")).collect(),
+            tables: tables / clusters,
             leader: Some(format!("10.{n}.0.2:34601")),
             links: 1 + n % 3,
             calls: n % 2,
@@ -43,6 +46,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
         Route {
             table: format!("{}_{:02}", ["orders", "users", "items", "feed_index"][n % 4], n / 4),
             cluster: Some(cluster.name.clone()),
+            fault: None,
             metas: cluster.metas.clone(),
             zxid: 0x5_0000_1234 + n as i64,
             age_s: 7_200 * (n as u64 + 1),
@@ -80,7 +84,8 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             queries: 12_345_678,
             queries_per_s: 1_412.0,
         },
-        problems: Vec::new(),
+        refused: Vec::new(),
+        upkeep: Upkeep::default(),
     }
 }
 
@@ -99,6 +104,14 @@ fn in_trouble() -> Overview {
     let dead = &mut overview.clusters[3];
     (dead.failing_s, dead.failures, dead.waiting) = (Some(83), 17, 12);
     (dead.leader, dead.links) = (None, 0);
+    dead.meta_failures = (1..=3)
+        .map(|host| MetaFailure {
+            meta: format!("10.3.0.{host}:34601"),
+            kind: if host == 1 { "refused" } else { "timeout" },
+            count: 6,
+            last_s: host,
+        })
+        .collect();
     overview.clusters[1].failures = 1;
     overview.routes.iter_mut().take(4).for_each(|route| route.stale = true);
     overview
@@ -108,7 +121,8 @@ fn in_trouble() -> Overview {
 fn serve(overview: impl Fn(u64) -> Overview + Send + Sync + 'static) -> Http {
     let count = AtomicU64::new(0);
     let handler = move |request: &Request| {
-        page::response(&overview(count.fetch_add(1, SeqCst)), request.query("q").unwrap_or(""))
+        let n = count.fetch_add(1, SeqCst);
+        page::response(&overview(n), request.query("q").unwrap_or(""), &format!("nonce{n}"))
     };
     let listener = TcpListener::bind(addr("127.0.0.1:0")).expect("a free port");
     Http::start(listener, Arc::new(handler)).expect("threads")
@@ -178,7 +192,7 @@ fn names_from_outside_stay_text() {
         let mut overview = overview(1, 1);
         overview.clusters[0].name = evil.to_owned();
         overview.routes[0].cluster = Some(evil.to_owned());
-        overview.problems.push(evil.to_owned());
+        overview.upkeep.state_file_fault = Some(evil.to_owned());
         overview
     });
     let page = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=9000"]);
@@ -192,6 +206,7 @@ fn names_from_outside_stay_text() {
 #[test]
 fn the_page_is_drawn_light_dark_and_narrow() {
     let (well, bad) = (serve(|_| overview(5, 37)), serve(|_| in_trouble()));
+    let mut drawn = Vec::new();
     for (name, server, size, scheme) in [
         ("light", &well, "1280,1000", "light"),
         ("dark", &bad, "1280,1000", "dark"),
@@ -207,6 +222,12 @@ fn the_page_is_drawn_light_dark_and_narrow() {
         let done = browse(server.addr(), "/", &[&shot, &size, &scheme]);
         let bytes = fs::metadata(&file).map_or(0, |file| file.len());
         assert!(bytes > 10_000, "{}: {bytes} bytes\n{done}", file.display());
+        drawn.push((name, fs::read(&file).expect("it is there")));
+    }
+    // What is drawn differs by verdict, by the colours asked for, and by width.
+    for (at, (name, picture)) in drawn.iter().enumerate() {
+        let same = drawn[..at].iter().find(|(_, other)| other == picture);
+        assert!(same.is_none(), "{name} looks as {:?}", same.map(|(other, _)| other));
     }
     well.stop();
     bad.stop();
