@@ -266,8 +266,8 @@ impl Routes {
             What::Root => self.take_root(found),
             What::Names => Ok(self.take_names(found)),
             What::Table(table) => {
-                self.writer.count_read(table);
                 let taken = self.take_table(table, found, is_wanted);
+                self.writer.count_read(table);
                 // Who waits for his cluster has not changed yet.
                 if !matches!(&taken, Ok(Taken { verdict: Verdict::Waits, .. })) {
                     self.changed_at.remove(what);

@@ -33,6 +33,8 @@ const WRITE_LOOK: Duration = Duration::from_millis(50);
 const CHUNK_PAUSE: Duration = Duration::from_micros(200);
 /// How long to wait for a descriptor to become free before trying to accept again.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(20);
+/// How often it is tried whether a target listens.
+const TARGET_LOOK: Duration = Duration::from_millis(5);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 const LINKS_GONE_WITHIN: Duration = Duration::from_secs(10);
 /// As many as clients may connect at one moment.
@@ -50,6 +52,15 @@ pub struct Relay {
 impl Relay {
     /// A relay on a free local port.
     pub fn to(target: SocketAddr) -> Self {
+        Self::start(target, Duration::ZERO)
+    }
+
+    /// The same; who connects before the target listens waits for it so long.
+    pub fn to_one_that_comes(target: SocketAddr, within: Duration) -> Self {
+        Self::start(target, within)
+    }
+
+    fn start(target: SocketAddr, patience: Duration) -> Self {
         let holder = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let addr = holder
             .local_addr()
@@ -59,6 +70,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             faults: Mutex::new(Faults::none(target)),
             changed: Condvar::new(),
+            patience,
             links: Mutex::default(),
             accepted: AtomicU64::new(0),
             bytes: Default::default(),
@@ -314,6 +326,8 @@ fn bind(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 struct Shared {
+    /// How long a target that refuses is waited for.
+    patience: Duration,
     faults: Mutex<Faults>,
     /// The faults have changed, or a link was cut.
     changed: Condvar,
@@ -408,7 +422,20 @@ impl Link {
     fn connect(&self, shared: &Shared) -> Option<io::Result<&TcpStream>> {
         shared.wait_while_stalled(self, Way::ToServer)?;
         let target = shared.lock_faults().target;
-        let server = TcpStream::connect_timeout(&target, CONNECT_WITHIN).and_then(|server| {
+        let start = Instant::now();
+        let connected = loop {
+            match TcpStream::connect_timeout(&target, CONNECT_WITHIN) {
+                Err(e)
+                    if e.kind() == io::ErrorKind::ConnectionRefused
+                        && start.elapsed() < shared.patience
+                        && !self.is_reset() =>
+                {
+                    shared.wait_for(self, TARGET_LOOK);
+                }
+                connected => break connected,
+            }
+        };
+        let server = connected.and_then(|server| {
             for stream in [&self.client, &server] {
                 stream.set_nodelay(true)?;
                 stream.set_write_timeout(Some(WRITE_LOOK))?;

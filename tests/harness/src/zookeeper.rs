@@ -49,6 +49,9 @@ const MAX_SESSION_TIMEOUT_MS: u32 = 60_000;
 const INIT_LIMIT_TICKS: u32 = 50;
 /// 2 s of silence, and a paused member is out.
 const SYNC_LIMIT_TICKS: u32 = 10;
+/// A follower may be faster than the leader that it has elected. One that were refused would connect again, but one whose
+/// connection a relay took and lost votes anew, while the leader waits for it for 10 s.
+const LEADER_WITHIN: Duration = Duration::from_secs(1);
 const CONFIG_FILE: &str = "zoo.cfg";
 const CLASSPATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
 const MAIN_CLASS: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
@@ -460,16 +463,18 @@ impl Ensemble {
     /// Starts `count` servers; returns when all serve.
     pub fn start(count: usize, sessions: Sessions) -> Self {
         let local = sessions == Sessions::Local;
+        // Without a version, which is 0, members would take over the leader's list, and each has a list of its own.
         let shared = format!(
-            "initLimit={INIT_LIMIT_TICKS}\nsyncLimit={SYNC_LIMIT_TICKS}\nlocalSessionsEnabled={local}\n"
+            "initLimit={INIT_LIMIT_TICKS}\nsyncLimit={SYNC_LIMIT_TICKS}\nlocalSessionsEnabled={local}\nversion=1\n"
         );
         start_retrying(|| {
             let ports: Vec<[u16; 3]> = (0..count).map(|_| free_ports()).collect();
             let mut ensemble = Ensemble { servers: Vec::new(), to_leaders: Vec::new() };
             for (index, [client, own_quorum, _]) in ports.iter().enumerate() {
                 let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                let relay = |quorum| Relay::to_one_that_comes(local(quorum), LEADER_WITHIN);
                 let to_leaders: Vec<Relay> =
-                    ports.iter().map(|[_, quorum, _]| Relay::to(local(*quorum))).collect();
+                    ports.iter().map(|[_, quorum, _]| relay(*quorum)).collect();
                 let mut settings = shared.clone();
                 for (other, [_, _, election]) in ports.iter().enumerate() {
                     let relay = to_leaders[other].addr().port();
