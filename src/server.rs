@@ -210,9 +210,10 @@ impl Server {
         let falcon = start_falcon(&inside, &settings.metric)?;
         let pages = Pages { inside: inside.clone(), labels: settings.metric.labels() };
         let admin = start_admin(settings.admin, given.admin, pages)?;
-        info!("listening on {addr}, {} workers", settings.workers);
         let wakes = desk.clone();
         life.serve(move || wakes.tell(Note::Life));
+        // Who reads this may rely on it: it is ready.
+        info!("listening on {addr}, {} workers", settings.workers);
         Ok(Server {
             addr,
             life,
