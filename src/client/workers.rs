@@ -23,8 +23,8 @@ use crate::jobs::Jobs;
 use crate::patience::Meanwhile;
 use crate::query::{Flight, Job, Router};
 
-/// Clients read before a call that one of them needs is made.
-const CLIENTS_BEFORE_CALL: usize = 16;
+/// Clients read before a call that one of them needs is made: some dozen microseconds, in which many come to share it.
+const CLIENTS_BEFORE_CALL: usize = 64;
 
 /// All workers.
 pub struct Workers {
