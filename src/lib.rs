@@ -45,19 +45,25 @@
 //! | `falcon` | `server` | its stop channel; the agent, 250 ms at a time | the channel closes |
 //! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
 //!
+//! The `zookeeper` crate has two more, `event` and `io`, for each client that is not closed yet.
+//!
 //! # Locks
-//! None is held across I/O that can block, and none while another is taken, but for these, in this order:
-//! a connection's partial frame, then its outbox; both are per connection, and what happens under them is a
-//! non-blocking system call. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
+//! None is held across I/O that can block, and none while another is taken, but for one: what a client used last, then
+//! who uses which table (`client::usage`). Under a connection's outbox there is one system call, a write that does not
+//! block. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
 //!
 //! # What bounds it
-//! Connections, frames, pending queries, unread answers: settings. Lobby: each connection at most once. Jobs: the
-//! readers that are called, and the pending queries. Calls to a cluster: a quarter of the workers, at most eight. Waits: [`patience`]. Routes: the
-//! capacity of the cache. Reads of ZooKeeper at once: sixteen.
+//! Connections, frames, pending queries, unread answers and half frames: settings. Lobby: each connection at most once.
+//! Jobs: the readers that are called, and the pending queries. Calls to a cluster: a quarter of the workers, at most
+//! eight. Waits: [`patience`]. Routes: the capacity of the cache. Reads of ZooKeeper at once: sixteen.
 //!
-//! # Decided otherwise than first designed
+//! # Choices that may surprise
 //! - A notice that a connection closed goes to `accept` as a note, not as an epoll event: shutting down a socket
 //!   that the peer has reset raises none.
+//! - A call says something of its cluster only if it had time: who asks with little of his time left, or leaves early,
+//!   must not make a cluster that answers look like one that does not.
+//! - A query counts for each KiB of its arguments where pending ones are limited, and half frames count as unread
+//!   answers do: both are memory that a client has others hold.
 //! - An answer larger than `max_unread_bytes` is still delivered: the limit counts what a client has *not* read
 //!   when it is given more, so that a table with very many partitions is not undeliverable.
 //! - A leader's `ERR_SERVICE_NOT_ACTIVE` is passed on at once, it is the leader's answer. A *frame* error of a
@@ -69,6 +75,9 @@
 //!   answer reads on meanwhile (`client::lobby`). `accept` yields after it has found some, for the same reason.
 //! - A worker lingers some microseconds at a client that always asks again at once (`client::linger`); epoll forgets
 //!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
+//! - Whether a server of ZooKeeper lags is seen when it is chosen (`zk::lag`): later it only goes forward.
+//! - Queries that wait for ZooKeeper and routes to be confirmed are read by turns: with the former first, a client
+//!   that asks for ever new names would keep the latter stale.
 //! - Clients of the crate that were given up need no reaper: the last of their reading threads closes them.
 //! - Pages are served by a small server of our own on `httparse` (`admin::http`): those among the crates give a
 //!   connection no deadline, and a thread each. They listen on all addresses at the Go proxy's port unless told

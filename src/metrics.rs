@@ -96,8 +96,6 @@ reasons! {
         ClientPending => "client_pending",
         /// All clients together have.
         Pending => "pending",
-        /// Too many queries wait for ZooKeeper.
-        Misses => "misses",
         /// Its cluster keeps failing.
         FailingCluster => "failing_cluster",
     }

@@ -17,7 +17,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use log::error;
@@ -207,6 +207,8 @@ impl Router {
 
     fn own_error(&self, seq: i32, error: OwnError) -> Vec<u8> {
         self.metrics.own_error(error);
+        // Answered where it was read.
+        self.metrics.latency.add(Duration::ZERO, 1);
         reply::own_error(seq, error)
     }
 
@@ -226,9 +228,8 @@ impl Router {
             Found::Unknown => ask.refuse(OwnError::UnknownTable),
             Found::Missing => {
                 self.metrics.misses.add(1);
-                if let Err(full) = self.misses.try_send(ask) {
-                    self.shed(full.into_inner(), Shed::Misses);
-                }
+                // It fails only when the proxy stops; then the query is dropped, which closes its connection.
+                let _ = self.misses.send(ask);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::unbounded;
 use log::{error, info, warn};
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
@@ -112,9 +112,9 @@ impl Server {
         let resolver = Resolver::start().map_err(io("start resolve threads"))?;
         let (limits, timeout) = (settings.upstream.clone(), query_timeout.clone());
         let upstream = Arc::new(Upstream { resolver, limits, query_timeout: timeout });
-        // Jobs are bounded by what they are about: one per connection, and the pending queries.
+        // Jobs are bounded by what they are about: the readers that are called, and the pending queries. So are misses.
         let jobs = Jobs::default();
-        let (misses, missed) = bounded(settings.client.max_pending_total);
+        let (misses, missed) = unbounded();
         let capacity = match &source {
             Source::ZooKeeper(zookeeper) => zookeeper.cache_capacity,
             Source::File(_) => usize::MAX,

@@ -384,7 +384,6 @@ impl Refused {
                 ("Queries", "limits.max_pending_per_client is reached")
             }
             Refusable::Query(Shed::Pending) => ("Queries", "limits.max_pending is reached"),
-            Refusable::Query(Shed::Misses) => ("Queries", "too many wait for ZooKeeper"),
             Refusable::Query(Shed::FailingCluster) => ("Queries", "their cluster does not answer"),
         };
         let (count, last) = (thousands(self.count), span(self.last_s));
@@ -661,13 +660,13 @@ pub(super) mod tests {
         for (last_s, refused, lines) in [
             (
                 NEWS_S - 1,
-                "Queries are refused: too many wait for ZooKeeper, 2 times, the last 59 s ago",
+                "Queries are refused: limits.max_pending is reached, 2 times, the last 59 s ago",
                 "Log lines are lost: No space left; 7 lines, the last 59 s ago",
             ),
             (NEWS_S, "All is well", "All is well"),
         ] {
             let mut overview = sample();
-            overview.refused = vec![query(Shed::Misses, last_s)];
+            overview.refused = vec![query(Shed::Pending, last_s)];
             assert_eq!(overview.verdict().headline, refused);
             overview.refused.clear();
             overview.upkeep.lost_lines = Some(lost(last_s));

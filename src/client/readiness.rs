@@ -1,7 +1,7 @@
 //! Who may drain a connection: at most one worker at a time, and no readiness is ever lost.
 //!
 //! ```text
-//!            notify: queue a job            begin
+//!            notify: to the lobby           begin
 //!   IDLE ───────────────────────▶ QUEUED ──────────▶ RUNNING ──notify──▶ NOTIFIED
 //!    ▲ └────────────────────────── resume: linger ──▶ │                    │
 //!    │                              ▲                 │  ▲                │   │
@@ -34,7 +34,7 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// The socket became readable. True: the caller must queue one job for the connection.
+    /// The socket became readable. True: the caller must put the connection in the lobby.
     pub fn notify(&self) -> bool {
         let before = self.step(|state| match state {
             IDLE => QUEUED,
@@ -44,13 +44,13 @@ impl Readiness {
         before == IDLE
     }
 
-    /// A worker took the job and starts to read.
+    /// A worker took the connection from the lobby and starts to read.
     pub fn begin(&self) {
         let before = self.0.swap(RUNNING, AcqRel);
-        debug_assert_eq!(before, QUEUED, "one job, one worker");
+        debug_assert_eq!(before, QUEUED, "one worker takes it from the lobby");
     }
 
-    /// A worker takes the connection without a job, because its client may speak at once. False: another has
+    /// A worker takes the connection without the lobby, because its client may speak at once. False: another has
     /// it, or will.
     pub fn resume(&self) -> bool {
         self.0.compare_exchange(IDLE, RUNNING, AcqRel, Acquire).is_ok()
@@ -65,7 +65,7 @@ impl Readiness {
         before == NOTIFIED
     }
 
-    /// The worker stops although there may be more to read; the caller must queue one job.
+    /// The worker stops although there may be more to read; the caller must put the connection in the lobby.
     pub fn requeue(&self) {
         self.0.swap(QUEUED, AcqRel);
     }
