@@ -60,10 +60,10 @@ fn ask(options: &Options) -> Result<ConfigView, String> {
             })
             .map_err(|e| format!("{addr}: {e}"));
         match answer {
-            Ok((Answer::Leader { result_at, .. }, frame)) => {
+            Ok((Answer::Leader { result_at, .. }, frame, _)) => {
                 return config_view::read(&frame[result_at..]).map_err(|e| e.to_string());
             }
-            Ok((Answer::Follower { leader }, _)) => return Ok(follower(leader)),
+            Ok((Answer::Follower { leader }, ..)) => return Ok(follower(leader)),
             Err(e) => why = e,
         }
     }

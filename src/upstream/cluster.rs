@@ -385,7 +385,7 @@ impl Cluster {
 
     fn idle_link(&self, addr: SocketAddr) -> Option<Link> {
         let link = self.core.lock().idle.get_mut(&addr)?.pop()?;
-        if link.idle_since.elapsed() < MAX_IDLE {
+        if link.idle() < MAX_IDLE {
             return Some(link);
         }
         // The last in is the first out, so the others are all older.
@@ -573,19 +573,18 @@ impl<'a> Call<'a> {
     }
 
     fn hear(&mut self, addr: SocketAddr, mut link: Link, wait: Duration) -> Result<Said, Over> {
-        let (start, spin) = (Instant::now(), self.cluster.worth_spinning());
-        let end = start + wait;
+        let (end, spin) = (Instant::now() + wait, self.cluster.worth_spinning());
         let meanwhile = self.meanwhile;
         let mut patience = || self.goes_on() && Instant::now() < end;
         let heard = link.receive(spin, meanwhile, &mut patience);
         self.unanswered.retain(|server| *server != addr);
         match heard {
-            Ok((Answer::Leader { result_at, counted_as }, frame)) => {
-                self.cluster.answered_in(start.elapsed());
+            Ok((Answer::Leader { result_at, counted_as }, frame, took)) => {
+                self.cluster.answered_in(took);
                 self.cluster.keep_link(addr, link);
                 Ok(Said::Leader(Arc::new(Body::new(frame, result_at, counted_as))))
             }
-            Ok((Answer::Follower { leader }, _)) => {
+            Ok((Answer::Follower { leader }, ..)) => {
                 self.cluster.keep_link(addr, link);
                 self.cluster.core.lock().memory.deposed(addr);
                 let named = leader.map(|leader| leader.to_string());

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -80,8 +81,8 @@ pub struct Link {
     /// What has come of the answer.
     frame: Vec<u8>,
     chunk: Box<[u8]>,
-    /// Since when nothing is under way.
-    pub idle_since: Instant,
+    /// When the question was sent, or the last answer came.
+    since: Instant,
 }
 
 impl Link {
@@ -95,7 +96,7 @@ impl Link {
             request: Vec::new(),
             frame: Vec::new(),
             chunk: vec![0; READ_BYTES].into(),
-            idle_since: Instant::now(),
+            since: Instant::now(),
         })
     }
 
@@ -104,6 +105,7 @@ impl Link {
         self.seq = self.seq.wrapping_add(1);
         self.frame.clear();
         message::write_query(self.seq, args, &mut self.request);
+        self.since = Instant::now();
         let mut written = 0;
         while written < self.request.len() {
             match self.stream.write(&self.request[written..]) {
@@ -128,14 +130,19 @@ impl Link {
         !self.frame.is_empty()
     }
 
-    /// The answer to what was asked, and its frame. It is looked for without sleeping during `spin`, and
+    /// For how long nothing has been under way, if nothing is.
+    pub fn idle(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// The answer to what was asked, its frame, and the time that it took. It is looked for without sleeping during `spin`, and
     /// `meanwhile` may use that time: worth it where answers come sooner than a sleeping thread wakes up.
     pub fn receive(
         &mut self,
         spin: Duration,
         meanwhile: &dyn Meanwhile,
         patience: &mut Patience<'_>,
-    ) -> Result<(Answer, Vec<u8>), LinkError> {
+    ) -> Result<(Answer, Vec<u8>, Duration), LinkError> {
         let start = Instant::now();
         let (spin_end, mut look_up_at) = (start + spin, start + SLICE);
         loop {
@@ -143,11 +150,12 @@ impl Link {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(n) => {
                     if self.add(n).map_err(LinkError::Bad)? {
-                        let frame = std::mem::take(&mut self.frame);
+                        let frame = mem::take(&mut self.frame);
                         let answer =
                             answer::read_answer(&frame, self.seq).map_err(LinkError::Bad)?;
-                        self.idle_since = Instant::now();
-                        return Ok((answer, frame));
+                        let now = Instant::now();
+                        let took = now - mem::replace(&mut self.since, now);
+                        return Ok((answer, frame, took));
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
