@@ -251,7 +251,8 @@ mod tests {
         eventually("it has become sleep", Duration::from_secs(5), || {
             process.threads() == ["sleep"]
         });
-        assert!(process.rss_bytes() > 0 && process.peak_rss_bytes() >= process.rss_bytes());
+        let rss_bytes = process.rss_bytes();
+        assert!(rss_bytes > 0 && process.peak_rss_bytes() >= rss_bytes);
         assert!(process.open_fds() >= 3); // more if the test itself was given more
         assert!(process.cpu_ms() < 1000);
 
