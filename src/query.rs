@@ -148,11 +148,11 @@ impl Router {
             let mut replies = Vec::new();
             let turn = connection
                 .drain(scratch, |frame| self.take(connection, &frame, now, &mut replies, flights));
-            if !replies.is_empty() {
-                connection.send(replies, 0);
+            // Not before they are sent: a client that has stopped sending still gets them.
+            match replies.is_empty() {
+                true => connection.close_if_done(),
+                false => connection.send(replies, 0),
             }
-            // Not before: a client that has stopped sending still gets them.
-            connection.close_if_done();
             found |= turn != Turn::Empty;
             match turn {
                 Turn::More => {

@@ -20,7 +20,7 @@ pub const V0_HEADER_LEN: usize = 48;
 /// Length of the fixed part of a v1 header.
 const V1_HEADER_LEN: usize = 16;
 
-/// How the client frames its requests. Its answers are framed to match.
+/// How the client frames its requests. The answers to both look alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderKind {
     /// THFT version 0 (Go, Python, Node).

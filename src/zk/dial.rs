@@ -121,8 +121,8 @@ impl Dialer {
         let resolver = &self.upstream.resolver;
         let start = Instant::now();
         // First a look that starts all lookups, then the wait for those that take time.
-        let now = self.address.iter().flat_map(|name| resolver.resolve(name, &mut || false));
-        let mut addrs: Vec<SocketAddr> = now.collect();
+        let known = self.address.iter().filter_map(|name| resolver.known(name));
+        let mut addrs: Vec<SocketAddr> = known.flatten().collect();
         for name in &self.address {
             let limit = if addrs.is_empty() { RESOLVE_LIMIT } else { RESOLVE_SOON };
             addrs.extend(resolver.resolve(name, &mut || start.elapsed() < limit));
