@@ -13,12 +13,12 @@
 //!                   ▲ only writer    └─miss─▶ parked with zk-watch, resumed as a job
 //! ```
 //! 1. `client::accept` sees a readable socket and leaves it in the lobby; `client::readiness` says that one worker
-//!    reads it, `client::lobby` how many workers come to read.
-//! 2. A worker (`client::workers`, `client::connection`) reads what is there and cuts frames (`wire`).
-//! 3. `query` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
+//!    reads it, `work::lobby` how many workers come to read.
+//! 2. A worker (`work::workers`, `client::connection`) reads what is there and cuts frames (`wire`).
+//! 3. `query::router` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
 //! 4. `upstream::cluster` shares calls (`upstream::flight`); one worker makes the call (`upstream::link`), whom to
 //!    ask is `upstream::leader`'s decision, when to stop asking `upstream::health`'s.
-//! 5. The answer goes to all who asked, each in an envelope of its own (`ask`, `wire::reply`, `client::outbox`).
+//! 5. The answer goes to all who asked, each in an envelope of its own (`client::ask`, `wire::reply`, `client::outbox`).
 //!
 //! # One ZooKeeper event
 //! ```text
@@ -69,11 +69,11 @@
 //! - A leader's `ERR_SERVICE_NOT_ACTIVE` is passed on at once, it is the leader's answer. A *frame* error of a
 //!   MetaServer is not: it would hang Go and Node clients, so another server is asked, and in the end the client
 //!   reads `ERR_SERVICE_NOT_ACTIVE`.
-//! - Workers do not sleep in the channel's `recv`, which spins and yields first, but on a count beside it (`jobs`).
+//! - Workers do not sleep in the channel's `recv`, which spins and yields first, but on a count beside it (`work::jobs`).
 //! - Readable sockets do not go over the channel one by one: waking a worker costs several times what reading a client
 //!   does. They wait in a lobby, the channel calls as few readers as it takes, and a worker that waits for a near
-//!   answer reads on meanwhile (`client::lobby`). `accept` yields after it has found some, for the same reason.
-//! - A worker lingers some microseconds at a client that always asks again at once (`client::linger`); epoll forgets
+//!   answer reads on meanwhile (`work::lobby`). `accept` yields after it has found some, for the same reason.
+//! - A worker lingers some microseconds at a client that always asks again at once (`work::linger`); epoll forgets
 //!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
 //! - Whether a server of ZooKeeper lags is seen when it is chosen (`zk::lag`): later it only goes forward.
 //! - Queries that wait for ZooKeeper and routes to be confirmed are read by turns: with the former first, a client
@@ -90,26 +90,22 @@
 //!   a little after we do.
 #![forbid(unsafe_code)]
 
-pub mod cli;
-pub mod config;
-pub mod life;
-pub mod logging;
-pub mod metrics;
-pub mod reload;
-pub mod server;
-pub mod systemd;
-pub mod watchdog;
-
-pub mod admin;
 pub mod client;
+pub mod work;
+
+pub mod query;
+pub mod upstream;
 pub mod wire;
 
-pub mod ask;
-pub mod jobs;
-pub mod query;
 pub mod route;
-pub mod upstream;
-
-pub mod patience;
-pub mod resolve;
 pub mod zk;
+
+pub mod process;
+
+pub mod admin;
+pub mod metrics;
+
+pub mod cli;
+pub mod config;
+pub mod logging;
+pub mod patience;

@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 
-use super::message::Response;
+use super::http_message::Response;
 
 /// Counters of the Go meta-proxy, which keep their names.
 const GO_COUNTERS: &[&str] = &["zk_request_count", "client_query_config_count"];

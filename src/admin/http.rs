@@ -21,7 +21,7 @@ use log::{error, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::message::{MAX_BODY_BYTES, MAX_HEAD_BYTES, Request, Response, read_request};
+use super::http_message::{MAX_BODY_BYTES, MAX_HEAD_BYTES, Request, Response, read_request};
 use crate::logging::Throttle;
 
 /// More than one, so that a page which takes long to write does not keep a health check waiting.
@@ -267,7 +267,7 @@ fn answer(handler: &Handler, request: &Request) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::message::Method;
+    use crate::admin::http_message::Method;
     use crate::client::listener::bind;
     use crossbeam_channel::{Receiver, bounded};
 

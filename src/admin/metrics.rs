@@ -17,7 +17,7 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::inside::{self, Inside, Named};
+use super::snapshot::{self, Inside, Named};
 use crate::logging;
 use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
 use crate::route::table::Listed;
@@ -178,7 +178,7 @@ fn answers(out: &mut Families<'_>, inside: &Inside, routes: &[Listed]) -> fmt::R
         (vec![("pegasus_cluster", "".into()), ("err", error.label().into())], n.get())
     });
     // Clusters of one name have one count.
-    let clusters = inside::clusters(routes);
+    let clusters = snapshot::clusters(routes);
     let mut by_name: BTreeMap<&str, (&Stats, bool)> = BTreeMap::new();
     for Named { cluster, state, .. } in &clusters {
         let (_, is_failing) = by_name.entry(&cluster.name).or_insert((&cluster.stats, false));

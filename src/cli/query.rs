@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::resolve::Resolver;
-use crate::route::record::is_host_port;
 use crate::upstream::link::Link;
+use crate::upstream::resolver::Resolver;
+use crate::wire::address::is_host_port;
 use crate::wire::answer::Answer;
 use crate::wire::config_view::{self, Address, ConfigView};
 use crate::wire::error_code::{ERR_FORWARD_TO_OTHERS, ERR_OK};

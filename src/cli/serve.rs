@@ -17,12 +17,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{self, Fault, Settings};
-use crate::life::Phase;
 use crate::logging;
-use crate::reload;
-use crate::server::{Server, Source};
-use crate::systemd::{self, Given, Notifier};
-use crate::watchdog::Watchdog;
+use crate::process::life::Phase;
+use crate::process::reload;
+use crate::process::server::{Server, Source};
+use crate::process::systemd::{self, Given, Notifier};
+use crate::process::watchdog::Watchdog;
 
 /// What the arguments said.
 pub struct Options {

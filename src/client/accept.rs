@@ -27,12 +27,13 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::connection::{ClientLimits, CloseReason, Connection, Desk, Note};
+use super::connection::{CloseReason, Connection, Desk, Note};
 use super::listener::{HANDSHAKES, Listener};
-use super::lobby::Lobby;
-use crate::life::Life;
+use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::Refusal;
+use crate::process::life::Life;
+use crate::work::lobby::Lobby;
 
 const LISTENER: Token = Token(usize::MAX);
 /// Token of the waker that the [`Desk`] holds.
@@ -47,17 +48,6 @@ const ACCEPTS_PER_TURN: usize = 256;
 /// Idle clients that are let go at once, ten times a second. Other proxies take them: ten thousand that came in one
 /// instant would be a burden.
 const LEAVES_PER_TICK: usize = 100;
-
-/// Who may connect.
-#[derive(Clone, Debug)]
-pub struct AcceptLimits {
-    /// Connections in all.
-    pub max_connections: usize,
-    /// Connections from one address.
-    pub max_connections_per_address: usize,
-    /// Idle time after which the kernel asks whether the client still lives.
-    pub keepalive: Duration,
-}
 
 /// The state of the thread.
 pub struct Acceptor {

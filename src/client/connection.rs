@@ -22,11 +22,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, Waker};
 use parking_lot::{Mutex, MutexGuard};
 
-use super::accept::AcceptLimits;
 use super::outbox::{Outbox, Reply};
 use super::readiness::Readiness;
 use super::unsent::Unsent;
 use super::usage::{Usage, Use};
+use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::{Closed, Metrics, Reason, Shed};
 use crate::wire::frame::{self, Cut, Frame, Malformed};
@@ -40,25 +40,6 @@ const READS_PER_TURN: usize = 8;
 const QUICK_US: u64 = 150;
 /// So many times in a row make it a habit.
 const QUICK_STREAK: u8 = 4;
-
-/// What one client may use.
-#[derive(Clone, Debug)]
-pub struct ClientLimits {
-    /// Bytes of one request frame.
-    pub max_frame_bytes: usize,
-    /// Queries under way for one client; one with long arguments counts for several, see `Ask::weight`.
-    pub max_pending: u32,
-    /// The same in all.
-    pub max_pending_total: usize,
-    /// Bytes of answers that one client has not taken.
-    pub max_unread_bytes: usize,
-    /// Bytes of answers that all clients together have not taken, and of frames that they have begun.
-    pub max_unread_total_bytes: usize,
-    /// Time to finish a frame once it is begun.
-    pub frame_timeout: Duration,
-    /// Time in which a client must take some of its answers.
-    pub unread_timeout: Duration,
-}
 
 /// Why a connection closed.
 #[derive(Debug)]

@@ -15,17 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::line::{Utc, is_stamp};
 use super::queue::count;
-
-/// How much of the log is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// Size at which the file is put aside, bytes.
-    pub max_bytes: u64,
-    /// Age at which files that were put aside are deleted.
-    pub max_age: Duration,
-    /// Files that were put aside and are kept.
-    pub max_files: usize,
-}
+use crate::config::Keep;
 
 /// Pause after a file could not be put aside.
 const ROTATE_AGAIN: Duration = Duration::from_secs(60);

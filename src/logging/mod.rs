@@ -32,7 +32,6 @@ use env_logger::{Builder, DEFAULT_FILTER_ENV};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use parking_lot::{Mutex, RwLock};
 
-pub use self::file::Keep;
 use self::queue::Queue;
 pub use self::throttle::{Hidden, Throttle};
 use crate::config::LogSettings;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::file::Keep;
+use crate::config::Keep;
 
 /// What waits at most: tens of thousands of lines, which is seconds of the worst that can happen here.
 const MAX_BYTES: usize = 4 * 1024 * 1024;

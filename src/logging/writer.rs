@@ -128,8 +128,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Keep;
     use crate::config::{self, LogSettings};
-    use crate::logging::Keep;
     use harness::scratch::Scratch;
     use log::Log;
     use std::fs;

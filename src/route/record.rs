@@ -13,10 +13,10 @@
 //! ```
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use crate::wire::address::is_host_port;
 use crate::wire::message::is_table_name;
 
 /// Addresses of one cluster; a real one has three or five.
@@ -147,23 +147,6 @@ fn read_addrs(key: &'static str, value: &Value) -> Result<Vec<String>, BadRecord
         1..=MAX_ADDRS => Ok(addrs),
         n => Err(BadRecord { key, want: "1 to 64 addresses", got: n.to_string() }),
     }
-}
-
-/// Whether `text` is `name:port`, `1.2.3.4:port` or `[v6]:port`, the port not 0.
-pub fn is_host_port(text: &str) -> bool {
-    if let Ok(addr) = text.parse::<SocketAddr>() {
-        return addr.port() != 0;
-    }
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    // Digits and dots alone are an IPv4 address that did not parse.
-    (1..=MAX_NAME_LEN).contains(&host.len())
-        && host.bytes().all(good)
-        && host.bytes().any(|b| b.is_ascii_alphabetic())
-        && !port.starts_with('+')
-        && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 /// A value as a log line can bear it.

@@ -32,13 +32,15 @@ use super::flight::{Flights, Key, Lead};
 use super::health::Health;
 use super::leader::{Memory, Plan};
 use super::link::{Link, LinkError};
-use crate::ask::Ask;
+use crate::client::ask::Ask;
 use crate::client::outbox::Body;
+use crate::config::UpstreamLimits;
 use crate::logging::Throttle;
 use crate::metrics::Count;
 use crate::patience::{Meanwhile, QueryTimeout, SLICE};
-use crate::resolve::Resolver;
-use crate::route::record::{self, Record};
+use crate::route::record::Record;
+use crate::upstream::resolver::Resolver;
+use crate::wire::address::is_host_port;
 use crate::wire::answer::Answer;
 use crate::wire::error_code::{COUNTED, OwnError};
 
@@ -56,13 +58,6 @@ const SPIN: Duration = Duration::from_micros(60);
 
 /// Stands for the usual time of answers before the first.
 const NEVER_US: u32 = u32::MAX;
-
-/// What calls to a cluster may use.
-#[derive(Clone, Debug)]
-pub struct UpstreamLimits {
-    /// Calls to one cluster at once, and so links to one MetaServer.
-    pub max_calls: usize,
-}
 
 /// What all clusters share.
 pub struct Upstream {
@@ -111,6 +106,23 @@ pub struct Landed {
     pub next: Option<Lead<Ask>>,
     /// They waited for calls to a cluster that is asked no more.
     pub refused: Vec<Ask>,
+}
+
+/// A call to make, and to whom.
+pub struct Flight {
+    /// Whom to ask.
+    pub cluster: Arc<Cluster>,
+    /// `None` while the call is made, and once none is left to make.
+    pub lead: Option<Lead<Ask>>,
+}
+
+impl Drop for Flight {
+    /// A question whose call is never over would be mute for ever.
+    fn drop(&mut self) {
+        while let Some(Lead { key, .. }) = self.lead.take() {
+            self.lead = self.cluster.land(&key, &Outcome::Abandoned).next;
+        }
+    }
 }
 
 /// All clusters that routes name, each once however many tables it holds. Owned by who writes the routes;
@@ -588,7 +600,7 @@ impl<'a> Call<'a> {
                 self.cluster.keep_link(addr, link);
                 self.cluster.core.lock().memory.deposed(addr);
                 let named = leader.map(|leader| leader.to_string());
-                let named = named.filter(|leader| record::is_host_port(leader));
+                let named = named.filter(|leader| is_host_port(leader));
                 let found = named.map(|leader| self.resolve(&[leader]));
                 Ok(Said::Follower(found.and_then(|found| found.first().copied())))
             }

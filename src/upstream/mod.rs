@@ -9,3 +9,4 @@ pub mod flight;
 pub mod health;
 pub mod leader;
 pub mod link;
+pub mod resolver;

@@ -5,6 +5,7 @@
 //! client bytes ◀─ reply (envelope per asker) ◀─ answer (the MetaServer's result struct, untouched)
 //! ```
 
+pub mod address;
 pub mod answer;
 pub mod config_view;
 pub mod error_code;

@@ -626,10 +626,11 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::UpstreamLimits;
     use crate::patience::QueryTimeout;
-    use crate::resolve::Resolver;
     use crate::route::table::RouteTable;
-    use crate::upstream::cluster::{Upstream, UpstreamLimits};
+    use crate::upstream::cluster::Upstream;
+    use crate::upstream::resolver::Resolver;
 
     fn routes() -> Routes {
         routes_of_table().1

@@ -30,14 +30,14 @@ use super::lag::{LAG_LIMIT, Lag};
 use super::planner::{Action, Planner, Verdict};
 use super::routes::Routes;
 use super::status::Status;
-use crate::ask::Ask;
+use crate::client::ask::Ask;
 use crate::config::ZooKeeperSettings;
-use crate::jobs::Jobs;
 use crate::patience::SLICE;
-use crate::query::Job;
 use crate::route::table::RouteWriter;
 use crate::upstream::cluster::{Clusters, Upstream};
 use crate::wire::error_code::OwnError;
+use crate::work::job::Job;
+use crate::work::jobs::Jobs;
 
 /// How often it is told that there is still no connection.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -427,10 +427,10 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::UpstreamLimits;
     use crate::patience::QueryTimeout;
-    use crate::resolve::Resolver;
     use crate::route::table::{Cached, RouteTable};
-    use crate::upstream::cluster::UpstreamLimits;
+    use crate::upstream::resolver::Resolver;
     use crate::zk::status::Trust;
 
     #[test]

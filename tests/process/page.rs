@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use harness::scratch::Scratch;
 use meta_proxy::admin::http::Http;
-use meta_proxy::admin::message::Request;
-use meta_proxy::admin::overview::{
+use meta_proxy::admin::http_message::Request;
+use meta_proxy::admin::status_page;
+use meta_proxy::admin::verdict::{
     Clients, Cluster, Life, MetaFailure, Overview, Route, Trust, Upkeep, ZooKeeper,
 };
-use meta_proxy::admin::page;
 
 use crate::run::{Finished, run};
 use crate::support::addr;
@@ -122,7 +122,7 @@ fn serve(overview: impl Fn(u64) -> Overview + Send + Sync + 'static) -> Http {
     let count = AtomicU64::new(0);
     let handler = move |request: &Request| {
         let n = count.fetch_add(1, SeqCst);
-        page::response(&overview(n), request.query("q").unwrap_or(""), &format!("nonce{n}"))
+        status_page::response(&overview(n), request.query("q").unwrap_or(""), &format!("nonce{n}"))
     };
     let listener = TcpListener::bind(addr("127.0.0.1:0")).expect("a free port");
     Http::start(listener, Arc::new(handler)).expect("threads")

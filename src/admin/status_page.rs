@@ -6,8 +6,8 @@
 use std::cmp::Reverse;
 use std::fmt;
 
-use super::message::Response;
-use super::overview::{
+use super::http_message::Response;
+use super::verdict::{
     Cluster, Level, Life, MetaFailure, Overview, Route, Trust, ZooKeeper, counted, span, thousands,
 };
 
@@ -327,7 +327,7 @@ fn route_row(route: &Route) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::overview::tests::sample;
+    use super::super::verdict::tests::sample;
     use super::*;
 
     fn page(overview: &Overview, q: &str) -> String {

@@ -15,9 +15,9 @@ use std::thread;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::connection::Connection;
-use crate::jobs::Jobs;
-use crate::query::Job;
+use crate::client::connection::Connection;
+use crate::work::job::Job;
+use crate::work::jobs::Jobs;
 
 /// Clients that wait for each reader before one more is called: some dozen microseconds of reading. Fewer would be read
 /// no sooner, and share fewer calls.

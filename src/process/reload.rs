@@ -1,7 +1,6 @@
 //! Which settings can change while the proxy runs, and which wait for its next start. Pure.
 
-use crate::client::connection::ClientLimits;
-use crate::config::{Change, Settings};
+use crate::config::{Change, ClientLimits, Settings};
 
 /// Whether a setting takes effect at once, limits for who connects from then on.
 fn is_live(key: &str) -> bool {

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::connection::{CloseReason, Connection};
+use crate::client::connection::{CloseReason, Connection};
 use crate::patience::Meanwhile;
-use crate::query::Router;
+use crate::query::router::Router;
 
 /// How long a worker looks for the next query.
 const LINGER: Duration = Duration::from_micros(60);

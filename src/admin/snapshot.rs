@@ -8,19 +8,19 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::falcon;
-use super::overview::{
+use super::verdict::{
     self, LostLines, MetaFailure, Overview, Rate, Refusable, Refused, Shed, Upkeep,
 };
 use crate::client::connection::Desk;
-use crate::jobs::Jobs;
-use crate::life::{Life, Phase};
 use crate::logging;
 use crate::metrics::{Metrics, Tally};
-use crate::query::Job;
+use crate::process::life::{Life, Phase};
 use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
 use crate::upstream::cluster::{Cluster, Failures, State};
 use crate::wire::error_code::{COUNTED, ERR_OK};
+use crate::work::job::Job;
+use crate::work::jobs::Jobs;
 use crate::zk::status::{Status, Trust};
 
 /// The parts.
@@ -77,15 +77,15 @@ impl Inside {
             started_unix_s: unix_s(self.started),
             now_unix_s: unix_s(SystemTime::now()),
             life: match self.life.phase() {
-                Phase::Starting => overview::Life::Starting,
-                Phase::Serving => overview::Life::Serving,
-                Phase::Draining => overview::Life::Draining,
-                Phase::Stopping { .. } => overview::Life::Stopping,
+                Phase::Starting => verdict::Life::Starting,
+                Phase::Serving => verdict::Life::Serving,
+                Phase::Draining => verdict::Life::Draining,
+                Phase::Stopping { .. } => verdict::Life::Stopping,
             },
             zookeeper: self.zookeeper.as_ref().map(|status| zookeeper(status, &routes)),
             clusters: clusters(&routes).into_iter().map(cluster).collect(),
             routes: routes.iter().map(|listed| self.route(listed)).collect(),
-            clients: overview::Clients {
+            clients: verdict::Clients {
                 connections: self.metrics.connections(),
                 pending: self.desk.pending(),
                 unread_bytes: self.desk.held(),
@@ -97,9 +97,9 @@ impl Inside {
         }
     }
 
-    fn route(&self, listed: &Listed) -> overview::Route {
+    fn route(&self, listed: &Listed) -> verdict::Route {
         let route = listed.route.as_ref();
-        overview::Route {
+        verdict::Route {
             table: listed.table.to_string(),
             cluster: route.map(|route| route.cluster_name.clone()),
             fault: listed.fault.as_deref().map(str::to_owned),
@@ -190,9 +190,9 @@ fn unix_s(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn zookeeper(status: &Status, routes: &[Listed]) -> overview::ZooKeeper {
+fn zookeeper(status: &Status, routes: &[Listed]) -> verdict::ZooKeeper {
     let view = status.view();
-    overview::ZooKeeper {
+    verdict::ZooKeeper {
         state: view.trust,
         since_s: view.since.elapsed().as_secs(),
         server: view.server.map(|server| server.to_string()),
@@ -206,7 +206,7 @@ fn zookeeper(status: &Status, routes: &[Listed]) -> overview::ZooKeeper {
     }
 }
 
-fn cluster(named: Named) -> overview::Cluster {
+fn cluster(named: Named) -> verdict::Cluster {
     let Named { cluster, state, tables } = named;
     let answers = || COUNTED.iter().zip(&cluster.stats.answers);
     let sum = |ok: bool| {
@@ -218,7 +218,7 @@ fn cluster(named: Named) -> overview::Cluster {
         count: failures.count,
         last_s: failures.last.elapsed().as_secs(),
     };
-    overview::Cluster {
+    verdict::Cluster {
         name: cluster.name.clone(),
         metas: cluster.meta_addrs.clone(),
         tables,

@@ -22,55 +22,24 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use log::error;
 
-use crate::ask::{Ask, answer_all};
+use crate::client::ask::{Ask, answer_all};
 use crate::client::connection::{Connection, Turn};
-use crate::client::lobby::Lobby;
 use crate::client::outbox::Reply;
-use crate::jobs::Jobs;
 use crate::metrics::{Metrics, OtherMethod, Shed};
 use crate::patience::{Meanwhile, QueryTimeout, SLICE};
 use crate::route::table::{Found, RouteTable};
-use crate::upstream::cluster::{Cluster, Joined, Landed, Outcome, Routes};
+use crate::upstream::cluster::{Cluster, Flight, Joined, Landed, Outcome, Routes};
 use crate::upstream::flight::{Key, Lead};
 use crate::wire::error_code::OwnError;
 use crate::wire::frame::{Frame, Malformed};
 use crate::wire::{message, reply};
+use crate::work::job::Job;
+use crate::work::jobs::Jobs;
+use crate::work::lobby::Lobby;
 
 /// So many answers take a worker about a millisecond. With more, the next call of the same cluster goes to
 /// another worker, and no client waits for this one to read it.
 const MANY_ANSWERS: usize = 256;
-
-/// What a worker does next.
-pub enum Job {
-    /// Come and read the clients that wait in the lobby.
-    Read,
-    /// Look these tables up again: what was missing is there, or their route moved.
-    Retry(Vec<Ask>),
-    /// Tell these why they get no answer.
-    Refuse(Vec<Ask>, OwnError),
-    /// Make this call.
-    Call(Flight),
-    /// Tell that a worker took this.
-    Beat(Sender<()>),
-    /// End.
-    Stop,
-}
-
-/// A call to make, and to whom.
-pub struct Flight {
-    cluster: Arc<Cluster>,
-    /// `None` while the call is made, and once none is left to make.
-    lead: Option<Lead<Ask>>,
-}
-
-impl Drop for Flight {
-    /// A question whose call is never over would be mute for ever.
-    fn drop(&mut self) {
-        while let Some(Lead { key, .. }) = self.lead.take() {
-            self.lead = self.cluster.land(&key, &Outcome::Abandoned).next;
-        }
-    }
-}
 
 /// What workers share: the way from a question to its answer.
 pub struct Router {

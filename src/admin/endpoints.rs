@@ -18,10 +18,10 @@ use std::time::Duration;
 use log::info;
 use serde_json::{Value, json};
 
-use super::inside::Inside;
-use super::message::{Method, Request, Response};
-use super::overview::Overview;
-use super::{exposition, metrics, page};
+use super::http_message::{Method, Request, Response};
+use super::snapshot::Inside;
+use super::verdict::Overview;
+use super::{exposition, metrics, status_page};
 
 /// Entries of `/clients` without a limit.
 const MAX_CLIENTS: usize = 1_000;
@@ -59,7 +59,7 @@ impl Pages {
             },
             "/" => {
                 let q = request.query("q").unwrap_or_default();
-                page::response(&inside.overview(), q, &nonce())
+                status_page::response(&inside.overview(), q, &nonce())
             }
             "/routes" => {
                 let wanted = request.query("table");

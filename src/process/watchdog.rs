@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use log::{info, warn};
 
 use crate::client::connection::{Desk, Note};
-use crate::systemd::Notifier;
+use crate::process::systemd::Notifier;
 
 /// Sends a beat through `accept` and a worker.
 #[derive(Clone)]

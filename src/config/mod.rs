@@ -20,11 +20,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use crate::client::accept::AcceptLimits;
-use crate::client::connection::ClientLimits;
-use crate::logging::Keep;
-use crate::route::record::is_host_port;
-use crate::upstream::cluster::UpstreamLimits;
+use crate::wire::address::is_host_port;
 
 /// A larger file is not a settings file.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -182,6 +178,54 @@ pub struct StopSettings {
     pub min_age: Duration,
     /// All of it takes at most so long.
     pub grace: Duration,
+}
+
+/// Who may connect.
+#[derive(Clone, Debug)]
+pub struct AcceptLimits {
+    /// Connections in all.
+    pub max_connections: usize,
+    /// Connections from one address.
+    pub max_connections_per_address: usize,
+    /// Idle time after which the kernel asks whether the client still lives.
+    pub keepalive: Duration,
+}
+
+/// What one client may use.
+#[derive(Clone, Debug)]
+pub struct ClientLimits {
+    /// Bytes of one request frame.
+    pub max_frame_bytes: usize,
+    /// Queries under way for one client; one with long arguments counts for several, see `Ask::weight`.
+    pub max_pending: u32,
+    /// The same in all.
+    pub max_pending_total: usize,
+    /// Bytes of answers that one client has not taken.
+    pub max_unread_bytes: usize,
+    /// Bytes of answers that all clients together have not taken, and of frames that they have begun.
+    pub max_unread_total_bytes: usize,
+    /// Time to finish a frame once it is begun.
+    pub frame_timeout: Duration,
+    /// Time in which a client must take some of its answers.
+    pub unread_timeout: Duration,
+}
+
+/// What calls to a cluster may use.
+#[derive(Clone, Debug)]
+pub struct UpstreamLimits {
+    /// Calls to one cluster at once, and so links to one MetaServer.
+    pub max_calls: usize,
+}
+
+/// How much of the log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Size at which the file is put aside, bytes.
+    pub max_bytes: u64,
+    /// Age at which files that were put aside are deleted.
+    pub max_age: Duration,
+    /// Files that were put aside and are kept.
+    pub max_files: usize,
 }
 
 /// Where the routes are in ZooKeeper.

@@ -16,12 +16,14 @@ use std::time::Instant;
 
 use log::error;
 
-use super::connection::{CloseReason, Connection};
 use super::linger::{Lounge, linger};
 use super::lobby::Lobby;
-use crate::jobs::Jobs;
+use crate::client::connection::{CloseReason, Connection};
 use crate::patience::Meanwhile;
-use crate::query::{Flight, Job, Router};
+use crate::query::router::Router;
+use crate::upstream::cluster::Flight;
+use crate::work::job::Job;
+use crate::work::jobs::Jobs;
 
 /// Clients read before a call that one of them needs is made: some dozen microseconds, in which many come to share it.
 const CLIENTS_BEFORE_CALL: usize = 64;

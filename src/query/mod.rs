@@ -1,0 +1,3 @@
+//! From a frame of a client to its answer.
+
+pub mod router;
