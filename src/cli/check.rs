@@ -10,7 +10,8 @@ pub fn run(path: &Path) -> ExitCode {
     let checked = config::read(path, true);
     let shown = path.display();
     let mut report = String::new();
-    for warning in &checked.warnings {
+    let missing = checked.settings.as_ref().map(config::missing_folders).unwrap_or_default();
+    for warning in checked.warnings.iter().chain(&missing) {
         report += &format!("{shown}: warning: {warning}\n");
     }
     let code = match checked.settings {

@@ -142,8 +142,12 @@ fn read_settings(options: &Options) -> Result<(Settings, Source), Vec<String>> {
     let told =
         |faults: Vec<Fault>| faults.iter().map(|fault| format!("{shown}: {fault}")).collect();
     let mut settings = checked.settings.map_err(|faults| -> Vec<String> { told(faults) })?;
+    for missing in config::missing_folders(&settings) {
+        warn!("{shown}: {missing}");
+    }
     if let Some(listen) = options.listen {
         settings.listen = listen;
+        settings.values.override_with("listen", listen);
     }
     let source = match (&options.routes, &settings.zookeeper) {
         (Some(path), _) => Source::File(path.clone()),

@@ -1,13 +1,6 @@
-//! Which settings can change while the proxy runs, and which wait for its next start. Pure.
+//! Takes over new settings: those that can change while the proxy runs, and those that wait for its next start. Pure.
 
-use crate::config::{Change, ClientLimits, Settings};
-
-/// Whether a setting takes effect at once, limits for who connects from then on.
-fn is_live(key: &str) -> bool {
-    // The queue of queries that wait for ZooKeeper has its size from the start.
-    let is_limit = key.starts_with("limits.") && key != "limits.max_pending";
-    key == "query_timeout_ms" || is_limit || key.starts_with("log.") || key.starts_with("stop.")
-}
+use crate::config::{Change, ClientLimits, Reload, Settings};
 
 /// What is different in the new settings.
 #[derive(Debug, Default)]
@@ -21,7 +14,7 @@ pub struct Changes {
 /// Takes what can change from `new`.
 pub fn take_over(running: &mut Settings, new: Settings) -> Changes {
     let changes = running.values.changes(&new.values).into_iter();
-    let (live, later) = changes.partition(|change| is_live(&change.key));
+    let (live, later) = changes.partition(|change| change.reload == Reload::Live);
     let changes = Changes { live, later };
     changes.live.iter().for_each(|change| running.values.take(&change.key, &new.values));
     running.query_timeout = new.query_timeout;
@@ -78,10 +71,10 @@ mod tests {
         let mut running = settings("");
         let changes = take_over(&mut running, settings(new));
         let told: Vec<&str> = changes.live.iter().map(|change| change.key.as_str()).collect();
-        let known = parse("", false).known;
-        let live: std::collections::BTreeSet<&str> =
-            known.iter().map(String::as_str).filter(|key| is_live(key)).collect();
-        assert_eq!(told, Vec::from_iter(live), "every live setting is changed here");
+        let defaults = settings("").values;
+        let live = defaults.iter().filter(|(_, setting)| setting.reload == Reload::Live);
+        let live: Vec<&str> = live.map(|(key, _)| key).collect();
+        assert_eq!(told, live, "every live setting is changed here");
         assert!(changes.later.is_empty(), "{:?}", changes.later);
         assert_eq!(format!("{running:?}"), format!("{:?}", settings(new)));
     }

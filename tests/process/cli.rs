@@ -89,12 +89,12 @@ limits:
         check(content, 1),
         [
             "F: warning: line 6: zookeeper.extra: nothing reads this key",
-            "F: warning: line 7: worker: nothing reads this key",
+            "F: warning: line 7: worker: nothing reads this key; did you mean workers?",
             r#"F: line 1: listen: want IP:port, got "here""#,
-            r#"F: line 9: limits.max_frame_bytes: want 512..=1048576, got "many""#,
             r#"F: line 3: zookeeper.address: want a list of host:port, got ["zk1"]"#,
             r#"F: line 4: zookeeper.root: want a znode path, /a/b, got "tables""#,
             r#"F: line 5: zookeeper.timeout: want 100..=600000, got "0""#,
+            r#"F: line 9: limits.max_frame_bytes: want 512..=1048576, got "many""#,
         ]
     );
 }
@@ -103,8 +103,16 @@ limits:
 fn check_warns_of_unknown_keys_and_calls_the_file_good() {
     assert_eq!(
         check(format!("{GOOD}lisen: 127.0.0.1:1\n"), 0),
-        ["F: warning: line 3: lisen: nothing reads this key", "F: good"]
+        ["F: warning: line 3: lisen: nothing reads this key; did you mean listen?", "F: good"]
     );
+}
+
+#[test]
+fn check_warns_of_a_state_file_in_a_folder_that_is_missing() {
+    let state = "zookeeper: {address: [h:1], root: /r, state_file: /no/such/folder/routes}\n";
+    let want = "F: warning: line 1: zookeeper.state_file: want a file in a folder that is there, \
+        got /no/such/folder";
+    assert_eq!(check(state, 0), [want, "F: good"]);
 }
 
 #[test]

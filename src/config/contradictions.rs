@@ -1,0 +1,61 @@
+//! Settings that are good alone and not together. Pure.
+//!
+//! A fault is what cannot work; a warning is what works, but not as whoever wrote it may think.
+
+use std::net::SocketAddr;
+
+use super::keys::Keys;
+use super::settings::Settings;
+
+/// Notes them all.
+pub fn check(settings: &Settings, keys: &mut Keys) {
+    let Settings { accept, client, stop, .. } = settings;
+    if let Some(admin) = settings.admin
+        && is_same_socket(settings.listen, admin)
+    {
+        let what = format!("want another port than that of listen, got {admin}");
+        keys.fault("admin.listen", what);
+    }
+    let (delay, min_age, grace) =
+        (stop.delay.as_millis(), stop.min_age.as_millis(), stop.grace.as_millis());
+    if delay + min_age > grace {
+        let what = format!(
+            "{grace} is less than stop.delay + stop.min_age, {}: connections are closed before \
+             they are min_age old, and Go clients do not dial again for a minute",
+            delay + min_age
+        );
+        keys.warn("stop.grace", what);
+    }
+    let parts = [
+        (
+            "limits.max_connections_per_address",
+            accept.max_connections_per_address,
+            "limits.max_connections",
+            accept.max_connections,
+        ),
+        (
+            "limits.max_pending_per_client",
+            client.max_pending as usize,
+            "limits.max_pending",
+            client.max_pending_total,
+        ),
+        (
+            "limits.max_unread_bytes",
+            client.max_unread_bytes,
+            "limits.max_unread_total_bytes",
+            client.max_unread_total_bytes,
+        ),
+    ];
+    for (part, of_one, whole, of_all) in parts {
+        // A default above a small total is nobody's mistake.
+        if of_one > of_all && keys.is_set(part) {
+            keys.warn(part, format!("{of_one} is more than {whole}, {of_all}: only that counts"));
+        }
+    }
+}
+
+/// Whether the two take connections from each other: with SO_REUSEPORT the second one listens without a fault.
+fn is_same_socket(one: SocketAddr, other: SocketAddr) -> bool {
+    let meet = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && meet
+}
