@@ -8,20 +8,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::info;
+use log::{info, warn};
 
 use crate::client::connection::{CloseReason, Connection};
 use crate::client::outbox::{Body, Reply};
-use crate::logging;
+use crate::logging::{self, Throttle};
 use crate::upstream::flight::{Key, Waiter};
 use crate::wire::error_code::{self, OwnError};
-use crate::wire::reply;
+use crate::wire::message::RequestId;
+use crate::wire::reply::{self, QueryHead};
 
 /// A QueryConfig on its way to its answer.
 pub struct Ask {
     /// `None` once answered.
     connection: Option<Arc<Connection>>,
-    seq: i32,
+    id: RequestId,
     /// The table asked about.
     pub table: Box<str>,
     /// The argument struct as the client wrote it.
@@ -36,13 +37,13 @@ impl Ask {
     /// `connection` must have granted it with `begin_query`.
     pub fn new(
         connection: Arc<Connection>,
-        seq: i32,
+        id: RequestId,
         table: Box<str>,
         args: &[u8],
         asked_at: Instant,
         deadline: Instant,
     ) -> Self {
-        Ask { connection: Some(connection), seq, table, args: Arc::from(args), asked_at, deadline }
+        Ask { connection: Some(connection), id, table, args: Arc::from(args), asked_at, deadline }
     }
 
     /// What a query with these arguments counts for where queries under way are limited: what waits is memory. One
@@ -57,7 +58,7 @@ impl Ask {
         connection.metrics().own_error(error);
         self.note(&connection, "none", error.name(), Instant::now());
         let weight = Self::weight(&self.args);
-        connection.send([Reply::Own(reply::own_error(self.seq, error))], weight);
+        connection.send([Reply::Own(reply::own_error(self.id, error))], weight);
     }
 
     /// Nobody waits for the answer any more.
@@ -71,11 +72,25 @@ impl Ask {
         body: &Arc<Body>,
         now: Instant,
     ) -> (Arc<Connection>, Reply, u32) {
-        let head = reply::query_head(self.seq, body.result().len());
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.note_use(&self.table, now);
-        self.note(&connection, cluster, error_code::COUNTED[body.counted_as], now);
         let weight = Self::weight(&self.args);
+        if let (RequestId::Rdsn(_), Err(why)) = (self.id, body.check_for_cpp()) {
+            static UNFIT: Throttle = Throttle::new();
+            if let Some(hidden) = UNFIT.pass() {
+                let table = &self.table;
+                warn!(
+                    "table={table} cluster={cluster}: the MetaServer's answer would abort C++ \
+                     clients, they get an error instead: {why}{hidden}"
+                );
+            }
+            let error = OwnError::Unavailable;
+            connection.metrics().own_error(error);
+            self.note(&connection, "none", error.name(), now);
+            return (connection, Reply::Own(reply::own_error(self.id, error)), weight);
+        }
+        self.note(&connection, cluster, error_code::COUNTED[body.counted_as], now);
+        let head = QueryHead::new(self.id, body.result().len());
         (connection, Reply::Passed { head, body: body.clone() }, weight)
     }
 

@@ -8,11 +8,11 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -29,7 +29,8 @@ use super::usage::{Usage, Use};
 use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::{Closed, Metrics, Reason, Shed};
-use crate::wire::frame::{self, Cut, Frame, Malformed};
+use crate::wire::frame::{Cut, Frame, Malformed};
+use crate::wire::protocol::Protocol;
 
 /// Reads for one turn of a connection. A client that always has more to say then goes to the end of
 /// the queue, so that it costs the others nothing.
@@ -228,6 +229,8 @@ pub struct Connection {
     /// Those of the time when it was accepted.
     limits: Arc<ClientLimits>,
     accepted_at_ms: u64,
+    /// What its first four bytes say that it speaks.
+    protocol: OnceLock<Protocol>,
     /// Whether the client has come or asked since [`Connection::leave`] looked.
     asked: AtomicBool,
     /// The start of a frame. Only the worker that RUNNING names touches it.
@@ -275,6 +278,7 @@ impl Connection {
             accepted_at_ms: desk.now_ms(),
             desk,
             limits,
+            protocol: OnceLock::new(),
             asked: AtomicBool::new(true),
             partial: Mutex::default(),
             partial_bytes: AtomicUsize::new(0),
@@ -338,7 +342,7 @@ impl Connection {
                 }
             };
             filled += read;
-            match take_frames(&scratch[..filled], max, &mut take) {
+            match self.take_frames(&scratch[..filled], &mut take) {
                 Ok((0, _)) => {}
                 Ok((used, count)) => {
                     frames += count;
@@ -416,6 +420,33 @@ impl Connection {
     /// It has used a table.
     pub fn note_use(&self, table: &str, now: Instant) {
         self.desk.usage.note(&self.last_use, self.peer.ip(), table, now);
+    }
+
+    /// Gives all whole frames to `take`; returns their bytes and number.
+    fn take_frames(
+        &self,
+        bytes: &[u8],
+        take: &mut impl FnMut(Frame<'_>) -> Result<(), Malformed>,
+    ) -> Result<(usize, usize), Malformed> {
+        let (mut used, mut count) = (0, 0);
+        let protocol = match self.protocol.get() {
+            Some(protocol) => *protocol,
+            None => match Protocol::of(bytes)? {
+                Some(protocol) => *self.protocol.get_or_init(|| protocol),
+                None => return Ok((used, count)),
+            },
+        };
+        while used < bytes.len() {
+            match protocol.cut(&bytes[used..], self.limits.max_frame_bytes)? {
+                Cut::Incomplete => break,
+                Cut::Whole(frame) => {
+                    used += frame.len;
+                    count += 1;
+                    take(frame)?;
+                }
+            }
+        }
+        Ok((used, count))
     }
 
     /// What is counted.
@@ -643,24 +674,4 @@ impl Drop for Connection {
         self.desk.hold(&self.outbox_bytes, 0);
         self.desk.hold(&self.partial_bytes, 0);
     }
-}
-
-/// Gives all whole frames to `take`; returns their bytes and number.
-fn take_frames(
-    bytes: &[u8],
-    max_frame_bytes: usize,
-    take: &mut impl FnMut(Frame<'_>) -> Result<(), Malformed>,
-) -> Result<(usize, usize), Malformed> {
-    let (mut used, mut count) = (0, 0);
-    while used < bytes.len() {
-        match frame::cut(&bytes[used..], max_frame_bytes)? {
-            Cut::Incomplete => break,
-            Cut::Whole(frame) => {
-                used += frame.len;
-                count += 1;
-                take(frame)?;
-            }
-        }
-    }
-    Ok((used, count))
 }

@@ -3,9 +3,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use crate::wire::rdsn;
 use crate::wire::reply::QueryHead;
+use crate::wire::result::Unexpected;
 
 /// Slices for one vectored write: enough to empty a pipelining client's replies at once, far below
 /// the kernel's 1,024.
@@ -18,17 +20,24 @@ pub struct Body {
     result_at: usize,
     /// Its error, as a place in `error_code::COUNTED`.
     pub counted_as: usize,
+    /// Whether C++ clients can take it, once one has asked.
+    cpp_check: OnceLock<Result<(), Unexpected>>,
 }
 
 impl Body {
     /// Of a whole answer frame whose result struct starts at `result_at`.
     pub fn new(frame: Vec<u8>, result_at: usize, counted_as: usize) -> Self {
-        Body { frame, result_at, counted_as }
+        Body { frame, result_at, counted_as, cpp_check: OnceLock::new() }
     }
 
     /// The result struct as the MetaServer wrote it.
     pub fn result(&self) -> &[u8] {
         &self.frame[self.result_at..]
+    }
+
+    /// Why C++ clients cannot take the result, if they cannot. Looked for once.
+    pub fn check_for_cpp(&self) -> &Result<(), Unexpected> {
+        self.cpp_check.get_or_init(|| rdsn::check_result(self.result()))
     }
 }
 
@@ -50,7 +59,7 @@ impl Reply {
     fn parts(&self) -> [&[u8]; 2] {
         match self {
             Reply::Own(bytes) => [bytes, &[]],
-            Reply::Passed { head, body } => [head, body.result()],
+            Reply::Passed { head, body } => [head.bytes(), body.result()],
         }
     }
 
@@ -136,7 +145,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::reply::query_head;
+    use crate::wire::message::RequestId;
 
     /// Takes `step` bytes, then blocks once, and so on.
     struct Reluctant {
@@ -166,10 +175,14 @@ mod tests {
         for step in [1, 7, 68, 69, 1000] {
             let body = Arc::new(Body::new(b"envelope|result".to_vec(), 9, 0));
             let mut outbox = Outbox::default();
-            let mut want = Vec::new();
+            let mut want: Vec<u8> = Vec::new();
             for seq in 0..100 {
-                let head = query_head(seq, body.result().len());
-                want.extend(head);
+                let id = match seq % 2 {
+                    0 => RequestId::Thft(seq),
+                    _ => RequestId::Rdsn(seq as u64),
+                };
+                let head = QueryHead::new(id, body.result().len());
+                want.extend(head.bytes());
                 want.extend(b"result");
                 outbox.push(Reply::Passed { head, body: body.clone() });
                 want.extend(b"own");

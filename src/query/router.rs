@@ -32,6 +32,7 @@ use crate::upstream::cluster::{Cluster, Flight, Joined, Landed, Outcome, Routes}
 use crate::upstream::flight::{Key, Lead};
 use crate::wire::error_code::OwnError;
 use crate::wire::frame::{Frame, Malformed};
+use crate::wire::message::{Query, RequestId};
 use crate::wire::{message, reply};
 use crate::work::job::Job;
 use crate::work::jobs::Jobs;
@@ -144,41 +145,41 @@ impl Router {
         replies: &mut Vec<Reply>,
         flights: &mut Vec<Flight>,
     ) -> Result<(), Malformed> {
-        let call = message::read_call(frame.body)?;
-        let own = match call.method.as_str() {
+        let call = message::read_call(frame)?;
+        let own = match &*call.method {
             message::QUERY_CONFIG => {
-                let table = message::read_table(call.args)?;
+                let Query { table, args } = call.query()?;
                 if !message::is_table_name(&table) {
-                    self.own_error(call.seq, OwnError::UnknownTable)
-                } else if !connection.begin_query(Ask::weight(call.args)) {
-                    self.own_error(call.seq, OwnError::Unavailable)
+                    self.own_error(call.id, OwnError::UnknownTable)
+                } else if !connection.begin_query(Ask::weight(&args)) {
+                    self.own_error(call.id, OwnError::Unavailable)
                 } else {
                     // A worker looks up every slice, so an answer can be as late as that.
                     let deadline = now + self.query_timeout.get().saturating_sub(SLICE);
                     let (connection, table) = (connection.clone(), table.into());
-                    let ask = Ask::new(connection, call.seq, table, call.args, now, deadline);
+                    let ask = Ask::new(connection, call.id, table, &args, now, deadline);
                     self.route(ask, flights);
                     return Ok(());
                 }
             }
             message::NEGOTIATION => {
                 self.metrics.other_methods.at(OtherMethod::Negotiation).add(1);
-                reply::negotiation(call.seq)
+                reply::negotiation(call.id)
             }
             other => {
                 self.metrics.other_methods.at(OtherMethod::NotServed).add(1);
-                reply::handler_not_found(other, call.seq)
+                reply::handler_not_found(other, call.id)
             }
         };
         replies.push(Reply::Own(own));
         Ok(())
     }
 
-    fn own_error(&self, seq: i32, error: OwnError) -> Vec<u8> {
+    fn own_error(&self, id: RequestId, error: OwnError) -> Vec<u8> {
         self.metrics.own_error(error);
         // Answered where it was read.
         self.metrics.latency.add(Duration::ZERO, 1);
-        reply::own_error(seq, error)
+        reply::own_error(id, error)
     }
 
     fn shed(&self, ask: Ask, why: Shed) {

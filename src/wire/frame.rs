@@ -1,4 +1,4 @@
-//! Where a request frame begins and ends in the bytes of a client.
+//! Where a THFT request begins and ends in the bytes of a client. RDSN requests: `rdsn`.
 //!
 //! ```text
 //! v0  0 "THFT" | 4 version=0 | 8 header_len=48 | 12 header_crc | 16 body_len | 20 body_crc
@@ -14,27 +14,35 @@ use std::fmt;
 
 use thrift::protocol::{TInputProtocol, TType};
 
-const MAGIC: &[u8; 4] = b"THFT";
+/// The first bytes of each request.
+pub const MAGIC: &[u8; 4] = b"THFT";
 /// Length of a v0 header; a server accepts no other.
 pub const V0_HEADER_LEN: usize = 48;
 /// Length of the fixed part of a v1 header.
 const V1_HEADER_LEN: usize = 16;
 
-/// How the client frames its requests. The answers to both look alike.
+/// The header of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeaderKind {
+pub enum HeaderKind<'a> {
     /// THFT version 0 (Go, Python, Node).
     ThftV0,
     /// THFT version 1 (Java). Its answers look as those of version 0.
     ThftV1,
+    /// RDSN (C++).
+    Rdsn {
+        /// Chosen by the client.
+        id: u64,
+        /// Name of the remote procedure.
+        method: &'a str,
+    },
 }
 
 /// One whole request frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// How it was framed.
-    pub kind: HeaderKind,
-    /// The Thrift message: begin, arguments.
+    pub kind: HeaderKind<'a>,
+    /// The Thrift message: begin, arguments. RDSN has no begin.
     pub body: &'a [u8],
     /// Bytes of the frame in all.
     pub len: usize,
@@ -52,8 +60,8 @@ pub enum Cut<'a> {
 /// Why bytes can never become a request. The connection closes: after them nothing can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Malformed {
-    /// The bytes do not start with `THFT`.
-    NotThft,
+    /// The bytes do not start as those of the connection's protocol.
+    Magic,
     /// A header version that no client has.
     Version(u32),
     /// A v0 header whose own length is not 48.
@@ -73,13 +81,17 @@ pub enum Malformed {
     MessageType,
     /// Arguments of QueryConfig that do not parse; such bytes abort a MetaServer.
     Args(String),
+    /// An RDSN header of which this part is not as every client writes it.
+    Rdsn(&'static str, String),
+    /// A CRC that is given and wrong, of this part of an RDSN frame.
+    Crc(&'static str),
 }
 
 impl Malformed {
     /// A short name of the kind, for counters.
     pub fn kind(&self) -> &'static str {
         match self {
-            Malformed::NotThft => "not_thft",
+            Malformed::Magic => "magic",
             Malformed::Version(_) => "version",
             Malformed::HeaderLen(_) => "header_len",
             Malformed::TooLong { .. } => "too_long",
@@ -87,6 +99,8 @@ impl Malformed {
             Malformed::Message(_) => "message",
             Malformed::MessageType => "message_type",
             Malformed::Args(_) => "args",
+            Malformed::Rdsn(..) => "rdsn_header",
+            Malformed::Crc(_) => "crc",
         }
     }
 }
@@ -94,7 +108,7 @@ impl Malformed {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Malformed::NotThft => write!(f, "want magic THFT, got other bytes"),
+            Malformed::Magic => write!(f, "want magic THFT or RDSN, got other bytes"),
             Malformed::Version(got) => write!(f, "want header version 0 or 1, got {got}"),
             Malformed::HeaderLen(got) => write!(f, "want v0 header_len 48, got {got}"),
             Malformed::TooLong { len, max } => {
@@ -104,6 +118,8 @@ impl fmt::Display for Malformed {
             Malformed::Message(why) => write!(f, "want a Thrift message begin, got {why}"),
             Malformed::MessageType => write!(f, "want message type CALL or ONEWAY, got an answer"),
             Malformed::Args(why) => write!(f, "want QueryConfig arguments, got {why}"),
+            Malformed::Rdsn(want, got) => write!(f, "want RDSN {want}, got {got}"),
+            Malformed::Crc(part) => write!(f, "want the CRC-32C of the RDSN {part}, got another"),
         }
     }
 }
@@ -119,7 +135,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 pub fn cut(bytes: &[u8], max_len: usize) -> Result<Cut<'_>, Malformed> {
     let seen = bytes.len().min(MAGIC.len());
     if bytes[..seen] != MAGIC[..seen] {
-        return Err(Malformed::NotThft);
+        return Err(Malformed::Magic);
     }
     match u32_at(bytes, 4) {
         None => Ok(Cut::Incomplete),
@@ -161,7 +177,7 @@ fn checked_len(fixed: usize, meta: u32, body: u32, max: usize) -> Result<usize, 
     }
 }
 
-fn whole(bytes: &[u8], kind: HeaderKind, body_at: usize, len: usize) -> Cut<'_> {
+fn whole<'a>(bytes: &'a [u8], kind: HeaderKind<'a>, body_at: usize, len: usize) -> Cut<'a> {
     match bytes.get(body_at..len) {
         Some(body) => Cut::Whole(Frame { kind, body, len }),
         None => Cut::Incomplete,
@@ -225,8 +241,8 @@ mod tests {
         let mut long_v1 = v1(&[0], b"");
         long_v1[8..16].copy_from_slice(&[0xff; 8]);
         for (why, bytes, want) in [
-            ("another protocol", b"GET / HTTP".to_vec(), "not_thft"),
-            ("one wrong byte is enough", b"THX".to_vec(), "not_thft"),
+            ("another protocol", b"GET / HTTP".to_vec(), "magic"),
+            ("one wrong byte is enough", b"THX".to_vec(), "magic"),
             ("a version nobody has", b"THFT\0\0\0\x02".to_vec(), "version"),
             ("v0 header_len", b"THFT\0\0\0\0\0\0\0\x2f".to_vec(), "header_len"),
             ("2 GB body", long_v0[..20].to_vec(), "too_long"),

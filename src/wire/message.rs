@@ -1,17 +1,20 @@
 //! What a request asks: the method, its seq, and for QueryConfig the table.
 //!
 //! ```text
-//! i32 80 01 00 01 (CALL; ONEWAY is 04) | i32 n + method | i32 seq
-//! | args {1: query_cfg_request {1: string app_name, 2: list<i32> partition_indices}}
+//! THFT  i32 80 01 00 01 (CALL; ONEWAY is 04) | i32 n + method | i32 seq
+//!       | args {1: query_cfg_request {1: string app_name, 2: list<i32> partition_indices}}
+//! RDSN  args {0: query_cfg_request}; the method and an id stand in the header
 //! ```
 //! The arguments are checked to their last byte before they go anywhere, because a MetaServer aborts on
 //! QueryConfig with empty, missing, truncated or junk arguments. Checked, they go upstream as they
 //! came, fields from the future and all.
 //! Source: incubator-pegasus `idl/dsn.layer2.thrift`, `query_cfg_request`.
 
+use std::borrow::Cow;
+
 use thrift::protocol::{TInputProtocol, TMessageType, TType};
 
-use super::frame::{Malformed, V0_HEADER_LEN};
+use super::frame::{Frame, HeaderKind, Malformed, V0_HEADER_LEN};
 use super::{Input, bad, each_field, reader, skip};
 
 /// The one method that is routed.
@@ -19,27 +22,70 @@ pub const QUERY_CONFIG: &str = "RPC_CM_QUERY_PARTITION_CONFIG_BY_INDEX";
 /// Asked first by clients that may have to authenticate.
 pub const NEGOTIATION: &str = "RPC_NEGOTIATION";
 
+/// By what a client knows its answer again, in its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestId {
+    /// The seq of a THFT message.
+    Thft(i32),
+    /// The id of an RDSN header.
+    Rdsn(u64),
+}
+
 /// A request, its arguments not yet read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call<'a> {
     /// Name of the remote procedure.
-    pub method: String,
+    pub method: Cow<'a, str>,
     /// Chosen by the client; its answer carries the same.
-    pub seq: i32,
-    /// The argument struct.
-    pub args: &'a [u8],
+    pub id: RequestId,
+    args: &'a [u8],
 }
 
-/// Reads the message begin of a frame's body.
-pub fn read_call(body: &[u8]) -> Result<Call<'_>, Malformed> {
-    let mut input = reader(body);
+/// A QueryConfig that may go upstream.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Query<'a> {
+    /// The table asked about.
+    pub table: String,
+    /// The arguments, as THFT has them.
+    pub args: Cow<'a, [u8]>,
+}
+
+/// Reads the message begin of a frame.
+pub fn read_call<'a>(frame: &Frame<'a>) -> Result<Call<'a>, Malformed> {
+    if let HeaderKind::Rdsn { id, method } = frame.kind {
+        let (method, id) = (method.into(), RequestId::Rdsn(id));
+        return Ok(Call { method, id, args: frame.body });
+    }
+    let mut input = reader(frame.body);
     let begin = input.read_message_begin().map_err(|e| Malformed::Message(e.to_string()))?;
     match begin.message_type {
         TMessageType::Call | TMessageType::OneWay => {
-            Ok(Call { method: begin.name, seq: begin.sequence_number, args: input.transport })
+            let (method, id) = (begin.name.into(), RequestId::Thft(begin.sequence_number));
+            Ok(Call { method, id, args: input.transport })
         }
         TMessageType::Reply | TMessageType::Exception => Err(Malformed::MessageType),
     }
+}
+
+impl<'a> Call<'a> {
+    /// Checks the arguments of QueryConfig. Those of both protocols come out alike, so that they are one question.
+    pub fn query(&self) -> Result<Query<'a>, Malformed> {
+        let args = match self.id {
+            RequestId::Thft(_) => Cow::Borrowed(self.args),
+            RequestId::Rdsn(_) => Cow::Owned(thft_args(self.args)?),
+        };
+        Ok(Query { table: read_table(&args)?, args })
+    }
+}
+
+/// RDSN arguments as THFT has them: the field with query_cfg_request is numbered 1. RDSN numbers it 0, and a MetaServer
+/// takes 1 there, too.
+fn thft_args(args: &[u8]) -> Result<Vec<u8>, Malformed> {
+    const STRUCT: u8 = 12;
+    let [STRUCT, 0, 0 | 1, rest @ ..] = args else {
+        return Err(Malformed::Args("no query_cfg_request at their start".to_owned()));
+    };
+    Ok([&[STRUCT, 0, 1], rest].concat())
 }
 
 /// Checks the arguments of QueryConfig whole and returns the table's name.
@@ -185,11 +231,15 @@ mod tests {
         }
     }
 
+    fn read_call(body: &[u8]) -> Result<Call<'_>, Malformed> {
+        super::read_call(&Frame { kind: HeaderKind::ThftV0, body, len: 0 })
+    }
+
     #[test]
     fn only_calls_are_calls() {
         let body =
             |kind: u8| [&[0x80, 1, 0, kind, 0, 0, 0, 1, b'm', 0, 0, 0, 7][..], b"args"].concat();
-        let call = Call { method: "m".into(), seq: 7, args: b"args" };
+        let call = Call { method: "m".into(), id: RequestId::Thft(7), args: b"args" };
         assert_eq!(read_call(&body(1)), Ok(call));
         assert!(read_call(&body(4)).is_ok(), "ONEWAY is answered as CALL");
         for kind in [0, 2, 3, 5] {

@@ -1,17 +1,23 @@
 //! The Pegasus protocol as values: bytes in, meaning out, and back. Pure: no socket, clock or log.
 //!
 //! ```text
-//! client bytes ─▶ frame (header kind, body) ─▶ message (method, seq, table, arguments)
+//! client bytes ─▶ protocol ─▶ frame, rdsn (header, body) ─▶ message (method, id, table, arguments)
 //! client bytes ◀─ reply (envelope per asker) ◀─ answer (the MetaServer's result struct, untouched)
+//!                                                └─ result (its fields) ─▶ host_port, for old clients
 //! ```
 
 pub mod address;
 pub mod answer;
 pub mod config_view;
+pub mod crc32c;
 pub mod error_code;
 pub mod frame;
+pub mod host_port;
 pub mod message;
+pub mod protocol;
+pub mod rdsn;
 pub mod reply;
+pub mod result;
 
 use thrift::TConfiguration;
 use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};

@@ -10,7 +10,8 @@ use meta_proxy::wire::answer::{self, Answer};
 use meta_proxy::wire::config_view;
 use meta_proxy::wire::error_code::OwnError;
 use meta_proxy::wire::frame::{self, Cut, HeaderKind, Malformed};
-use meta_proxy::wire::{message, reply};
+use meta_proxy::wire::message::{self, RequestId};
+use meta_proxy::wire::reply::{self, QueryHead};
 use serde_json::Value;
 
 use crate::support::{Routes, golden, record};
@@ -36,10 +37,7 @@ fn requests_of_real_clients_decode_to_what_they_asked() {
             "THFT-v0" => HeaderKind::ThftV0,
             "THFT-v1" => HeaderKind::ThftV1,
             other => {
-                assert_eq!(
-                    (other, frame::cut(&bytes, MAX_FRAME)),
-                    ("RDSN", Err(Malformed::NotThft))
-                );
+                assert_eq!((other, frame::cut(&bytes, MAX_FRAME)), ("RDSN", Err(Malformed::Magic)));
                 continue;
             }
         };
@@ -47,11 +45,12 @@ fn requests_of_real_clients_decode_to_what_they_asked() {
             panic!("{name} is no whole frame");
         };
         assert_eq!((frame.kind, frame.len), (kind, bytes.len()), "{name}");
-        let call = message::read_call(frame.body).unwrap();
+        let call = message::read_call(&frame).unwrap();
         assert_eq!(call.method, text(vector, "method"), "{name}");
-        assert_eq!(i64::from(call.seq), vector["seq"].as_i64().unwrap(), "{name}");
+        let seq = vector["seq"].as_i64().unwrap() as i32;
+        assert_eq!(call.id, RequestId::Thft(seq), "{name}");
         if call.method == QUERY_CONFIG {
-            assert_eq!(message::read_table(call.args).unwrap(), text(vector, "app_name"), "{name}");
+            assert_eq!(call.query().unwrap().table, text(vector, "app_name"), "{name}");
         }
         read += 1;
     }
@@ -76,6 +75,10 @@ fn seq_of(frame: &[u8]) -> i32 {
     Response::decode(frame).unwrap().seq
 }
 
+fn id_of(frame: &[u8]) -> RequestId {
+    RequestId::Thft(seq_of(frame))
+}
+
 #[test]
 fn a_reframed_answer_differs_in_its_seq_only() {
     let mut leaders = 0;
@@ -86,9 +89,10 @@ fn a_reframed_answer_differs_in_its_seq_only() {
         };
         leaders += 1;
         let result = &frame[result_at..];
-        let again = [&reply::query_head(seq, result.len())[..], result].concat();
-        assert_eq!(again, frame, "{name}");
-        let other = [&reply::query_head(!seq, result.len())[..], result].concat();
+        let reframed =
+            |seq| [QueryHead::new(RequestId::Thft(seq), result.len()).bytes(), result].concat();
+        assert_eq!(reframed(seq), frame, "{name}");
+        let other = reframed(!seq);
         let at = result_at - 4;
         assert_eq!(other[at..result_at], (!seq).to_be_bytes(), "{name}");
         assert_eq!((&other[..at], &other[result_at..]), (&frame[..at], result), "{name}");
@@ -137,15 +141,15 @@ fn an_answer_is_believed_only_if_it_is_one() {
 #[test]
 fn the_proxys_own_answers_have_the_shape_of_a_metaservers() {
     let unknown = golden("03-go-apache-master-db756dc-unknown.response.bin");
-    assert_eq!(reply::own_error(1, OwnError::UnknownTable), unknown);
+    assert_eq!(reply::own_error(RequestId::Thft(1), OwnError::UnknownTable), unknown);
     let real = golden("real-unknown-table-v0.response.bin");
-    assert_eq!(reply::own_error(seq_of(&real), OwnError::UnknownTable), real);
+    assert_eq!(reply::own_error(id_of(&real), OwnError::UnknownTable), real);
     let real = golden("real-negotiation-v0.response.bin");
-    assert_eq!(reply::negotiation(seq_of(&real)), real);
+    assert_eq!(reply::negotiation(id_of(&real)), real);
     let real = golden("real-unknown-method-v0.response.bin");
-    assert_eq!(reply::handler_not_found("RPC_NO_SUCH_CODE", seq_of(&real)), real);
+    assert_eq!(reply::handler_not_found("RPC_NO_SUCH_CODE", id_of(&real)), real);
     for error in [OwnError::UnusableRoute, OwnError::Unavailable] {
-        let answer = Response::decode(&reply::own_error(9, error)).unwrap();
+        let answer = Response::decode(&reply::own_error(RequestId::Thft(9), error)).unwrap();
         assert_eq!(answer.config().unwrap(), QueryCfgResponse::error(error.name()));
     }
 }

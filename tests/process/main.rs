@@ -13,6 +13,7 @@ mod overload;
 mod package;
 mod page;
 mod pipeline;
+mod rdsn;
 mod routes;
 mod run;
 mod scrape;

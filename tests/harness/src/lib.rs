@@ -9,6 +9,7 @@ mod listener;
 pub mod meta_server;
 pub mod process;
 pub mod proxy;
+pub mod rdsn;
 pub mod relay;
 pub mod replica_server;
 pub mod scratch;

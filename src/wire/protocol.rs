@@ -1,0 +1,56 @@
+//! The protocol of a connection, which its first four bytes choose once for all.
+
+use super::frame::{self, Cut, Malformed};
+use super::rdsn;
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Go, Java, Python, Node.
+    Thft,
+    /// C++.
+    Rdsn,
+}
+
+impl Protocol {
+    /// The protocol of a connection that starts with these bytes; `None`: too few to tell.
+    pub fn of(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        let starts_as =
+            |magic: &[u8; 4]| bytes[..bytes.len().min(4)] == magic[..bytes.len().min(4)];
+        match (starts_as(frame::MAGIC), starts_as(rdsn::MAGIC)) {
+            _ if bytes.is_empty() => Ok(None),
+            (false, false) => Err(Malformed::Magic),
+            _ if bytes.len() < 4 => Ok(None),
+            (true, _) => Ok(Some(Protocol::Thft)),
+            (false, true) => Ok(Some(Protocol::Rdsn)),
+        }
+    }
+
+    /// Looks for one request at the start of `bytes`; none may be longer than `max_len`.
+    pub fn cut(self, bytes: &[u8], max_len: usize) -> Result<Cut<'_>, Malformed> {
+        match self {
+            Protocol::Thft => frame::cut(bytes, max_len),
+            Protocol::Rdsn => rdsn::cut(bytes, max_len),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_bytes_choose() {
+        for (bytes, want) in [
+            (&b""[..], Ok(None)),
+            (b"T", Ok(None)),
+            (b"RDS", Ok(None)),
+            (b"THFT", Ok(Some(Protocol::Thft))),
+            (b"RDSN\0", Ok(Some(Protocol::Rdsn))),
+            (b"RDFT", Err(Malformed::Magic)),
+            (b"G", Err(Malformed::Magic)),
+        ] {
+            assert_eq!(Protocol::of(bytes), want, "{bytes:?}");
+        }
+    }
+}
