@@ -48,10 +48,9 @@ impl Pages {
             _ => {}
         }
         match request.path.as_str() {
-            "/metrics" => exposition::response(
-                &metrics::open_metrics(&self.inside, &self.labels),
-                &request.accept,
-            ),
+            "/metrics" => {
+                exposition::response(&metrics::gather(inside), &self.labels, &request.accept)
+            }
             "/healthz" => Response::text(200, "ok\n"),
             "/readyz" => match inside.is_ready() {
                 Ok(()) => Response::text(200, "ready\n"),

@@ -1,21 +1,18 @@
-//! Metrics as Prometheus reads them: from the OpenMetrics text of the registry to what a scraper wants. Pure.
+//! Metrics as text, in the two formats that Prometheus reads. Pure.
 //!
 //! ```text
 //!                        OpenMetrics 1.0.0                    classic text 0.0.4
 //! counter                TYPE a counter, a_total 1            TYPE a_total counter, a_total 1
 //! counter of the Go proxy TYPE a unknown, a 1                 TYPE a counter, a 1
-//! info                   TYPE a info, a_info{..} 1            TYPE a_info gauge, a_info{..} 1
-//! unknown                TYPE a unknown, a 1                  TYPE a untyped, a 1
+//! gauge, histogram       the same in both
 //! ```
-//! The registry writes every counter as the first line says, and OpenMetrics allows no other. But dashboards and
-//! alerts of the Go meta-proxy name its counters without `_total`, which it says in both formats.
+//! OpenMetrics wants `_total` behind the name of every counter. But dashboards and alerts of the Go meta-proxy name
+//! its counters without it, so they are of an unknown type there.
 
-use std::borrow::Cow;
+use std::fmt::Write;
 
+use super::family::{Family, Kind, Value};
 use super::http_message::Response;
-
-/// Counters of the Go meta-proxy, which keep their names.
-const GO_COUNTERS: &[&str] = &["zk_request_count", "client_query_config_count"];
 
 /// How to write metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +40,10 @@ impl Format {
     }
 }
 
-/// The answer to a scraper with this Accept header, from the registry's text.
-pub fn response(registry: &str, accept: &str) -> Response {
+/// The answer to a scraper with this Accept header. Each sample gets the tags as labels.
+pub fn response(families: &[Family], tags: &[(String, String)], accept: &str) -> Response {
     let format = Format::of_accept(accept);
-    Response::new(200, format.content_type(), write(registry, format))
+    Response::new(200, format.content_type(), write(families, tags, format))
 }
 
 /// How much a media type is liked, 0 where it is not named.
@@ -60,193 +57,164 @@ fn quality(accept: &str, media_type: &str) -> f32 {
     accept.split(',').filter_map(of_part).fold(0.0, f32::max)
 }
 
-/// The registry's text in a format.
-pub fn write(registry: &str, format: Format) -> String {
-    let is_open = format == Format::OpenMetrics;
-    let mut text = String::with_capacity(registry.len());
-    let mut help = "";
-    let mut family = Family { name: "", kind: "" };
-    for line in registry.lines() {
-        if let Some(found) = line.strip_prefix("# HELP ") {
-            // It comes before the type, which decides its name.
-            help = found.split_once(' ').map_or("", |(_, help)| help);
-        } else if let Some((name, kind)) =
-            line.strip_prefix("# TYPE ").and_then(|head| head.split_once(' '))
-        {
-            family = Family { name, kind };
-            let (name, kind) = family.shown(format);
-            text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        } else if line.starts_with('#') {
-            // The unit, the end.
-            if is_open {
-                text += line;
-                text.push('\n');
+/// The families as text.
+pub fn write(families: &[Family], tags: &[(String, String)], format: Format) -> String {
+    let mut page = Page { text: String::new(), tags: labels_text(tags) };
+    for family in families {
+        let Family { name, help, kind, samples } = family;
+        let total = match kind {
+            Kind::Counter => "_total",
+            Kind::GoCounter | Kind::Gauge | Kind::Histogram => "",
+        };
+        let (head, kind) = match (kind, format) {
+            (Kind::Counter, Format::OpenMetrics) => ("", "counter"),
+            (Kind::Counter, Format::Classic) => (total, "counter"),
+            (Kind::GoCounter, Format::OpenMetrics) => ("", "unknown"),
+            (Kind::GoCounter, Format::Classic) => ("", "counter"),
+            (Kind::Gauge, _) => ("", "gauge"),
+            (Kind::Histogram, _) => ("", "histogram"),
+        };
+        page.line(format_args!("# HELP {name}{head} {help}"));
+        page.line(format_args!("# TYPE {name}{head} {kind}"));
+        for sample in samples {
+            let labels = labels_text(&sample.labels);
+            match &sample.value {
+                Value::Number(number) => page.sample(name, total, &labels, "", *number),
+                Value::Histogram(histogram) => {
+                    let mut count = 0;
+                    for &(bound, n) in &histogram.buckets {
+                        count += n;
+                        let le = match bound.is_finite() {
+                            true => format!("le=\"{bound}\""),
+                            false => "le=\"+Inf\"".to_owned(),
+                        };
+                        page.sample(name, "_bucket", &labels, &le, count as f64);
+                    }
+                    page.sample(name, "_sum", &labels, "", histogram.sum);
+                    page.sample(name, "_count", &labels, "", count as f64);
+                }
             }
-        } else {
-            let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap_or(line.len()));
-            text += family.sample_name(name);
-            text += rest;
-            text.push('\n');
         }
+    }
+    if format == Format::OpenMetrics {
+        page.line(format_args!("# EOF"));
+    }
+    page.text
+}
+
+struct Page {
+    text: String,
+    tags: String,
+}
+
+impl Page {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        self.text.write_fmt(line).expect("a String takes all that is written");
+        self.text.push('\n');
+    }
+
+    fn sample(&mut self, name: &str, suffix: &str, labels: &str, le: &str, number: f64) {
+        let tags = std::mem::take(&mut self.tags);
+        self.text += name;
+        self.text += suffix;
+        let parts = [&tags, labels, le].into_iter().filter(|part| !part.is_empty());
+        for (n, part) in parts.clone().enumerate() {
+            self.text.push(if n == 0 { '{' } else { ',' });
+            self.text += part;
+        }
+        let end = if parts.count() > 0 { "}" } else { "" };
+        self.line(format_args!("{end} {number}"));
+        self.tags = tags;
+    }
+}
+
+/// `a="b",c="d"`.
+fn labels_text(labels: &[(impl AsRef<str>, String)]) -> String {
+    let mut text = String::new();
+    for (name, value) in labels {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text += name.as_ref();
+        text += "=\"";
+        for char in value.chars() {
+            match char {
+                '"' => text += "\\\"",
+                '\\' => text += "\\\\",
+                '\n' => text += "\\n",
+                char => text.push(char),
+            }
+        }
+        text.push('"');
     }
     text
 }
 
-/// What the lines of one metric have in common, as the registry says it.
-#[derive(Clone, Copy)]
-struct Family<'a> {
-    name: &'a str,
-    kind: &'a str,
-}
-
-impl<'a> Family<'a> {
-    fn is_of_go(self) -> bool {
-        self.kind == "counter" && GO_COUNTERS.contains(&self.name)
-    }
-
-    fn shown(self, format: Format) -> (Cow<'a, str>, &'a str) {
-        let Family { name, kind } = self;
-        match (format, kind) {
-            (Format::OpenMetrics, _) if self.is_of_go() => (name.into(), "unknown"),
-            (Format::OpenMetrics, _) => (name.into(), kind),
-            (Format::Classic, "counter") if self.is_of_go() => (name.into(), kind),
-            (Format::Classic, "counter") => (format!("{name}_total").into(), kind),
-            (Format::Classic, "info") => (format!("{name}_info").into(), "gauge"),
-            (Format::Classic, "unknown") => (name.into(), "untyped"),
-            (Format::Classic, _) => (name.into(), kind),
-        }
-    }
-
-    fn sample_name(self, name: &str) -> &str {
-        if self.is_of_go() { name.strip_suffix("_total").unwrap_or(name) } else { name }
-    }
-}
-
-/// One number of the registry.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sample<'a> {
-    /// Name of its metric, without what `name` adds.
-    pub family: &'a str,
-    /// `counter`, `gauge`, `histogram`, `info`, `unknown`.
-    pub kind: &'a str,
-    /// Its own name: of a histogram `..._bucket`, `..._sum`, `..._count`, of a counter `..._total`.
-    pub name: &'a str,
-    /// Its labels, unescaped.
-    pub labels: Vec<(&'a str, String)>,
-    /// The number.
-    pub value: f64,
-}
-
-/// All numbers of the registry's text, in its order.
-pub fn samples(registry: &str) -> impl Iterator<Item = Sample<'_>> {
-    let mut family = Family { name: "", kind: "" };
-    registry.lines().filter_map(move |line| {
-        if let Some((name, kind)) =
-            line.strip_prefix("# TYPE ").and_then(|head| head.split_once(' '))
-        {
-            family = Family { name, kind };
-        }
-        if line.starts_with('#') {
-            return None;
-        }
-        let (name, rest) = line.split_at(line.find(['{', ' '])?);
-        let (labels, rest) = match rest.strip_prefix('{') {
-            Some(rest) => read_labels(rest)?,
-            None => (Vec::new(), rest),
-        };
-        let value = rest.split_ascii_whitespace().next()?.parse().ok()?;
-        Some(Sample { family: family.name, kind: family.kind, name, labels, value })
-    })
-}
-
-type Labels<'a> = Vec<(&'a str, String)>;
-
-/// Labels from behind `{` on, and what stands behind their `}`.
-fn read_labels(mut rest: &str) -> Option<(Labels<'_>, &str)> {
-    let mut labels = Vec::new();
-    loop {
-        rest = rest.strip_prefix(',').unwrap_or(rest);
-        if let Some(rest) = rest.strip_prefix('}') {
-            return Some((labels, rest));
-        }
-        let (name, quoted) = rest.split_once("=\"")?;
-        let (value, behind) = read_quoted(quoted)?;
-        labels.push((name, value));
-        rest = behind;
-    }
-}
-
-/// A value from behind its quote on, and what stands behind the quote that ends it.
-fn read_quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    loop {
-        match chars.next()? {
-            (at, '"') => return Some((value, &text[at + 1..])),
-            (_, '\\') => value.push(match chars.next()?.1 {
-                'n' => '\n',
-                escaped => escaped,
-            }),
-            (_, char) => value.push(char),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::family::{Families, Histogram, label};
     use super::*;
-
-    /// As the registry writes it: one metric of each kind.
-    const REGISTRY: &str = "\
-# HELP zk_request_count Reads of ZooKeeper.
-# TYPE zk_request_count counter
-zk_request_count_total{region=\"x\",table=\"a_total 1\"} 7
-# HELP client_connection_count Clients.
-# TYPE client_connection_count gauge
-client_connection_count{region=\"x\"} 3
-# HELP answers Answers to clients.
-# TYPE answers counter
-answers_total{err=\"ERR_OK\"} 12
-answers_total{err=\"}, # \\\"\\\\\\n\"} 1
-# HELP latency_seconds Time to an answer.
-# TYPE latency_seconds histogram
-# UNIT latency_seconds seconds
-latency_seconds_sum 0.5
-latency_seconds_count 3
-latency_seconds_bucket{le=\"0.001\"} 1
-latency_seconds_bucket{le=\"+Inf\"} 3
-# HELP build What runs.
-# TYPE build info
-build_info{version=\"1\"} 1
-# HELP odd Nobody knows.
-# TYPE odd unknown
-odd 1.5e-3
-# EOF
-";
 
     const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-    #[test]
-    fn the_go_proxys_counters_keep_their_names_in_openmetrics() {
-        let want = REGISTRY
-            .replace("# TYPE zk_request_count counter", "# TYPE zk_request_count unknown")
-            .replace("zk_request_count_total{", "zk_request_count{");
-        assert_eq!(write(REGISTRY, Format::OpenMetrics), want);
+    /// One metric of each kind.
+    fn families() -> Vec<Family> {
+        let mut out = Families::default();
+        out.go_counters("zk_request_count", "Reads.", [(label("table", "a_total 1"), 7)]);
+        out.gauge("client_connection_count", "Clients.", 3.0);
+        let odd = [(label("err", "ERR_OK"), 12), (label("err", "}, # \"\\\n"), 1)];
+        out.counters("answers", "Answers.", odd);
+        let buckets = vec![(0.001, 1), (f64::INFINITY, 2)];
+        let latency = Histogram { sum: 0.5, buckets };
+        out.histograms("latency_seconds", "Time.", [(label("c", "x"), latency)]);
+        out.0
     }
 
     #[test]
-    fn classic_text_names_the_head_as_the_samples() {
-        let want = REGISTRY
-            .replace("zk_request_count_total{", "zk_request_count{")
-            .replace("# HELP answers ", "# HELP answers_total ")
-            .replace("# TYPE answers ", "# TYPE answers_total ")
-            .replace("# UNIT latency_seconds seconds\n", "")
-            .replace("# HELP build ", "# HELP build_info ")
-            .replace("# TYPE build info", "# TYPE build_info gauge")
-            .replace("# TYPE odd unknown", "# TYPE odd untyped")
-            .replace("# EOF\n", "");
-        assert_eq!(write(REGISTRY, Format::Classic), want);
+    fn openmetrics_says_total_but_for_counters_of_the_go_proxy() {
+        let want = r#"# HELP zk_request_count Reads.
+# TYPE zk_request_count unknown
+zk_request_count{table="a_total 1"} 7
+# HELP client_connection_count Clients.
+# TYPE client_connection_count gauge
+client_connection_count 3
+# HELP answers Answers.
+# TYPE answers counter
+answers_total{err="ERR_OK"} 12
+answers_total{err="}, # \"\\\n"} 1
+# HELP latency_seconds Time.
+# TYPE latency_seconds histogram
+latency_seconds_bucket{c="x",le="0.001"} 1
+latency_seconds_bucket{c="x",le="+Inf"} 3
+latency_seconds_sum{c="x"} 0.5
+latency_seconds_count{c="x"} 3
+# EOF
+"#;
+        assert_eq!(write(&families(), &[], Format::OpenMetrics), want);
+    }
+
+    #[test]
+    fn classic_text_names_the_head_as_the_samples_and_every_sample_has_the_tags() {
+        let tags = [("region".to_owned(), "x".to_owned())];
+        let want = r#"# HELP zk_request_count Reads.
+# TYPE zk_request_count counter
+zk_request_count{region="x",table="a_total 1"} 7
+# HELP client_connection_count Clients.
+# TYPE client_connection_count gauge
+client_connection_count{region="x"} 3
+# HELP answers_total Answers.
+# TYPE answers_total counter
+answers_total{region="x",err="ERR_OK"} 12
+answers_total{region="x",err="}, # \"\\\n"} 1
+# HELP latency_seconds Time.
+# TYPE latency_seconds histogram
+latency_seconds_bucket{region="x",c="x",le="0.001"} 1
+latency_seconds_bucket{region="x",c="x",le="+Inf"} 3
+latency_seconds_sum{region="x",c="x"} 0.5
+latency_seconds_count{region="x",c="x"} 3
+"#;
+        assert_eq!(write(&families(), &tags, Format::Classic), want);
     }
 
     #[test]
@@ -276,29 +244,7 @@ odd 1.5e-3
             ("no number", "application/openmetrics-text;q=x", CLASSIC),
             ("in capitals, with spaces", "TEXT/plain;q=0.1, Application/OpenMetrics-Text", OPEN),
         ] {
-            assert_eq!(response(REGISTRY, accept).content_type, want, "{why}");
-        }
-    }
-
-    #[test]
-    fn samples_are_all_numbers_with_their_labels() {
-        let found: Vec<_> = samples(REGISTRY).collect();
-        assert_eq!(found.len(), 10);
-        let label = |name, value: &str| (name, value.to_owned());
-        let first = Sample {
-            family: "zk_request_count",
-            kind: "counter",
-            name: "zk_request_count_total",
-            labels: vec![label("region", "x"), label("table", "a_total 1")],
-            value: 7.0,
-        };
-        assert_eq!(found[0], first);
-        assert_eq!(found[3].labels, [label("err", "}, # \"\\\n")]);
-        assert_eq!(found[4].labels, []);
-        assert_eq!((found[7].labels[0].1.as_str(), found[7].value), ("+Inf", 3.0));
-        assert_eq!(found[9].value, 0.0015);
-        for broken in ["a", "a{", "a{b", "a{b=\"", "a{b=\"c\"", "a{b=\"c\\", "a{} x", "a ", ""] {
-            assert_eq!(samples(broken).count(), 0, "{broken:?}");
+            assert_eq!(response(&families(), &[], accept).content_type, want, "{why}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The Go meta-proxy does it through github.com/niean/goperfcounter, whose names dashboards have; `name=` is the first
 //! tag, the metric says which number of it this is, and to open-falcon everything is a GAUGE:
 //!
-//! | the registry's | becomes |
+//! | a | becomes |
 //! |---|---|
 //! | counter | `rate`, a second in the last step; `sum`, since the start |
 //! | gauge | `value`; of the Go proxy's `client_connection_count`, to it a counter, `count` |
@@ -11,8 +11,7 @@
 //!
 //! A push that fails is not repeated: the next one says all that is still worth knowing.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -25,7 +24,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
-use super::exposition::{self, Sample};
+use super::family::{Family, Histogram, Kind, Value};
 
 /// Numbers in one request, which then has some hundred KB.
 const NUMBERS_PER_REQUEST: usize = 2_000;
@@ -47,6 +46,8 @@ pub struct FalconOptions {
     pub step: Duration,
     /// Whose numbers these are: the name of the host.
     pub endpoint: String,
+    /// Names and values that all numbers have.
+    pub tags: Vec<(String, String)>,
 }
 
 /// The name by which this host knows itself.
@@ -61,16 +62,16 @@ pub struct Falcon {
 }
 
 impl Falcon {
-    /// Pushes what `registry` says, as OpenMetrics text; `pushed` is told of each push whether it went well.
+    /// Pushes what `gather` returns; `pushed` is told of each push whether it went well.
     pub fn start(
         options: FalconOptions,
-        registry: impl Fn() -> String + Send + 'static,
+        gather: impl Fn() -> Vec<Family> + Send + 'static,
         pushed: impl Fn(bool) + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let thread = thread::Builder::new()
             .name("falcon".to_owned())
-            .spawn(move || run(&options, &registry, &pushed, &stopped))?;
+            .spawn(move || run(&options, &gather, &pushed, &stopped))?;
         Ok(Falcon { stop, thread })
     }
 
@@ -83,12 +84,12 @@ impl Falcon {
 
 fn run(
     options: &FalconOptions,
-    registry: &dyn Fn() -> String,
+    gather: &dyn Fn() -> Vec<Family>,
     pushed: &dyn Fn(bool),
     stopped: &Receiver<()>,
 ) {
-    let FalconOptions { agent, step, endpoint } = options;
-    let mut steps = Steps { before: HashMap::new(), at: Instant::now() };
+    let FalconOptions { agent, step, endpoint, tags } = options;
+    let mut steps = Steps::new(Instant::now());
     let mut failures = 0_u64;
     loop {
         // As goperfcounter does: at full minutes, with a step of one.
@@ -99,7 +100,7 @@ fn run(
         if wait != Err(RecvTimeoutError::Timeout) {
             return;
         }
-        let numbers = steps.numbers(&registry(), Instant::now());
+        let numbers = steps.numbers(&gather(), tags, Instant::now());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let push = numbers.chunks(NUMBERS_PER_REQUEST).try_for_each(|numbers| {
             let body = body(numbers, endpoint, now.as_secs(), step.as_secs());
@@ -140,73 +141,82 @@ struct Number {
 
 /// What happened between two pushes.
 struct Steps {
-    /// Counters and parts of histograms at the last push.
-    before: HashMap<String, f64>,
+    /// Counters at the last push, by tags.
+    counters: HashMap<String, f64>,
+    histograms: HashMap<String, Histogram>,
     at: Instant,
 }
 
+impl Steps {
+    fn new(at: Instant) -> Self {
+        Steps { counters: HashMap::new(), histograms: HashMap::new(), at }
+    }
+
+    fn numbers(
+        &mut self,
+        families: &[Family],
+        own_tags: &[(String, String)],
+        now: Instant,
+    ) -> Vec<Number> {
+        let step_s = now.saturating_duration_since(self.at).as_secs_f64().max(0.001);
+        let mut next = Steps::new(now);
+        let mut numbers = Vec::new();
+        let samples = families.iter().flat_map(|family| {
+            family.samples.iter().map(move |sample| (family.name, family.kind, sample))
+        });
+        for (name, kind, sample) in samples {
+            let mut tags = format!("name={name}");
+            own_tags.iter().for_each(|(name, value)| add_tag(&mut tags, name, value));
+            sample.labels.iter().for_each(|(name, value)| add_tag(&mut tags, name, value));
+            let mut say = |metric, value: f64| {
+                if value.is_finite() {
+                    numbers.push(Number { metric, tags: tags.clone(), value });
+                }
+            };
+            match (&sample.value, kind) {
+                (Value::Histogram(histogram), _) => {
+                    let before = self.histograms.get(&tags).cloned().unwrap_or_default();
+                    Fresh::of(histogram, &before).tell(step_s, histogram.count(), say);
+                    next.histograms.insert(tags, histogram.clone());
+                }
+                (&Value::Number(value), Kind::Counter | Kind::GoCounter) => {
+                    let before = self.counters.get(&tags).copied().unwrap_or_default();
+                    say("rate", (value - before).max(0.0) / step_s);
+                    say("sum", value);
+                    next.counters.insert(tags, value);
+                }
+                (&Value::Number(value), _) if GO_GAUGES.contains(&name) => say("count", value),
+                (&Value::Number(value), _) => say("value", value),
+            }
+        }
+        *self = next;
+        numbers
+    }
+}
+
 /// What is new in a histogram.
-#[derive(Default)]
 struct Fresh {
-    all: f64,
     count: f64,
     sum: f64,
     /// Upper bound, and how many are not above it.
     buckets: Vec<(f64, f64)>,
 }
 
-impl Steps {
-    fn numbers(&mut self, registry: &str, now: Instant) -> Vec<Number> {
-        let step_s = now.saturating_duration_since(self.at).as_secs_f64().max(0.001);
-        let mut next = HashMap::new();
-        let mut numbers = Vec::new();
-        let mut histograms: BTreeMap<String, Fresh> = BTreeMap::new();
-        let mut fresh = |sample: &Sample<'_>, key: String| {
-            let before = self.before.get(&key).copied().unwrap_or_default();
-            next.insert(key, sample.value);
-            (sample.value - before).max(0.0)
-        };
-        for sample in exposition::samples(registry).filter(|sample| sample.value.is_finite()) {
-            let tags = tags(&sample);
-            let mut say = |metric, value| {
-                numbers.push(Number { metric, tags: tags.clone(), value });
-            };
-            match sample.kind {
-                "counter" => {
-                    say("rate", fresh(&sample, tags.clone()) / step_s);
-                    say("sum", sample.value);
-                }
-                "histogram" => {
-                    let bound = sample.labels.iter().find(|(name, _)| *name == "le");
-                    let bound = bound.and_then(|(_, bound)| bound.parse::<f64>().ok());
-                    let part = format!("{} {bound:?} {tags}", sample.name);
-                    let new = fresh(&sample, part);
-                    let histogram = histograms.entry(tags).or_default();
-                    match (bound, sample.name.strip_prefix(sample.family)) {
-                        (Some(bound), _) => histogram.buckets.push((bound, new)),
-                        (None, Some("_sum")) => histogram.sum = new,
-                        (None, _) => (histogram.all, histogram.count) = (sample.value, new),
-                    }
-                }
-                "info" => {}
-                _ if GO_GAUGES.contains(&sample.family) => say("count", sample.value),
-                _ => say("value", sample.value),
-            }
-        }
-        for (tags, histogram) in histograms {
-            histogram.tell(step_s, |metric, value| {
-                numbers.push(Number { metric, tags: tags.clone(), value });
-            });
-        }
-        *self = Steps { before: next, at: now };
-        numbers
-    }
-}
-
 impl Fresh {
-    fn tell(&self, step_s: f64, mut say: impl FnMut(&'static str, f64)) {
+    fn of(now: &Histogram, before: &Histogram) -> Self {
+        let mut count = 0.0;
+        let buckets = now.buckets.iter().enumerate().map(|(at, &(bound, n))| {
+            let known = before.buckets.get(at).map_or(0, |(_, n)| *n);
+            count += n.saturating_sub(known) as f64;
+            (bound, count)
+        });
+        let buckets = buckets.collect();
+        Fresh { count, sum: (now.sum - before.sum).max(0.0), buckets }
+    }
+
+    fn tell(&self, step_s: f64, all: u64, mut say: impl FnMut(&'static str, f64)) {
         say("rate", self.count / step_s);
-        say("sum", self.all);
+        say("sum", all as f64);
         if self.count > 0.0 {
             say("mean", self.sum / self.count);
             for (metric, part) in [("75th", 0.75), ("95th", 0.95), ("99th", 0.99)] {
@@ -231,14 +241,10 @@ impl Fresh {
     }
 }
 
-/// `name=NAME,label=value,...`. What divides tags cannot stand in a value.
-fn tags(sample: &Sample<'_>) -> String {
-    let mut tags = format!("name={}", sample.family);
-    for (name, value) in sample.labels.iter().filter(|(name, _)| *name != "le") {
-        let divides = |c: char| c == ',' || c == '=' || c.is_whitespace() || c.is_control();
-        let _ = write!(tags, ",{name}={}", value.replace(divides, "_"));
-    }
-    tags
+/// Adds `,name=value`. What divides tags cannot stand in a value.
+fn add_tag(tags: &mut String, name: &str, value: &str) {
+    let divides = |c: char| c == ',' || c == '=' || c.is_whitespace() || c.is_control();
+    tags.extend([",", name, "=", &value.replace(divides, "_")]);
 }
 
 /// One number as the agent's API has it.
@@ -366,6 +372,7 @@ fn is_passing(e: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::family::{Families, label};
     use super::*;
     use crossbeam_channel::unbounded;
     use serde_json::{Value, json};
@@ -375,41 +382,31 @@ mod tests {
     /// More than any push may take.
     const SOON: Duration = Duration::from_secs(20);
 
-    fn registry(queries: u32, answers: [u32; 3]) -> String {
+    fn gathered(queries: u64, answers: [u64; 3]) -> Vec<Family> {
         let [fast, slow, all] = answers;
-        format!(
-            "# HELP client_query_config_count Queries.\n\
-             # TYPE client_query_config_count counter\n\
-             client_query_config_count_total{{region=\"x\",table=\"a\"}} {queries}\n\
-             # HELP client_connection_count Clients.\n\
-             # TYPE client_connection_count gauge\n\
-             client_connection_count{{region=\"x\"}} 3\n\
-             # TYPE routes gauge\n\
-             routes NaN\n\
-             routes{{state=\"a, b=c\"}} 5\n\
-             # TYPE build info\n\
-             build_info{{version=\"1\"}} 1\n\
-             # TYPE took_seconds histogram\n\
-             took_seconds_sum {}\n\
-             took_seconds_count {all}\n\
-             took_seconds_bucket{{le=\"0.1\"}} {fast}\n\
-             took_seconds_bucket{{le=\"0.3\"}} {slow}\n\
-             took_seconds_bucket{{le=\"+Inf\"}} {all}\n\
-             # EOF\n",
-            f64::from(all) / 4.0
-        )
+        let buckets = vec![(0.1, fast), (0.3, slow - fast), (f64::INFINITY, all - slow)];
+        let took = Histogram { sum: all as f64 / 4.0, buckets };
+        let mut out = Families::default();
+        let help = "";
+        out.go_counters("client_query_config_count", help, [(label("table", "a"), queries)]);
+        out.gauge("client_connection_count", help, 3.0);
+        let routes = [(Vec::new(), f64::NAN), (label("state", "a, b=c"), 5.0)];
+        out.gauges("routes", help, routes);
+        out.histograms("took_seconds", help, [(Vec::new(), took)]);
+        out.0
     }
 
     #[test]
     fn numbers_are_named_as_goperfcounter_names_them() {
         let start = Instant::now();
-        let mut steps = Steps { before: HashMap::new(), at: start };
+        let mut steps = Steps::new(start);
+        let own = [("region".to_owned(), "x".to_owned())];
         let queries = "name=client_query_config_count,region=x,table=a";
         let (clients, routes) =
-            ("name=client_connection_count,region=x", "name=routes,state=a__b_c");
-        let took = "name=took_seconds";
-        let mut told = |registry: &str, at_s| {
-            let numbers = steps.numbers(registry, start + Duration::from_secs(at_s));
+            ("name=client_connection_count,region=x", "name=routes,region=x,state=a__b_c");
+        let took = "name=took_seconds,region=x";
+        let mut told = |families: &[Family], at_s| {
+            let numbers = steps.numbers(families, &own, start + Duration::from_secs(at_s));
             let told = |n: Number| (n.metric, n.tags, (n.value * 1e6).round() / 1e6);
             numbers.into_iter().map(told).collect::<Vec<_>>()
         };
@@ -419,14 +416,14 @@ mod tests {
             };
             numbers.iter().map(own).collect::<Vec<_>>()
         };
-        let first = told(&registry(600, [0, 0, 0]), 60);
+        let first = told(&gathered(600, [0, 0, 0]), 60);
         let same = [("count", clients, 3.0), ("value", routes, 5.0)];
         let mut numbers = vec![("rate", queries, 10.0), ("sum", queries, 600.0)];
         numbers.extend(same);
         numbers.extend([("rate", took, 0.0), ("sum", took, 0.0)]);
         assert_eq!(first, want(&numbers));
 
-        let second = told(&registry(660, [80, 98, 100]), 120);
+        let second = told(&gathered(660, [80, 98, 100]), 120);
         let mut numbers = vec![("rate", queries, 1.0), ("sum", queries, 660.0)];
         numbers.extend(same);
         numbers.extend([
@@ -439,7 +436,7 @@ mod tests {
         ]);
         assert_eq!(second, want(&numbers));
 
-        let restarted = told(&registry(60, [80, 98, 100]), 180);
+        let restarted = told(&gathered(60, [80, 98, 100]), 180);
         assert_eq!(restarted[0], ("rate", queries.to_owned(), 0.0), "never less than nothing");
     }
 
@@ -473,23 +470,26 @@ mod tests {
     }
 
     /// Pushes to the agent every second; the channel tells of failures.
-    fn start(agent: SocketAddr, registry: String) -> (Falcon, Receiver<()>) {
+    fn start(agent: SocketAddr, families: Vec<Family>) -> (Falcon, Receiver<()>) {
         let step = Duration::from_secs(1);
-        let options = FalconOptions { agent, step, endpoint: "host-7".to_owned() };
+        let (endpoint, tags) = ("host-7".to_owned(), Vec::new());
+        let options = FalconOptions { agent, step, endpoint, tags };
         let (tell, failed) = unbounded();
         let pushed = move |is_good: bool| {
             if !is_good {
                 tell.send(()).unwrap();
             }
         };
-        (Falcon::start(options, move || registry.clone(), pushed).unwrap(), failed)
+        (Falcon::start(options, move || families.clone(), pushed).unwrap(), failed)
     }
 
     #[test]
     fn an_agent_gets_all_numbers_in_pieces() {
         let (addr, told) = agent(&[]);
-        let gauges: String = (0..4_500).map(|n| format!("g{{n=\"{n}\"}} {n}\n")).collect();
-        let (falcon, failed) = start(addr, format!("# TYPE g gauge\n{gauges}# EOF\n"));
+        let mut out = Families::default();
+        let gauges = (0..4_500).map(|n| (label("n", n.to_string()), f64::from(n)));
+        out.gauges("g", "", gauges);
+        let (falcon, failed) = start(addr, out.0);
         let pieces: Vec<_> = (0..3).map(|_| told.recv_timeout(SOON).unwrap()).collect();
         falcon.stop();
         let sizes: Vec<usize> = pieces.iter().map(|(_, items)| items.len()).collect();
@@ -511,7 +511,7 @@ mod tests {
     #[test]
     fn a_push_that_fails_is_counted_and_the_next_one_comes() {
         let (addr, told) = agent(&["400 Bad Request", "no HTTP"]);
-        let (falcon, failed) = start(addr, registry(1, [1, 1, 1]));
+        let (falcon, failed) = start(addr, gathered(1, [1, 1, 1]));
         for _ in 0..3 {
             told.recv_timeout(SOON).unwrap();
         }
@@ -522,12 +522,12 @@ mod tests {
     #[test]
     fn an_agent_that_is_not_there_or_silent_does_no_harm() {
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (falcon, failed) = start(nobody, registry(1, [1, 1, 1]));
+        let (falcon, failed) = start(nobody, gathered(1, [1, 1, 1]));
         failed.recv_timeout(SOON).unwrap();
         falcon.stop();
 
         let (addr, told) = agent(&["silence"]);
-        let (falcon, failed) = start(addr, registry(1, [1, 1, 1]));
+        let (falcon, failed) = start(addr, gathered(1, [1, 1, 1]));
         told.recv_timeout(SOON).unwrap();
         let start = Instant::now();
         falcon.stop();

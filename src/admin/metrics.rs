@@ -1,22 +1,13 @@
-//! Everything that is counted, as OpenMetrics text, gathered when somebody asks.
+//! Everything that is counted, gathered when somebody asks.
 //!
 //! Three names are the Go meta-proxy's: `client_connection_count`, `client_query_config_count{table}`,
 //! `zk_request_count{table}`. The others start with `meta_proxy_`. A table is a label only while it is cached, a cluster
 //! while a route names it, so labels are bounded by the capacity of the cache.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text,
-};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
-
+use super::family::{Families, Family, Histogram, Labels, label};
 use super::snapshot::{self, Inside, Named};
 use crate::logging;
 use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
@@ -25,157 +16,73 @@ use crate::upstream::cluster::Stats;
 use crate::wire::error_code::COUNTED;
 use crate::zk::status::Trust;
 
-/// All metrics now, with `labels` of each.
-pub fn open_metrics(inside: &Arc<Inside>, labels: &[(String, String)]) -> String {
-    let labels = labels.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
-    let mut registry =
-        Registry::with_labels(labels.collect::<Vec<(Cow<'_, str>, Cow<'_, str>)>>().into_iter());
-    registry.register_collector(Box::new(Gather(inside.clone())));
-    let mut encoded = String::new();
-    text::encode(&mut encoded, &registry).expect("a String takes all that is written");
-    encoded
+/// All metrics now.
+pub fn gather(inside: &Inside) -> Vec<Family> {
+    let mut out = Families::default();
+    clients(&mut out, inside);
+    let listed = inside.routes.list();
+    answers(&mut out, inside, &listed);
+    routes(&mut out, inside, &listed);
+    zookeeper(&mut out, inside);
+    process(&mut out, inside);
+    out.0
 }
 
-struct Gather(Arc<Inside>);
-
-impl fmt::Debug for Gather {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Gather")
-    }
+fn by_reason<R: Reason>(name: &'static str, counts: &By<R>) -> Vec<(Labels, u64)> {
+    counts.all().map(|(why, n)| (label(name, why.label()), n.get())).collect()
 }
 
-type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
-
-/// Writes families one after the other.
-struct Families<'a>(DescriptorEncoder<'a>);
-
-impl Families<'_> {
-    fn family<'v>(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        values: impl IntoIterator<Item = (Labels<'v>, f64)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
-        for (labels, value) in values {
-            let mut one = metric.encode_family(&labels)?;
-            match kind {
-                MetricType::Counter => one.encode_counter::<NoLabelSet, _, u64>(&value, None)?,
-                _ => one.encode_gauge(&value)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.counters(name, help, [(Vec::new(), value)])
-    }
-
-    fn counters<'v>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels<'v>, u64)>,
-    ) -> fmt::Result {
-        let values = values.into_iter().map(|(labels, value)| (labels, value as f64));
-        self.family(name, help, MetricType::Counter, values)
-    }
-
-    fn by_reason<R: Reason>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label_name: &'static str,
-        counts: &By<R>,
-    ) -> fmt::Result {
-        let values = counts.all().map(|(why, n)| (label(label_name, why.label()), n.get()));
-        self.counters(name, help, values)
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        self.family(name, help, MetricType::Gauge, [(Vec::new(), value)])
-    }
-}
-
-fn label<'v>(name: &'static str, value: impl Into<Cow<'v, str>>) -> Labels<'v> {
-    vec![(name, value.into())]
-}
-
-impl Collector for Gather {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut out = Families(encoder);
-        let inside = &*self.0;
-        clients(&mut out, inside)?;
-        let listed = inside.routes.list();
-        answers(&mut out, inside, &listed)?;
-        routes(&mut out, inside, &listed)?;
-        zookeeper(&mut out, inside)?;
-        process(&mut out, inside)
-    }
-}
-
-fn clients(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+fn clients(out: &mut Families, inside: &Inside) {
     let metrics = &inside.metrics;
     let open = metrics.connections() as f64;
-    out.gauge("client_connection_count", "Client connections open", open)?;
+    out.gauge("client_connection_count", "Client connections open", open);
     out.counter(
         "meta_proxy_connections_accepted",
         "Client connections accepted",
         metrics.accepted.get(),
-    )?;
-    out.by_reason(
+    );
+    out.counters(
         "meta_proxy_connections_refused",
         "Client connections not accepted",
-        "why",
-        &metrics.refused,
-    )?;
-    out.by_reason(
+        by_reason("why", &metrics.refused),
+    );
+    out.counters(
         "meta_proxy_connections_closed",
         "Client connections closed",
-        "why",
-        &metrics.closed,
-    )?;
+        by_reason("why", &metrics.closed),
+    );
     out.counter(
         "meta_proxy_malformed",
         "Connections closed for bytes that are not a valid request",
         metrics.closed.at(Closed::Malformed).get(),
-    )?;
-    out.by_reason(
+    );
+    out.counters(
         "meta_proxy_other_requests",
         "Requests that are no QueryConfig",
-        "method",
-        &metrics.other_methods,
-    )?;
-    out.by_reason(
+        by_reason("method", &metrics.other_methods),
+    );
+    out.counters(
         "meta_proxy_requests_refused",
         "Queries answered ERR_SERVICE_NOT_ACTIVE without asking a cluster",
-        "why",
-        &metrics.shed,
-    )?;
+        by_reason("why", &metrics.shed),
+    );
     let pending = inside.desk.pending() as f64;
-    out.gauge("meta_proxy_pending_queries", "Queries under way", pending)?;
+    out.gauge("meta_proxy_pending_queries", "Queries under way", pending);
     let unread = inside.desk.held() as f64;
-    out.gauge("meta_proxy_unread_bytes", "Bytes of answers that clients have not taken", unread)?;
-    out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64)
+    out.gauge("meta_proxy_unread_bytes", "Bytes of answers that clients have not taken", unread);
+    out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64);
 }
 
-fn answers(out: &mut Families<'_>, inside: &Inside, routes: &[Listed]) -> fmt::Result {
+fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {
     let metrics = &inside.metrics;
     let (buckets, sum) = metrics.latency.get();
     let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
     let latency = Histogram { sum: sum.as_secs_f64(), buckets: bounds.zip(buckets).collect() };
-    let name = "meta_proxy_answer_latency_seconds";
-    let metric = out.0.encode_descriptor(
-        name,
-        "From a query's arrival to its answer",
-        None,
-        MetricType::Histogram,
-    )?;
-    latency.encode(metric)?;
+    let help = "From a query's arrival to its answer";
+    out.histograms("meta_proxy_answer_latency_seconds", help, [(Labels::new(), latency)]);
 
     let own = metrics.own_errors.all().map(|(error, n)| {
-        (vec![("pegasus_cluster", "".into()), ("err", error.label().into())], n.get())
+        (vec![("pegasus_cluster", String::new()), ("err", error.label().to_owned())], n.get())
     });
     // Clusters of one name have one count.
     let clusters = snapshot::clusters(routes);
@@ -184,135 +91,114 @@ fn answers(out: &mut Families<'_>, inside: &Inside, routes: &[Listed]) -> fmt::R
         let (_, is_failing) = by_name.entry(&cluster.name).or_insert((&cluster.stats, false));
         *is_failing |= state.failing.is_some();
     }
-    let of = |cluster: &&str| ("pegasus_cluster", Cow::from((*cluster).to_owned()));
+    let of = |cluster: &&str| ("pegasus_cluster", (*cluster).to_owned());
     let given = by_name.iter().flat_map(|(name, (stats, _))| {
         let counts = COUNTED.iter().zip(&stats.answers).filter(|(_, n)| n.get() > 0);
-        counts.map(move |(err, n)| (vec![of(name), ("err", (*err).into())], n.get()))
+        counts.map(move |(err, n)| (vec![of(name), ("err", (*err).to_owned())], n.get()))
     });
     let help = "Answers by cluster and error; those of the proxy itself have no cluster";
-    out.counters("meta_proxy_answers", help, own.into_iter().chain(given))?;
-    out.counter("meta_proxy_flights_led", "Calls to clusters", metrics.calls.get())?;
+    out.counters("meta_proxy_answers", help, own.into_iter().chain(given));
+    out.counter("meta_proxy_flights_led", "Calls to clusters", metrics.calls.get());
     let joined = metrics.flights_joined.get();
-    out.counter("meta_proxy_flights_joined", "Queries that shared the call of another", joined)?;
+    out.counter("meta_proxy_flights_joined", "Queries that shared the call of another", joined);
 
     let failures = by_name.iter().flat_map(|(name, (stats, _))| {
         stats.failures().into_iter().map(move |(meta, kind, failures)| {
             let meta = meta.to_string();
-            (vec![of(name), ("meta", meta.into()), ("kind", kind.into())], failures.count)
+            (vec![of(name), ("meta", meta), ("kind", kind.to_owned())], failures.count)
         })
     });
     let help = "MetaServers that gave no usable answer";
-    out.counters("meta_proxy_upstream_failures", help, failures)?;
+    out.counters("meta_proxy_upstream_failures", help, failures);
     let failing = by_name
         .iter()
         .map(|(name, (_, is_failing))| (vec![of(name)], f64::from(u8::from(*is_failing))));
     let help = "1 while a cluster is only probed, not asked";
-    out.family("meta_proxy_cluster_failing", help, MetricType::Gauge, failing)?;
+    out.gauges("meta_proxy_cluster_failing", help, failing);
     let failing = clusters.iter().filter(|named| named.state.failing.is_some()).count();
     out.gauge(
         "meta_proxy_clusters_failing",
         "Clusters that are only probed, not asked",
         failing as f64,
-    )?;
+    );
     out.gauge("meta_proxy_clusters", "Clusters that cached routes name", clusters.len() as f64)
 }
 
-fn routes(out: &mut Families<'_>, inside: &Inside, listed: &[Listed]) -> fmt::Result {
+fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
     let by_table = |n: fn(&Listed) -> u64| {
         listed.iter().map(move |listed| (label("table", &*listed.table), n(listed)))
     };
     let help = "Queries by table, of tables that are cached";
-    out.counters("client_query_config_count", help, by_table(|listed| listed.queries))?;
+    out.go_counters("client_query_config_count", help, by_table(|listed| listed.queries));
     let help = "Reads of ZooKeeper by table, of tables that are cached";
-    out.counters("zk_request_count", help, by_table(|listed| listed.reads))?;
+    out.go_counters("zk_request_count", help, by_table(|listed| listed.reads));
     out.counter(
         "meta_proxy_misses",
         "Queries that waited for ZooKeeper",
         inside.metrics.misses.get(),
-    )?;
-    out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64)?;
+    );
+    out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64);
     let unusable = listed.iter().filter(|listed| listed.fault.is_some()).count();
     let help = "Tables whose record cannot be used; the last good one serves, if there is one";
-    out.gauge("meta_proxy_routes_unusable", help, unusable as f64)?;
+    out.gauge("meta_proxy_routes_unusable", help, unusable as f64);
     let unserved = listed.iter().filter(|listed| listed.route.is_none()).count();
     let help = "Tables of which no record could ever be used";
-    out.gauge("meta_proxy_routes_unserved", help, unserved as f64)?;
+    out.gauge("meta_proxy_routes_unserved", help, unserved as f64);
     let stale = || listed.iter().filter(|listed| listed.is_stale);
     let help = "Cached tables that may have changed unseen";
-    out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64)?;
+    out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64);
     let oldest = stale().map(|listed| listed.confirmed.unwrap_or_else(|| inside.age(listed))).max();
     let help = "Time since the oldest unconfirmed route was confirmed";
     let oldest = oldest.unwrap_or_default().as_secs_f64();
     out.gauge("meta_proxy_oldest_unconfirmed_route_seconds", help, oldest)
 }
 
-fn zookeeper(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+fn zookeeper(out: &mut Families, inside: &Inside) {
     if let Some(status) = &inside.zookeeper {
         let view = status.view();
         let is_up = f64::from(u8::from(view.trust != Trust::Down));
-        out.gauge(
-            "meta_proxy_zookeeper_connected",
-            "Whether changes of routes are noticed",
-            is_up,
-        )?;
+        out.gauge("meta_proxy_zookeeper_connected", "Whether changes of routes are noticed", is_up);
         let help = "Connections to ZooKeeper that were built";
-        out.counter("meta_proxy_zookeeper_clients_built", help, view.built)?;
+        out.counter("meta_proxy_zookeeper_clients_built", help, view.built);
         let timeout = view.session.map_or(0.0, |session| session.timeout.as_secs_f64());
         let help = "Session time-out as granted; 0 without a session";
-        out.gauge("meta_proxy_zookeeper_session_timeout_seconds", help, timeout)?;
+        out.gauge("meta_proxy_zookeeper_session_timeout_seconds", help, timeout);
     }
     if let Some(file) = &inside.state_file {
         let view = file.view();
         if let Some(written) = view.written {
             let help = "Time since the state file was written; it is written when routes change";
             let age = written.elapsed().unwrap_or_default().as_secs_f64();
-            out.gauge("meta_proxy_state_file_age_seconds", help, age)?;
+            out.gauge("meta_proxy_state_file_age_seconds", help, age);
         }
         let help = "1 while the routes as they are now cannot be written to the state file";
         let fails = f64::from(u8::from(view.fault.is_some()));
-        out.gauge("meta_proxy_state_file_failing", help, fails)?;
+        out.gauge("meta_proxy_state_file_failing", help, fails);
     }
-    Ok(())
 }
 
-fn process(out: &mut Families<'_>, inside: &Inside) -> fmt::Result {
+fn process(out: &mut Families, inside: &Inside) {
     let failures = inside.metrics.falcon_failures.get();
     out.counter(
         "meta_proxy_falcon_failures",
         "Pushes that the falcon agent did not take",
         failures,
-    )?;
+    );
     let settings = inside.settings.lock();
     let is_rejected = f64::from(u8::from(settings.rejected.is_some()));
     let waiting = settings.waiting.len() as f64;
     drop(settings);
     let help = "1 after a SIGHUP that changed nothing because the settings file has a fault";
-    out.gauge("meta_proxy_settings_rejected", help, is_rejected)?;
+    out.gauge("meta_proxy_settings_rejected", help, is_rejected);
     let help = "Settings that have changed and wait for a restart";
-    out.gauge("meta_proxy_settings_waiting", help, waiting)?;
+    out.gauge("meta_proxy_settings_waiting", help, waiting);
     let lost = logging::lost().map_or(0, |lost| lost.lines);
-    out.counter("meta_proxy_log_lines_lost", "Log lines that could not be written", lost)?;
+    out.counter("meta_proxy_log_lines_lost", "Log lines that could not be written", lost);
     let is_ready = f64::from(u8::from(inside.is_ready().is_ok()));
-    out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready)?;
+    out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready);
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64())?;
+    out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64());
     let version = label("version", env!("CARGO_PKG_VERSION"));
     let info = [(version, 1.0)];
-    out.family("meta_proxy_build_info", "The version that runs", MetricType::Gauge, info)
-}
-
-struct Histogram {
-    sum: f64,
-    buckets: Vec<(f64, u64)>,
-}
-
-impl EncodeMetric for Histogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let count = self.buckets.iter().map(|(_, n)| n).sum();
-        encoder.encode_histogram::<NoLabelSet>(self.sum, count, &self.buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
+    out.gauges("meta_proxy_build_info", "The version that runs", info);
 }

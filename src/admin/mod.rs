@@ -1,16 +1,17 @@
 //! What operators and their programs see: pages over HTTP, metrics.
 //!
 //! ```text
-//! admin-N ─▶ endpoints ─┬─ /metrics ─▶ metrics ─▶ exposition (which text format?)
+//! admin-N ─▶ endpoints ─┬─ /metrics ─▶ metrics ─▶ families ─▶ exposition (which text format?)
 //!                   ├─ /routes /clusters / ─▶ snapshot ─▶ verdict ─▶ JSON, or the page
 //!                   └─ /healthz /readyz /drain /undrain ─▶ life
-//! falcon ───────────── the same metrics, pushed
+//! falcon ───────────── the same families, pushed
 //! ```
 //! Nothing here is on the way of a query: it reads what the parts of the proxy count and know.
 
 pub mod endpoints;
 pub mod exposition;
 pub mod falcon;
+pub mod family;
 pub mod http;
 pub mod http_message;
 pub mod metrics;

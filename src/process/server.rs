@@ -310,14 +310,15 @@ fn start_falcon(
         agent: settings.falcon_agent,
         step: settings.falcon_step,
         endpoint: falcon::host_name(),
+        tags: settings.tags.clone(),
     };
-    let (inside, tags, counts) = (inside.clone(), settings.tags.clone(), inside.metrics.clone());
-    let registry = move || metrics::open_metrics(&inside, &tags);
+    let (inside, counts) = (inside.clone(), inside.metrics.clone());
+    let gather = move || metrics::gather(&inside);
     let pushed = move |is_good: bool| {
         counts.falcon_fails.store(!is_good, Relaxed);
         counts.falcon_failures.add(u64::from(!is_good));
     };
-    let falcon = Falcon::start(options, registry, pushed);
+    let falcon = Falcon::start(options, gather, pushed);
     falcon.map(Some).map_err(|e| StartError::Io("start falcon", e))
 }
 

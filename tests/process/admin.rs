@@ -28,7 +28,9 @@ fn json(proxy: &Proxy, path: &str) -> Value {
 /// The number of a line of `/metrics`.
 fn metric(proxy: &Proxy, series: &str) -> Option<f64> {
     let text = get(proxy.admin(), "/metrics");
-    text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    text.lines().find_map(|line| {
+        line.strip_prefix(series.trim_end_matches("{}"))?.strip_prefix(' ')?.parse().ok()
+    })
 }
 
 #[test]

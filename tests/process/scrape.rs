@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use harness::scratch::Scratch;
 use meta_proxy::admin::exposition;
+use meta_proxy::admin::family::{Families, Family, Histogram, label};
 
 use crate::run::run;
 use crate::support::set_up;
@@ -29,43 +30,32 @@ pub fn series(content_type: &str, text: &str) -> BTreeMap<String, f64> {
     serde_json::from_str(&done.stdout).unwrap_or_else(|e| panic!("{e}\n{done}"))
 }
 
-/// As the registry writes it, one metric of each kind.
-const REGISTRY: &str = r#"# HELP zk_request_count Reads of ZooKeeper.
-# TYPE zk_request_count counter
-zk_request_count_total{region="x",table="a"} 7
-# HELP client_connection_count Clients.
-# TYPE client_connection_count gauge
-client_connection_count{region="x"} 3
-# HELP answers Answers to clients.
-# TYPE answers counter
-answers_total{err="ERR_OK"} 12
-answers_total{err="},\" \\\n"} 1
-# HELP latency_seconds Time to an answer.
-# TYPE latency_seconds histogram
-# UNIT latency_seconds seconds
-latency_seconds_sum 0.5
-latency_seconds_count 3
-latency_seconds_bucket{le="0.001"} 1
-latency_seconds_bucket{le="+Inf"} 3
-# HELP build What runs.
-# TYPE build info
-build_info{version="1"} 1
-# HELP odd Nobody knows.
-# TYPE odd unknown
-odd 1.5e-3
-# EOF
-"#;
+/// One metric of each kind.
+fn families() -> Vec<Family> {
+    let mut out = Families::default();
+    out.go_counters("zk_request_count", "Reads of ZooKeeper.", [(label("table", "a"), 7)]);
+    out.gauge("client_connection_count", "Clients.", 3.0);
+    let answers = [(label("err", "ERR_OK"), 12), (label("err", "},\" \\\n"), 1)];
+    out.counters("answers", "Answers to clients.", answers);
+    let latency = Histogram { sum: 0.5, buckets: vec![(0.001, 1), (f64::INFINITY, 2)] };
+    out.histograms("latency_seconds", "Time to an answer.", [(Vec::new(), latency)]);
+    out.gauge("odd", "A small number.", 1.5e-3);
+    out.0
+}
 
 #[test]
 fn the_official_parsers_read_both_formats_alike() {
+    let tags = [("region".to_owned(), "x".to_owned())];
     let scrape = |accept| {
-        let answer = exposition::response(REGISTRY, accept);
+        let answer = exposition::response(&families(), &tags, accept);
         series(answer.content_type, &String::from_utf8(answer.body).unwrap())
     };
     let open = scrape("application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
     assert_eq!(open, scrape("text/plain"));
-    assert_eq!(open.len(), 10);
+    assert_eq!(open.len(), 9);
     assert_eq!(open[r#"zk_request_count{region="x",table="a"}"#], 7.0);
-    assert_eq!(open[r#"answers_total{err="ERR_OK"}"#], 12.0);
-    assert_eq!(open["answers_total{err=\"},\" \\\n\"}"], 1.0);
+    assert_eq!(open[r#"answers_total{err="ERR_OK",region="x"}"#], 12.0);
+    assert_eq!(open["answers_total{err=\"},\" \\\n\",region=\"x\"}"], 1.0);
+    assert_eq!(open[r#"latency_seconds_count{region="x"}"#], 3.0);
+    assert_eq!(open[r#"odd{region="x"}"#], 0.0015);
 }
