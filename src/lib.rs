@@ -109,3 +109,4 @@ pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod patience;
+pub mod version;

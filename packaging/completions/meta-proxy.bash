@@ -11,12 +11,13 @@ _meta_proxy() {
   esac
   local words files=()
   case $command in
-    check) words='' files=(-f) ;;
+    check) words='--strict --json --routes' files=(-f) ;;
+    help) words='run check query' ;;
     query) words='--via --json --timeout-ms' ;;
     *) words='--routes --listen --help --version' files=(-f) ;;
   esac
   if ((COMP_CWORD == 1)); then
-    words="check query $words"
+    words="check query help $words"
   fi
   mapfile -t COMPREPLY < <(compgen -W "$words" "${files[@]}" -- "$word")
 }

@@ -13,6 +13,7 @@ use crate::logging;
 use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
 use crate::route::table::Listed;
 use crate::upstream::cluster::Stats;
+use crate::version;
 use crate::wire::error_code::COUNTED;
 use crate::zk::status::Trust;
 
@@ -198,7 +199,7 @@ fn process(out: &mut Families, inside: &Inside) {
     out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready);
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64());
-    let version = label("version", env!("CARGO_PKG_VERSION"));
+    let version = label("version", version::VERSION);
     let info = [(version, 1.0)];
     out.gauges("meta_proxy_build_info", "The version that runs", info);
 }

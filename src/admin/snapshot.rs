@@ -18,6 +18,7 @@ use crate::process::life::{Life, Phase};
 use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
 use crate::upstream::cluster::{Cluster, Failures, State};
+use crate::version;
 use crate::wire::error_code::{COUNTED, ERR_OK};
 use crate::work::job::Job;
 use crate::work::jobs::Jobs;
@@ -73,7 +74,7 @@ impl Inside {
         let queries = self.metrics.latency.get().0.iter().sum();
         Overview {
             host: falcon::host_name(),
-            version: env!("CARGO_PKG_VERSION"),
+            version: version::VERSION,
             started_unix_s: unix_s(self.started),
             now_unix_s: unix_s(SystemTime::now()),
             life: match self.life.phase() {

@@ -1,67 +1,71 @@
 //! Arguments to a command, its result to an exit code.
 
 mod check;
+mod log_file;
 mod query;
 mod serve;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use lexopt::prelude::*;
+use lexopt::{Error, Parser};
 
-const USAGE: &str = "\
+use crate::config::spelling::did_you_mean;
+use crate::version;
+
+const HELP: &str = "\
 meta-proxy: one address in front of many Apache Pegasus clusters
 
 Usage:
-  meta-proxy CONFIG [LOGFILE]                run on the settings in CONFIG
+  meta-proxy CONFIG [LOGFILE]              run on the settings in CONFIG
   meta-proxy --routes FILE [CONFIG [LOGFILE]]
-                                             run on a routes file instead of ZooKeeper
-  meta-proxy check CONFIG                    say what is wrong with CONFIG
-  meta-proxy query TABLE --via HOST:PORT     ask as a client does
+                                           run on a routes file instead of ZooKeeper
+  meta-proxy check CONFIG                  say what is wrong with CONFIG
+  meta-proxy query TABLE --via HOST:PORT   ask as a client does
+  meta-proxy help [run | check | query]    say more of one of them
+  meta-proxy --version
 
-Options:
-  --listen IP:PORT    where clients connect, instead of what CONFIG says
-  --json              query: print JSON
-  --timeout-ms N      query: give up after N ms [5000]
-  --version, --help
-
-The log goes to LOGFILE or stderr; RUST_LOG chooses levels, as in RUST_LOG=info,zk=debug.
+Exit codes: 0 success, 1 failure, 2 arguments that mean nothing.
 ";
 
-/// What to do.
+/// Words that are no CONFIG.
+const COMMANDS: [&str; 4] = ["check", "query", "help", "run"];
+
 enum Command {
     Serve(serve::Options),
-    Check(PathBuf),
+    Check(check::Options),
     Query(query::Options),
     Print(String),
 }
 
+/// Arguments that mean nothing, and the help that says what would.
+struct Misuse(Error, &'static str);
+
 /// Runs what the arguments say. The code is 0 for success, 1 for failure, 2 for arguments that mean nothing.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match parse(args) {
+    match parse(Parser::from_iter(args)) {
         Ok(Command::Serve(options)) => {
             let code = serve::run(&options);
             crate::logging::flush();
             code
         }
-        Ok(Command::Check(config)) => check::run(&config),
+        Ok(Command::Check(options)) => check::run(&options),
         Ok(Command::Query(options)) => query::run(&options),
         Ok(Command::Print(text)) => {
             print(&text);
             ExitCode::SUCCESS
         }
-        Err(e) => {
-            complain(&format!("{e}\n\n{USAGE}"));
+        Err(Misuse(e, help)) => {
+            complain(&format!("{e}\n\n{help}"));
             ExitCode::from(2)
         }
     }
 }
 
-/// Prints to stdout. Who closes it, as `head` does, has read enough.
+/// Prints to stdout. A reader that closes it, as `head` does, has read enough.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
@@ -71,54 +75,66 @@ fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "meta-proxy: {text}");
 }
 
-fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, lexopt::Error> {
-    let mut parser = lexopt::Parser::from_iter(args);
-    let mut words: Vec<OsString> = Vec::new();
-    let mut routes: Option<PathBuf> = None;
-    let mut listen: Option<SocketAddr> = None;
-    let mut via: Option<String> = None;
-    let mut json = false;
-    let mut timeout_ms: Option<u64> = None;
-    while let Some(arg) = parser.next()? {
-        match arg {
-            Value(word) => words.push(word),
-            Long("routes") => routes = Some(parser.value()?.into()),
-            Long("listen") => listen = Some(parser.value()?.parse()?),
-            Long("via") => via = Some(parser.value()?.string()?),
-            Long("json") => json = true,
-            Long("timeout-ms") => timeout_ms = Some(parser.value()?.parse()?),
-            Long("help") | Short('h') => return Ok(Command::Print(USAGE.to_owned())),
-            Long("version") | Short('V') => {
-                return Ok(Command::Print(
-                    concat!("meta-proxy ", env!("CARGO_PKG_VERSION"), "\n").to_owned(),
-                ));
-            }
-            _ => return Err(arg.unexpected()),
-        }
+fn parse(mut parser: Parser) -> Result<Command, Misuse> {
+    let first = parser.try_raw_args().and_then(|args| args.peek().map(OsStr::to_owned));
+    let command = first.as_ref().and_then(|word| word.to_str());
+    let command = command.filter(|word| COMMANDS.contains(word));
+    if command.is_some() {
+        // It is taken: what follows are its arguments.
+        let _ = parser.next();
     }
-    let for_serve = routes.is_some() || listen.is_some();
-    let for_query = via.is_some() || json || timeout_ms.is_some();
-    match (words.first().and_then(|word| word.to_str()), via) {
-        (Some("check"), _) => match words.len() {
-            2 if !for_serve && !for_query => Ok(Command::Check(words.remove(1).into())),
-            _ => Err("want: check CONFIG".into()),
+    let (parsed, help) = match command {
+        Some("check") => (check::parse(&mut parser).map(|it| it.map(Command::Check)), check::HELP),
+        Some("query") => (query::parse(&mut parser).map(|it| it.map(Command::Query)), query::HELP),
+        Some("help") => (help(&mut parser).map(|text| Some(Command::Print(text))), HELP),
+        Some(_) => (serve::parse(&mut parser).map(|it| it.map(Command::Serve)), serve::HELP),
+        None => {
+            let parsed = match first.as_deref().and_then(OsStr::to_str) {
+                Some("--version" | "-V") => Ok(Some(Command::Print(version::line()))),
+                Some("--help" | "-h") => Ok(Some(Command::Print(HELP.to_owned()))),
+                _ => serve::parse(&mut parser).map(|it| it.map(Command::Serve)),
+            };
+            (parsed, HELP)
+        }
+    };
+    match parsed {
+        Ok(Some(command)) => Ok(command),
+        // `--help` stands behind the command.
+        Ok(None) => Ok(Command::Print(help.to_owned())),
+        Err(e) => Err(Misuse(e, help)),
+    }
+}
+
+/// The help of the command that is named, or of all.
+fn help(parser: &mut Parser) -> Result<String, Error> {
+    let text = match parser.next()? {
+        None => HELP,
+        Some(Value(word)) => match word.to_str() {
+            Some("run") => serve::HELP,
+            Some("check") => check::HELP,
+            Some("query") => query::HELP,
+            _ => return Err(no_such_command(&word)),
         },
-        (Some("query"), Some(via)) if words.len() == 2 && !for_serve => {
-            let table = words.remove(1).string()?;
-            let timeout = Duration::from_millis(timeout_ms.unwrap_or(5_000));
-            Ok(Command::Query(query::Options { table, via, json, timeout }))
-        }
-        (Some("query"), _) => {
-            Err("want: query TABLE --via HOST:PORT [--json] [--timeout-ms N]".into())
-        }
-        _ if for_query => Err("--via, --json and --timeout-ms are for query".into()),
-        _ if words.len() > 2 || (words.is_empty() && routes.is_none()) => {
-            Err("want a settings file, or --routes FILE".into())
-        }
-        _ => {
-            let mut words = words.into_iter().map(PathBuf::from);
-            let (config, log_file) = (words.next(), words.next());
-            Ok(Command::Serve(serve::Options { config, log_file, routes, listen }))
-        }
+        Some(other) => return Err(other.unexpected()),
+    };
+    Ok(text.to_owned())
+}
+
+/// A word that is neither a command nor a file, with the command that was meant.
+fn no_such_command(word: &OsStr) -> Error {
+    let shown = word.display();
+    let meant = word.to_str().and_then(|word| did_you_mean(word, COMMANDS));
+    match meant {
+        Some(meant) => format!("no such command: {shown}; did you mean {meant}?").into(),
+        None => format!("no such command: {shown}").into(),
+    }
+}
+
+/// Fails if the first word of the arguments is a mistyped command: it is like one, and no file has that name.
+fn refuse_mistyped(word: &OsStr) -> Result<(), Error> {
+    let is_like_one = word.to_str().is_some_and(|word| did_you_mean(word, COMMANDS).is_some());
+    match is_like_one && fs::symlink_metadata(word).is_err() {
+        true => Err(no_such_command(word)),
+        false => Ok(()),
     }
 }

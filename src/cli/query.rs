@@ -4,6 +4,8 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use lexopt::Parser;
+use lexopt::prelude::*;
 use serde_json::json;
 
 use crate::upstream::link::Link;
@@ -13,6 +15,19 @@ use crate::wire::answer::Answer;
 use crate::wire::config_view::{self, Address, ConfigView};
 use crate::wire::error_code::{ERR_FORWARD_TO_OTHERS, ERR_OK};
 use crate::wire::message;
+
+pub const HELP: &str = "\
+meta-proxy query: ask a proxy or a MetaServer as a client does, and print the answer
+
+Usage:
+  meta-proxy query TABLE --via HOST:PORT [--json] [--timeout-ms N]
+
+  --via HOST:PORT   whom to ask
+  --json            print JSON: table, err, app_id, partition_count, partitions
+  --timeout-ms N    give up after N ms [5000]
+
+Exit codes: 0 the answer is ERR_OK, 1 it is another, or there is none, 2 arguments that mean nothing.
+";
 
 /// What the arguments said.
 pub struct Options {
@@ -24,6 +39,27 @@ pub struct Options {
     pub json: bool,
     /// When to give up.
     pub timeout: Duration,
+}
+
+/// `None`: help is wanted.
+pub fn parse(parser: &mut Parser) -> Result<Option<Options>, lexopt::Error> {
+    let (mut table, mut via) = (None, None);
+    let mut json = false;
+    let mut timeout = Duration::from_secs(5);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(word) if table.is_none() => table = Some(word.string()?),
+            Long("via") => via = Some(parser.value()?.string()?),
+            Long("json") => json = true,
+            Long("timeout-ms") => timeout = Duration::from_millis(parser.value()?.parse()?),
+            Long("help") | Short('h') => return Ok(None),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    let (Some(table), Some(via)) = (table, via) else {
+        return Err("want a table, and --via HOST:PORT".into());
+    };
+    Ok(Some(Options { table, via, json, timeout }))
 }
 
 /// 0 if the answer is ERR_OK.

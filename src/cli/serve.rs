@@ -6,16 +6,20 @@
 //! SIGTERM again, SIGINT ────────────────────────────────────────────────────────────────▲
 //! ```
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use lexopt::Parser;
+use lexopt::prelude::*;
 use log::{error, info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::log_file;
 use crate::config::{self, Fault, Settings};
 use crate::logging;
 use crate::process::life::Phase;
@@ -23,6 +27,25 @@ use crate::process::reload;
 use crate::process::server::{Server, Source};
 use crate::process::systemd::{self, Given, Notifier};
 use crate::process::watchdog::Watchdog;
+use crate::version;
+
+pub const HELP: &str = "\
+meta-proxy: run the proxy
+
+Usage:
+  meta-proxy [--listen IP:PORT] CONFIG [LOGFILE]
+  meta-proxy [--listen IP:PORT] --routes FILE [CONFIG [LOGFILE]]
+
+  CONFIG             the settings, see README, Settings; check them with `meta-proxy check CONFIG`
+  LOGFILE            where the log goes instead of stderr; it is never a settings file
+  --routes FILE      routes from this file instead of ZooKeeper; it is read again when it changes
+  --listen IP:PORT   where clients connect, instead of what CONFIG says
+
+RUST_LOG chooses levels, as in RUST_LOG=info,zk=debug, whatever the settings say.
+SIGHUP reads CONFIG again and reopens LOGFILE; SIGTERM lets clients leave; SIGINT stops at once.
+
+Exit codes: 0 after an ordered stop, 1 it cannot start or its accept loop fails, 2 arguments that mean nothing.
+";
 
 /// What the arguments said.
 pub struct Options {
@@ -36,18 +59,60 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
 }
 
-/// 0 after an ordered stop, 1 if the proxy cannot start or its accept loop fails.
+/// `None`: help is wanted.
+pub fn parse(parser: &mut Parser) -> Result<Option<Options>, lexopt::Error> {
+    let mut options = Options { config: None, log_file: None, routes: None, listen: None };
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(word) if options.config.is_none() => {
+                super::refuse_mistyped(&word)?;
+                options.config = Some(word.into());
+            }
+            Value(word) if options.log_file.is_none() => options.log_file = Some(word.into()),
+            Long("routes") => options.routes = Some(parser.value()?.into()),
+            Long("listen") => options.listen = Some(parser.value()?.parse()?),
+            Long("help") | Short('h') => return Ok(None),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    if options.config.is_none() && options.routes.is_none() {
+        return Err("want a settings file, or --routes FILE".into());
+    }
+    Ok(Some(options))
+}
+
+/// 0 after an ordered stop, 1 if the proxy cannot start or its accept loop fails, 2 if LOGFILE is no log.
 pub fn run(options: &Options) -> ExitCode {
     let given = systemd::given();
-    if let Err(e) = logging::start(options.log_file.as_deref()) {
-        let file = options.log_file.clone().unwrap_or_default();
-        super::complain(&format!("log file {}: {e}", file.display()));
+    // Nothing is written anywhere before it is known that the one file is there and the other is no settings file.
+    if let Some(config) = &options.config
+        && let Err(e) = File::open(config)
+    {
+        super::complain(&format!("{}: {e}", config.display()));
+        return ExitCode::FAILURE;
+    }
+    if let Some(file) = &options.log_file {
+        let shown = file.display();
+        if let Err(why) = log_file::refuse(file, options.config.as_deref()) {
+            super::complain(&format!("log file {shown}: {why}; nothing was written to it"));
+            return ExitCode::from(2);
+        }
+        if let Err(e) = logging::start(Some(file)) {
+            super::complain(&format!("log file {shown}: {e}"));
+            return ExitCode::FAILURE;
+        }
+    } else if let Err(e) = logging::start(None) {
+        super::complain(&format!("log: {e}"));
         return ExitCode::FAILURE;
     }
     match serve(options, given) {
         Ok(()) => ExitCode::SUCCESS,
         Err(faults) => {
             faults.iter().for_each(|fault| error!("{fault}"));
+            // Whoever starts it by hand looks at the terminal, not into the log.
+            if options.log_file.is_some() {
+                faults.iter().for_each(|fault| super::complain(fault));
+            }
             ExitCode::FAILURE
         }
     }
@@ -59,7 +124,8 @@ fn serve(options: &Options, given: io::Result<Given>) -> Result<(), Vec<String>>
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(fault("signals"))?;
     let given = given.map_err(fault("LISTEN_FDS"))?;
     let (mut settings, source) = read_settings(options)?;
-    info!("meta-proxy {} starts, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    let (version, commit) = (version::VERSION, version::COMMIT);
+    info!("meta-proxy {version} commit {commit} starts, process {}", std::process::id());
     let all_left = signals.handle();
     let tell_over = move || all_left.close();
     let mut server = Server::start(&settings, source, given, tell_over)

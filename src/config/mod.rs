@@ -96,6 +96,18 @@ pub fn parse(text: &str, needs_zookeeper: bool) -> Checked {
     Checked { settings, warnings, known }
 }
 
+/// Whether most of the keys of a text are settings, as in no log.
+pub fn looks_like_settings(text: &str) -> bool {
+    let entries = yaml::read(text).unwrap_or_default();
+    let known = parse("", false).known;
+    let is_known =
+        |key: &str| known.iter().any(|known| known == key || known.starts_with(&format!("{key}.")));
+    let keys: Vec<String> = entries.iter().map(|entry| entry.key.to_lowercase()).collect();
+    let keys: Vec<&String> = keys.iter().filter(|key| !key.contains('.')).collect();
+    let settings = keys.iter().filter(|key| is_known(key)).count();
+    2 * settings > keys.len()
+}
+
 /// Every setting: its key, what it may be, its default, and whether a change of it needs a restart.
 fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
     let workers = s.number("workers", 4..=1024, 64, NeedsRestart);

@@ -108,6 +108,51 @@ fn check_warns_of_unknown_keys_and_calls_the_file_good() {
 }
 
 #[test]
+fn check_is_strict_reads_standard_input_and_prints_json() {
+    let odd = format!("{GOOD}lisen: 127.0.0.1:1\n");
+    let scratch = Scratch::new("check");
+    let file = scratch.write("odd.yaml", &odd);
+    let shown = path_text(&file);
+    meta_proxy(["check", shown]).expect_code(0);
+    let strict = meta_proxy(["check", "--strict", shown]).expect_code(1);
+    assert!(!strict.stdout.contains("good"), "{strict}");
+
+    let from_pipe = |text: &str, code| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "printf %s \"$1\" | \"$0\" check -", BINARY, text]);
+        run(command, SOON).expect_code(code).stdout
+    };
+    assert_eq!(from_pipe(GOOD, 0), "-: good\n");
+    assert!(from_pipe("workers: 0\n", 1).starts_with("-: line 1: workers: want 4..=1024"));
+
+    let done = meta_proxy(["check", "--json", shown]).expect_code(0);
+    let told: Value = serde_json::from_str(&done.stdout).expect("JSON");
+    let what = "nothing reads this key; did you mean listen?";
+    let want = json!({
+        "file": shown, "good": true, "faults": [],
+        "warnings": [{"line": 3, "key": "lisen", "what": what}],
+        "routes": null, "routes_faults": [],
+    });
+    assert_eq!(told, want);
+}
+
+#[test]
+fn check_reads_a_routes_file_too() {
+    let scratch = Scratch::new("check");
+    let good = scratch.write("good.json", r#"{"t": {"meta_addrs": "h:1"}}"#);
+    let bad = scratch.write("bad.json", r#"{"t": {"meta_addrs": "h"}}"#);
+    let config = scratch.write("no-zookeeper.yaml", "listen: 127.0.0.1:1\n");
+    let [good, bad, config] = [&good, &bad, &config].map(|file| path_text(file));
+    let done = meta_proxy(["check", "--routes", good, config]).expect_code(0);
+    assert_eq!(done.stdout, format!("{config}: good\n{good}: good\n"));
+    let done = meta_proxy(["check", "--routes", bad]).expect_code(1);
+    assert_eq!(
+        done.stdout,
+        format!("{bad}: line 1: \"t\": meta_addrs: want host:port, got \"h\"\n")
+    );
+}
+
+#[test]
 fn check_warns_of_a_state_file_in_a_folder_that_is_missing() {
     let state = "zookeeper: {address: [h:1], root: /r, state_file: /no/such/folder/routes}\n";
     let want = "F: warning: line 1: zookeeper.state_file: want a file in a folder that is there, \
@@ -295,18 +340,73 @@ fn who_closes_standard_output_has_read_enough() {
 
 #[test]
 fn version_and_help() {
-    let version = concat!("meta-proxy ", env!("CARGO_PKG_VERSION"), "\n");
     for option in ["--version", "-V"] {
-        assert_eq!(meta_proxy([option]).expect_code(0).stdout, version);
+        let version = meta_proxy([option]).expect_code(0).stdout;
+        let begins = concat!("meta-proxy ", env!("CARGO_PKG_VERSION"), " (commit ");
+        let rest = version.strip_prefix(begins).expect(&version);
+        let (commit, build) = rest.split_once(", ").expect(&version);
+        assert!(commit.len() == 12 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{version}");
+        assert!(build.contains("linux") && build.ends_with(")\n"), "{version}");
     }
-    for option in ["--help", "-h"] {
-        let help = meta_proxy([option]).expect_code(0).stdout;
-        for part in
-            ["CONFIG [LOGFILE]", "--routes", "check", "query", "--json", "--timeout-ms", "RUST_LOG"]
-        {
-            assert!(help.contains(part), "{part} in {help}");
+    for (args, parts) in [
+        (&["--help"][..], &["CONFIG [LOGFILE]", "--routes", "check", "query", "Exit codes:"][..]),
+        (&["-h"], &["CONFIG [LOGFILE]"]),
+        (&["help"], &["CONFIG [LOGFILE]"]),
+        (&["help", "run"], &["--listen", "RUST_LOG", "Exit codes:"]),
+        (&["x.yaml", "--help"], &["CONFIG [LOGFILE]"]),
+        (&["help", "check"], &["--strict", "--json", "--routes", "Exit codes:"]),
+        (&["check", "--help"], &["--strict"]),
+        (&["help", "query"], &["--via", "--timeout-ms", "Exit codes:"]),
+        (&["query", "-h"], &["--via"]),
+    ] {
+        let help = meta_proxy(args).expect_code(0).stdout;
+        for part in parts {
+            assert!(help.contains(part), "{args:?}: {part} in {help}");
         }
     }
+}
+
+/// What stands in a folder, files and their content.
+fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("it").path());
+    let mut files: Vec<_> =
+        entries.map(|path| (path.clone(), fs::read(path).expect("a file"))).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_typing_error_never_costs_the_settings_file() {
+    let scratch = Scratch::new("typo");
+    for name in ["my.yml", "my.yaml", "my.conf"] {
+        scratch.write(name, GOOD);
+    }
+    let at = |name: &str| path_text(&scratch.path().join(name)).to_owned();
+    let before = content(scratch.path());
+    for (args, want, code) in [
+        (["chek", &at("my.yml")], "no such command: chek; did you mean check?", 2),
+        (["chekc", &at("my.conf")], "no such command: chekc; did you mean check?", 2),
+        (["nothing.yml", &at("my.conf")], "nothing.yml: No such file or directory", 1),
+        ([&at("my.conf"), &at("my.conf")], "want a log, not the settings file itself", 2),
+        ([&at("my.conf"), &at("my.yml")], "want a log, not a YAML file", 2),
+        ([&at("my.yml"), &at("my.conf")], "want a log, and this reads as settings", 2),
+        ([&at("my.yml"), &at("new.yaml")], "want a log, not a YAML file", 2),
+    ] {
+        let done = meta_proxy(args).expect_code(code);
+        assert!(done.stderr.starts_with("meta-proxy: ") && done.stderr.contains(want), "{done}");
+        assert_eq!(content(scratch.path()), before, "{args:?}");
+    }
+}
+
+#[test]
+fn start_errors_reach_the_terminal_and_the_log() {
+    let scratch = Scratch::new("start");
+    let config = scratch.write("bad.yaml", format!("{GOOD}workers: 0\n"));
+    let log = scratch.path().join("log");
+    let done = meta_proxy([path_text(&config), path_text(&log)]).expect_code(1);
+    let want = r#"line 3: workers: want 4..=1024, got "0""#;
+    assert!(done.stderr.starts_with("meta-proxy: ") && done.stderr.contains(want), "{done}");
+    assert!(fs::read_to_string(log).expect("a log").contains(want));
 }
 
 #[test]
@@ -335,9 +435,9 @@ fn arguments_that_mean_nothing() {
 #[test]
 fn options_of_another_command_mean_nothing() {
     for args in [
-        &["check", "meta-proxy.yaml", "--json"][..],
-        &["check", "meta-proxy.yaml", "--routes", "f"],
+        &["check", "meta-proxy.yaml", "--via", "h:1"][..],
         &["check", "meta-proxy.yaml", "--listen", "127.0.0.1:0"],
+        &["query", "t", "--via", "127.0.0.1:1", "--strict"],
         &["query", "t", "--via", "127.0.0.1:1", "--routes", "f"],
         &["query", "t", "--via", "127.0.0.1:1", "--listen", "127.0.0.1:0"],
         &["--routes", "missing", "--json"],

@@ -13,6 +13,7 @@ const MAX_CRATES: usize = 66;
 const LAYERS: &[&str] = &[
     "wire/",
     "patience.rs",
+    "version.rs",
     "config/",
     "process/life.rs",
     "process/systemd.rs",

@@ -148,8 +148,17 @@ fn the_unit_goes_with_the_settings() {
 #[test]
 fn manual_and_completions_know_every_command_and_option() {
     let help = meta_proxy(&["--help"]).expect_code(0).stdout;
-    let words: BTreeSet<&str> = help.split([' ', '[', ']', ',', '\n']).collect();
-    let options: Vec<&str> = words.iter().filter_map(|word| word.strip_prefix("--")).collect();
+    let of_commands: String = ["run", "check", "query"]
+        .map(|command| meta_proxy(&["help", command]).expect_code(0).stdout)
+        .concat();
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let all = format!("{help}{of_commands}");
+    let words: BTreeSet<&str> = all.split(|c| !is_part(c)).collect();
+    let options: Vec<&str> = words
+        .iter()
+        .filter_map(|word| word.strip_prefix("--"))
+        .filter(|word| !word.is_empty())
+        .collect();
     let commands: Vec<&str> = help
         .lines()
         .filter_map(|line| line.strip_prefix("  meta-proxy "))

@@ -1,0 +1,12 @@
+//! Which build this is.
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit it was built from, 12 digits; `unknown` outside of a repository.
+pub const COMMIT: &str = env!("META_PROXY_COMMIT");
+/// How: `release x86_64-unknown-linux-gnu`.
+pub const BUILD: &str = env!("META_PROXY_BUILD");
+
+/// What `--version` prints.
+pub fn line() -> String {
+    format!("meta-proxy {VERSION} (commit {COMMIT}, {BUILD})\n")
+}
