@@ -143,6 +143,16 @@ reasons! {
     }
 }
 
+reasons! {
+    /// For whom a MetaServer's answer is not fit.
+    Unfit {
+        /// For clients at a port without host_port fields: the fields cannot be removed.
+        HostPortFields => "host_port_fields",
+        /// For C++ clients.
+        Rdsn => "rdsn",
+    }
+}
+
 impl Reason for OwnError {
     const ALL: &'static [Self] =
         &[OwnError::UnknownTable, OwnError::UnusableRoute, OwnError::Unavailable];
@@ -237,6 +247,8 @@ pub struct Metrics {
     pub refused: By<Refusal>,
     /// Connections closed.
     pub closed: By<Closed>,
+    /// Answers of MetaServers with something unexpected in them.
+    pub unfit: By<Unfit>,
     /// Queries that waited for ZooKeeper.
     pub misses: Count,
     /// Pushes that the falcon agent did not take.
@@ -280,6 +292,7 @@ mod tests {
         each_has_its_place::<Refusal>();
         each_has_its_place::<Closed>();
         each_has_its_place::<OtherMethod>();
+        each_has_its_place::<Unfit>();
         each_has_its_place::<OwnError>();
     }
 

@@ -82,6 +82,11 @@ fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {
     let help = "From a query's arrival to its answer";
     out.histograms("meta_proxy_answer_latency_seconds", help, [(Labels::new(), latency)]);
 
+    out.counters(
+        "meta_proxy_unfit_answers",
+        "Answers of MetaServers with something unexpected in them",
+        by_reason("why", &metrics.unfit),
+    );
     let own = metrics.own_errors.all().map(|(error, n)| {
         (vec![("pegasus_cluster", String::new()), ("err", error.label().to_owned())], n.get())
     });

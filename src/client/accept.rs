@@ -1,4 +1,4 @@
-//! Thread `accept`: the listener, and every client that no worker is reading.
+//! Thread `accept`: the listeners, and every client that no worker is reading.
 //!
 //! ```text
 //! poll ─┬─ listener ─▶ accept until it would block ─▶ registry (token -> connection)
@@ -33,8 +33,10 @@ use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::Refusal;
 use crate::process::life::Life;
+use crate::wire::host_port::HostPortFields;
 use crate::work::lobby::Lobby;
 
+/// Token of all listeners: an event says that one of them has somebody to accept.
 const LISTENER: Token = Token(usize::MAX);
 /// Token of the waker that the [`Desk`] holds.
 pub const WAKER: Token = Token(usize::MAX - 1);
@@ -52,8 +54,9 @@ const LEAVES_PER_TICK: usize = 100;
 /// The state of the thread.
 pub struct Acceptor {
     poll: Poll,
-    listener: Option<Listener>,
-    /// The listener takes no new connections, and closes then.
+    /// Empty once they are closed.
+    listeners: Vec<Listener>,
+    /// The listeners take no new connections, and close then.
     closes_at: Option<Instant>,
     limits: AcceptLimits,
     client_limits: Arc<ClientLimits>,
@@ -72,7 +75,7 @@ pub struct Acceptor {
     deadline_of: HashMap<u64, Instant>,
     /// Connections that one poll found readable.
     readable: Vec<Arc<Connection>>,
-    /// The listener has more to accept, from then on.
+    /// A listener has more to accept, from then on.
     accept_at: Option<Instant>,
     next_id: u64,
 }
@@ -82,7 +85,7 @@ pub struct Parts {
     /// That of the desk's waker.
     pub poll: Poll,
     /// Where clients come in.
-    pub listener: Listener,
+    pub listeners: Vec<Listener>,
     /// Who may connect.
     pub limits: AcceptLimits,
     /// What each of them may use.
@@ -103,10 +106,12 @@ impl Acceptor {
     /// Of these parts.
     pub fn new(mut parts: Parts) -> io::Result<Self> {
         let registry = parts.poll.registry();
-        registry.register(&mut parts.listener.socket, LISTENER, Interest::READABLE)?;
+        for listener in &mut parts.listeners {
+            registry.register(&mut listener.socket, LISTENER, Interest::READABLE)?;
+        }
         Ok(Acceptor {
             poll: parts.poll,
-            listener: Some(parts.listener),
+            listeners: parts.listeners,
             closes_at: None,
             limits: parts.limits,
             client_limits: parts.client_limits,
@@ -202,7 +207,7 @@ impl Acceptor {
                     (self.limits, self.client_limits) = (limits, client_limits);
                 }
                 Note::Beat(heard) => self.lobby.beat(heard),
-                Note::StopAccepting => self.close_listener(),
+                Note::StopAccepting => self.close_listeners(|_| true),
                 Note::Stop => return std::ops::ControlFlow::Break(()),
             }
         }
@@ -220,7 +225,7 @@ impl Acceptor {
             let leaving = self.registry.iter().filter(|(_, connection)| connection.leave(age));
             leaving.take(LEAVES_PER_TICK).for_each(drop);
         }
-        let is_deserted = !due.accepts && self.listener.is_none() && self.registry.is_empty();
+        let is_deserted = !due.accepts && self.listeners.is_empty() && self.registry.is_empty();
         if (is_deserted || due.is_over)
             && let Some(tell_over) = self.tell_over.take()
         {
@@ -232,33 +237,36 @@ impl Acceptor {
         }
     }
 
-    /// Closes the listener so that nobody is refused who can go to another process that listens there.
+    /// Closes the listeners so that nobody is refused who can go to another process that listens there.
     fn hand_over(&mut self, now: Instant) {
-        let Some(listener) = &self.listener else {
+        if self.listeners.is_empty() {
             return;
-        };
+        }
+        let listeners = &self.listeners;
         let closes_at = *self.closes_at.get_or_insert_with(|| {
-            now + if listener.turn_newcomers_away() { HANDSHAKES } else { Duration::ZERO }
+            let filtered = listeners.iter().filter(|listener| listener.turn_newcomers_away());
+            now + if filtered.count() > 0 { HANDSHAKES } else { Duration::ZERO }
         });
         if now < closes_at {
             self.life_at = self.life_at.map_or(Some(closes_at), |at| Some(at.min(closes_at)));
             return;
         }
-        if !listener.is_lent {
-            self.accept_at = Some(now);
-            while self.accept_at.is_some_and(|at| at <= Instant::now()) {
-                self.accept();
-            }
+        self.close_listeners(|listener| listener.is_lent);
+        self.accept_at = Some(now);
+        while self.accept_at.is_some_and(|at| at <= Instant::now()) {
+            self.accept();
         }
-        self.close_listener();
+        self.close_listeners(|_| true);
         info!("listening no more, {} clients are connected", self.registry.len());
     }
 
-    fn close_listener(&mut self) {
-        self.accept_at = None;
-        if let Some(mut listener) = self.listener.take() {
+    fn close_listeners(&mut self, which: impl Fn(&Listener) -> bool) {
+        for mut listener in self.listeners.extract_if(.., |listener| which(listener)) {
             // It fails only for what is not registered.
             let _ = self.poll.registry().deregister(&mut listener.socket);
+        }
+        if self.listeners.is_empty() {
+            self.accept_at = None;
         }
     }
 
@@ -270,7 +278,7 @@ impl Acceptor {
             return;
         }
         self.registry.remove(slot);
-        if self.registry.is_empty() && self.listener.is_none() {
+        if self.registry.is_empty() && self.listeners.is_empty() {
             self.life_at = Some(Instant::now());
         }
         let ip = connection.peer.ip();
@@ -327,15 +335,22 @@ impl Acceptor {
     }
 
     fn accept(&mut self) {
-        static REFUSED: Throttle = Throttle::new();
         self.accept_at = None;
+        for n in 0..self.listeners.len() {
+            let next_at = self.accept_from(n);
+            self.accept_at = [self.accept_at, next_at].into_iter().flatten().min();
+        }
+    }
+
+    /// Returns when the listener is to be tried again without an event.
+    fn accept_from(&mut self, n: usize) -> Option<Instant> {
+        static REFUSED: Throttle = Throttle::new();
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else {
-                return;
-            };
+            let listener = &self.listeners[n];
+            let host_port_fields = listener.host_port_fields;
             match listener.socket.accept() {
                 Ok((stream, peer)) => {
-                    let Err((refusal, why)) = self.admit(stream, peer) else {
+                    let Err((refusal, why)) = self.admit(stream, peer, host_port_fields) else {
                         continue;
                     };
                     self.desk.metrics.refused.at(refusal).add(1);
@@ -343,22 +358,26 @@ impl Acceptor {
                         warn!("client={peer} refused: {why}{hidden}");
                     }
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return None,
                 Err(e) if is_of_one_client(&e) => {}
                 Err(e) => {
                     self.desk.metrics.refused.at(Refusal::System).add(1);
                     if let Some(hidden) = REFUSED.pass() {
                         warn!("cannot accept, trying again in {ACCEPT_PAUSE:?}: {e}{hidden}");
                     }
-                    self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
-                    return;
+                    return Some(Instant::now() + ACCEPT_PAUSE);
                 }
             }
         }
-        self.accept_at = Some(Instant::now());
+        Some(Instant::now())
     }
 
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> Result<(), (Refusal, String)> {
+    fn admit(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        host_port_fields: HostPortFields,
+    ) -> Result<(), (Refusal, String)> {
         let AcceptLimits { max_connections, max_connections_per_address, keepalive } = self.limits;
         if self.registry.len() >= max_connections {
             let why = format!("max_connections {max_connections} are open");
@@ -375,18 +394,24 @@ impl Acceptor {
         socket
             .set_tcp_nodelay(true)
             .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-            .and_then(|()| self.register(stream, peer))
+            .and_then(|()| self.register(stream, peer, host_port_fields))
             .map_err(|e| (Refusal::System, e.to_string()))?;
         self.desk.metrics.accepted.add(1);
         *self.per_address.entry(peer.ip()).or_default() += 1;
         Ok(())
     }
 
-    fn register(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    fn register(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        host_port_fields: HostPortFields,
+    ) -> io::Result<()> {
         let slot = self.registry.vacant_entry();
         let token = Token(slot.key());
         let (desk, limits) = (self.desk.clone(), self.client_limits.clone());
-        let connection = Connection::new(self.next_id, peer, token, stream, desk, limits);
+        let id = self.next_id;
+        let connection = Connection::new(id, peer, token, stream, host_port_fields, desk, limits);
         connection.watch_socket()?;
         self.next_id += 1;
         slot.insert(Arc::new(connection));

@@ -13,10 +13,13 @@ use log::{info, warn};
 use crate::client::connection::{CloseReason, Connection};
 use crate::client::outbox::{Body, Reply};
 use crate::logging::{self, Throttle};
+use crate::metrics::{Reason, Unfit};
 use crate::upstream::flight::{Key, Waiter};
 use crate::wire::error_code::{self, OwnError};
+use crate::wire::host_port::HostPortFields;
 use crate::wire::message::RequestId;
 use crate::wire::reply::{self, QueryHead};
+use crate::wire::result::Unexpected;
 
 /// A QueryConfig on its way to its answer.
 pub struct Ask {
@@ -75,23 +78,37 @@ impl Ask {
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.note_use(&self.table, now);
         let weight = Self::weight(&self.args);
-        if let (RequestId::Rdsn(_), Err(why)) = (self.id, body.check_for_cpp()) {
-            static UNFIT: Throttle = Throttle::new();
-            if let Some(hidden) = UNFIT.pass() {
-                let table = &self.table;
-                warn!(
-                    "table={table} cluster={cluster}: the MetaServer's answer would abort C++ \
-                     clients, they get an error instead: {why}{hidden}"
-                );
-            }
+        let host_port_fields = match self.id {
+            // It reads no other addresses.
+            RequestId::Rdsn(_) => HostPortFields::Keep,
+            RequestId::Thft(_) => connection.host_port_fields,
+        };
+        let unfit = |why| self.note_unfit(&connection, cluster, why);
+        if matches!(self.id, RequestId::Rdsn(_)) && !body.is_fit_for_cpp(unfit) {
             let error = OwnError::Unavailable;
             connection.metrics().own_error(error);
             self.note(&connection, "none", error.name(), now);
             return (connection, Reply::Own(reply::own_error(self.id, error)), weight);
         }
         self.note(&connection, cluster, error_code::COUNTED[body.counted_as], now);
-        let head = QueryHead::new(self.id, body.result().len());
-        (connection, Reply::Passed { head, body: body.clone() }, weight)
+        let result = body.result_with(host_port_fields, unfit);
+        let head = QueryHead::new(self.id, result.len());
+        (connection, Reply::Passed { head, body: body.clone(), host_port_fields }, weight)
+    }
+
+    /// A MetaServer's answer is not what clients like this one need.
+    fn note_unfit(&self, connection: &Connection, cluster: &str, why: Unexpected) {
+        // One each, so that neither hides the other.
+        static UNFIT: [Throttle; 2] = [const { Throttle::new() }; 2];
+        let (unfit, what) = match self.id {
+            RequestId::Rdsn(_) => (Unfit::Rdsn, "it would abort C++ clients, which get an error"),
+            RequestId::Thft(_) => (Unfit::HostPortFields, "its host_port fields stay in it"),
+        };
+        connection.metrics().unfit.at(unfit).add(1);
+        if let Some(hidden) = UNFIT[unfit.index()].pass() {
+            let table = &self.table;
+            warn!("table={table} cluster={cluster}: unexpected answer, {what}: {why}{hidden}");
+        }
     }
 
     /// Counts the answer that is being given, and tells of it if it is one of the sample.

@@ -30,6 +30,7 @@ use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::{Closed, Metrics, Reason, Shed};
 use crate::wire::frame::{Cut, Frame, Malformed};
+use crate::wire::host_port::HostPortFields;
 use crate::wire::protocol::Protocol;
 
 /// Reads for one turn of a connection. A client that always has more to say then goes to the end of
@@ -224,6 +225,8 @@ pub struct Connection {
     pub readiness: Readiness,
     /// Its place in `accept`'s registry.
     pub token: Token,
+    /// What becomes of those fields in its answers: a matter of the port where it came in.
+    pub host_port_fields: HostPortFields,
     stream: TcpStream,
     desk: Arc<Desk>,
     /// Those of the time when it was accepted.
@@ -266,6 +269,7 @@ impl Connection {
         peer: SocketAddr,
         token: Token,
         stream: TcpStream,
+        host_port_fields: HostPortFields,
         desk: Arc<Desk>,
         limits: Arc<ClientLimits>,
     ) -> Self {
@@ -274,6 +278,7 @@ impl Connection {
             peer,
             readiness: Readiness::default(),
             token,
+            host_port_fields,
             stream,
             accepted_at_ms: desk.now_ms(),
             desk,

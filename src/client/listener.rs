@@ -17,6 +17,8 @@ use log::warn;
 use mio::net::TcpListener;
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
+use crate::wire::host_port::HostPortFields;
+
 /// Room for all clients of a region that come back at once.
 const BACKLOG: i32 = 16_384;
 
@@ -97,13 +99,19 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Whether the service manager owns it too, and goes on listening when this process has ended.
     pub is_lent: bool,
+    /// What becomes of those fields in the answers to who connects here.
+    pub host_port_fields: HostPortFields,
 }
 
 impl Listener {
     /// Of a socket that is bound, by [`bind`] or by the service manager.
-    pub fn new(socket: net::TcpListener, is_lent: bool) -> io::Result<Self> {
+    pub fn new(
+        socket: net::TcpListener,
+        is_lent: bool,
+        host_port_fields: HostPortFields,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Listener { socket: TcpListener::from_std(socket), is_lent })
+        Ok(Listener { socket: TcpListener::from_std(socket), is_lent, host_port_fields })
     }
 
     /// No new handshake begins here from now on. False: there is nothing to wait for, because nobody else listens
@@ -149,7 +157,7 @@ mod tests {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let addr = listener.local_addr().unwrap();
         let before = TcpStream::connect(addr).unwrap();
-        let listener = Listener::new(listener, false).unwrap();
+        let listener = Listener::new(listener, false, HostPortFields::Keep).unwrap();
         assert!(!listener.turn_newcomers_away(), "nobody else listens there");
         let other = bind(addr).unwrap();
         assert!(listener.turn_newcomers_away());

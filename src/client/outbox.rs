@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::sync::{Arc, OnceLock};
 
+use crate::wire::host_port::{self, HostPortFields};
 use crate::wire::rdsn;
 use crate::wire::reply::QueryHead;
 use crate::wire::result::Unexpected;
@@ -21,13 +22,21 @@ pub struct Body {
     /// Its error, as a place in `error_code::COUNTED`.
     pub counted_as: usize,
     /// Whether C++ clients can take it, once one has asked.
-    cpp_check: OnceLock<Result<(), Unexpected>>,
+    fit_for_cpp: OnceLock<bool>,
+    /// The result without host_port fields, once a client has come for it; `None` if that is the result itself.
+    stripped: OnceLock<Option<Vec<u8>>>,
 }
 
 impl Body {
     /// Of a whole answer frame whose result struct starts at `result_at`.
     pub fn new(frame: Vec<u8>, result_at: usize, counted_as: usize) -> Self {
-        Body { frame, result_at, counted_as, cpp_check: OnceLock::new() }
+        Body {
+            frame,
+            result_at,
+            counted_as,
+            fit_for_cpp: OnceLock::new(),
+            stripped: OnceLock::new(),
+        }
     }
 
     /// The result struct as the MetaServer wrote it.
@@ -35,9 +44,28 @@ impl Body {
         &self.frame[self.result_at..]
     }
 
-    /// Why C++ clients cannot take the result, if they cannot. Looked for once.
-    pub fn check_for_cpp(&self) -> &Result<(), Unexpected> {
-        self.cpp_check.get_or_init(|| rdsn::check_result(self.result()))
+    /// The result for clients that want it so. `unfit` is told, once, why it cannot be had and is passed as it came.
+    pub fn result_with(
+        &self,
+        host_port_fields: HostPortFields,
+        unfit: impl FnOnce(Unexpected),
+    ) -> &[u8] {
+        let removed = || {
+            host_port::remove(self.result()).unwrap_or_else(|why| {
+                unfit(why);
+                None
+            })
+        };
+        let stripped = match host_port_fields {
+            HostPortFields::Keep => None,
+            HostPortFields::Remove => self.stripped.get_or_init(removed).as_deref(),
+        };
+        stripped.unwrap_or(self.result())
+    }
+
+    /// Whether C++ clients can take the result. `unfit` is told, once, why not.
+    pub fn is_fit_for_cpp(&self, unfit: impl FnOnce(Unexpected)) -> bool {
+        *self.fit_for_cpp.get_or_init(|| rdsn::check_result(self.result()).map_err(unfit).is_ok())
     }
 }
 
@@ -52,6 +80,8 @@ pub enum Reply {
         head: QueryHead,
         /// The answer.
         body: Arc<Body>,
+        /// Whether with those fields.
+        host_port_fields: HostPortFields,
     },
 }
 
@@ -59,7 +89,9 @@ impl Reply {
     fn parts(&self) -> [&[u8]; 2] {
         match self {
             Reply::Own(bytes) => [bytes, &[]],
-            Reply::Passed { head, body } => [head.bytes(), body.result()],
+            Reply::Passed { head, body, host_port_fields } => {
+                [head.bytes(), body.result_with(*host_port_fields, drop)]
+            }
         }
     }
 
@@ -184,7 +216,8 @@ mod tests {
                 let head = QueryHead::new(id, body.result().len());
                 want.extend(head.bytes());
                 want.extend(b"result");
-                outbox.push(Reply::Passed { head, body: body.clone() });
+                let host_port_fields = HostPortFields::Keep;
+                outbox.push(Reply::Passed { head, body: body.clone(), host_port_fields });
                 want.extend(b"own");
                 outbox.push(Reply::Own(b"own".to_vec()));
             }

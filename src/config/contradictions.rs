@@ -10,11 +10,13 @@ use super::settings::Settings;
 /// Notes them all.
 pub fn check(settings: &Settings, keys: &mut Keys) {
     let Settings { accept, client, stop, .. } = settings;
-    if let Some(admin) = settings.admin
-        && is_same_socket(settings.listen, admin)
-    {
-        let what = format!("want another port than that of listen, got {admin}");
-        keys.fault("admin.listen", what);
+    let mut ports = vec![("listen", settings.listen)];
+    let further = settings.listeners.iter().map(|listener| ("listeners", listener.listen));
+    for (key, addr) in further.chain(settings.admin.map(|admin| ("admin.listen", admin))) {
+        if let Some((other, _)) = ports.iter().find(|(_, other)| is_same_socket(*other, addr)) {
+            keys.fault(key, format!("want another port than that of {other}, got {addr}"));
+        }
+        ports.push((key, addr));
     }
     let (delay, min_age, grace) =
         (stop.delay.as_millis(), stop.min_age.as_millis(), stop.grace.as_millis());

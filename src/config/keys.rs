@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::fault::Fault;
+use super::listeners::{self, ListenerSettings};
 use super::spelling::did_you_mean;
 use super::tags::{self, MetricKind};
 use super::values::{Reload, Setting, Values};
@@ -236,6 +237,20 @@ impl Keys {
             }
         }
         tags
+    }
+
+    pub fn listeners(&mut self, key: &str, reload: Reload) -> Vec<ListenerSettings> {
+        let (line, node) = self.take(key).unwrap_or((0, Node::Null));
+        let read = listeners::read(&node);
+        self.note(key, line, &read.listeners, reload);
+        let tell = |(within, at, what): listeners::Told| Fault {
+            line: if at > 0 { at } else { line },
+            key: format!("{key}{within}"),
+            what,
+        };
+        self.faults.extend(read.faults.into_iter().map(tell));
+        self.warnings.extend(read.warnings.into_iter().map(tell));
+        read.listeners
     }
 
     /// Tells of keys that stand twice, that nobody has taken, and of sections that are none.

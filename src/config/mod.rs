@@ -11,6 +11,7 @@
 mod contradictions;
 mod fault;
 mod keys;
+mod listeners;
 mod settings;
 pub mod spelling;
 mod tags;
@@ -28,6 +29,7 @@ use std::time::Duration;
 pub use self::fault::Fault;
 use self::keys::Keys;
 pub use self::keys::is_filter;
+pub use self::listeners::ListenerSettings;
 pub use self::settings::{
     AcceptLimits, ClientLimits, Keep, LogSettings, MetricSettings, Settings, StopSettings,
     UpstreamLimits, ZooKeeperSettings,
@@ -142,6 +144,7 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
     };
     Settings {
         listen: s.address("listen", "0.0.0.0:34601", NeedsRestart),
+        listeners: s.listeners("listeners", NeedsRestart),
         workers,
         query_timeout: s.ms("query_timeout_ms", 100..=60_000, 1_500, Live),
         accept: AcceptLimits {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::listeners::ListenerSettings;
 use super::tags::{self, MetricKind};
 use super::values::Values;
 
@@ -13,6 +14,8 @@ use super::values::Values;
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// Where they connect, too.
+    pub listeners: Vec<ListenerSettings>,
     /// Threads that serve queries.
     pub workers: usize,
     /// Time in which a query is answered.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::wire::host_port::HostPortFields;
 
 /// The example that comes with the Go meta-proxy, to the letter.
 const GO: &str = "\
@@ -275,6 +276,24 @@ fn settings_that_are_good_alone_and_not_together() {
             "line 2: admin.listen: want another port than that of listen, got 0.0.0.0:80",
             "",
         ),
+        (
+            "two ports for clients are one",
+            "listeners: [{listen: 10.0.0.1:34601}]",
+            "line 1: listeners: want another port than that of listen, got 10.0.0.1:34601",
+            "",
+        ),
+        (
+            "so are two further ones",
+            "listeners: [{listen: 10.0.0.1:2}, {listen: 0.0.0.0:2}]",
+            "line 1: listeners: want another port than that of listeners, got 0.0.0.0:2",
+            "",
+        ),
+        (
+            "pages at a further port",
+            "listeners: [{listen: 0.0.0.0:9091}]",
+            "admin.listen: want another port than that of listeners, got 0.0.0.0:9091",
+            "",
+        ),
         ("two addresses", "listen: 10.0.0.1:80\nadmin: {listen: 10.0.0.2:80}", "", ""),
         ("any port", "listen: 10.0.0.1:0\nadmin: {listen: 10.0.0.1:0}", "", ""),
         (
@@ -323,6 +342,66 @@ fn settings_that_are_good_alone_and_not_together() {
             "{why}"
         );
     }
+}
+
+#[test]
+fn further_ports_are_a_list() {
+    let listener = |listen: &str, host_port_fields| {
+        let listen = listen.parse().unwrap();
+        ListenerSettings { listen, host_port_fields }
+    };
+    let (keep, remove) = (HostPortFields::Keep, HostPortFields::Remove);
+    for (text, want) in [
+        ("", vec![]),
+        ("listeners:", vec![]),
+        ("listeners: []", vec![]),
+        ("listeners: [{listen: 0.0.0.0:1}]", vec![listener("0.0.0.0:1", keep)]),
+        (
+            "listeners:\n  - listen: '[::]:1'\n    host_port_fields: remove\n  \
+             - {Host_Port_Fields: keep, Listen: '10.0.0.1:2'}\n",
+            vec![listener("[::]:1", remove), listener("10.0.0.1:2", keep)],
+        ),
+    ] {
+        let checked = parse(text, false);
+        assert_eq!(checked.warnings, [], "{text}");
+        assert_eq!(checked.settings.unwrap().listeners, want, "{text}");
+    }
+    let text = "\
+listeners:
+  - listen: here
+    host_port_fields: drop
+  - {host_port_fields: remove}
+  - 0.0.0.0:1
+  - listen: 0.0.0.0:1
+    listen: 0.0.0.0:2
+  - listen: 0.0.0.0:3
+    extra: 1
+";
+    let checked = parse(text, false);
+    assert_eq!(
+        lines(&checked.settings.unwrap_err()),
+        [
+            "line 1: listeners[2]: want listen and host_port_fields, got \"0.0.0.0:1\"",
+            "line 2: listeners[0].listen: want IP:port, got \"here\"",
+            "line 3: listeners[0].host_port_fields: want keep or remove, got \"drop\"",
+            "line 4: listeners[1].listen: want IP:port, got nothing",
+            "line 7: listeners[3].listen: want each key once, got \"0.0.0.0:2\"",
+        ]
+    );
+    assert_eq!(lines(&checked.warnings), ["line 9: listeners[4].extra: nothing reads this key"]);
+    for (text, want) in [
+        ("listeners: 0.0.0.0:1", "want a list of {listen, host_port_fields}, got \"0.0.0.0:1\""),
+        (
+            "listeners: {listen: 0.0.0.0:1}",
+            "want a list of {listen, host_port_fields}, got keys and values",
+        ),
+    ] {
+        let faults = lines(&parse(text, false).settings.unwrap_err());
+        assert_eq!(faults, [format!("line 1: listeners: {want}")], "{text}");
+    }
+    let many = format!("listeners: [{}]", ["{listen: '[::]:0'}"; 17].join(", "));
+    let faults = lines(&parse(&many, false).settings.unwrap_err());
+    assert_eq!(faults, ["line 1: listeners: want at most 16 listeners, got 17"]);
 }
 
 #[test]

@@ -36,6 +36,7 @@ use crate::route::state::{self, StateFile};
 use crate::route::table::RouteTable;
 use crate::upstream::cluster::{Clusters, Upstream};
 use crate::upstream::resolver::Resolver;
+use crate::wire::host_port::HostPortFields;
 use crate::work::jobs::Jobs;
 use crate::work::lobby::Lobby;
 use crate::work::workers::Workers;
@@ -171,9 +172,19 @@ impl Server {
             .map_or_else(|| listener::bind(settings.listen), Ok)
             .map_err(|e| StartError::Listen(settings.listen, e))?;
         let addr = socket.local_addr().map_err(io("getsockname"))?;
+        let listener = Listener::new(socket, is_lent, HostPortFields::Keep);
+        let mut listeners = vec![listener.map_err(io("listener"))?];
+        for further in &settings.listeners {
+            let socket = listener::bind(further.listen);
+            let socket = socket.map_err(|e| StartError::Listen(further.listen, e))?;
+            let at = socket.local_addr().map_err(io("getsockname"))?;
+            info!("listening also on {at}, host_port_fields: {}", further.host_port_fields.name());
+            let listener = Listener::new(socket, false, further.host_port_fields);
+            listeners.push(listener.map_err(io("listener"))?);
+        }
         let acceptor = Acceptor::new(Parts {
             poll,
-            listener: Listener::new(socket, is_lent).map_err(io("listener"))?,
+            listeners,
             limits: fit_to_descriptors(&settings.accept),
             client_limits: Arc::new(settings.client.clone()),
             life: life.clone(),

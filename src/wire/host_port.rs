@@ -6,6 +6,25 @@
 
 use super::result::{self, Found, Unexpected};
 
+/// What becomes of fields 9-11 in the answers at one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPortFields {
+    /// Clients get them as they came.
+    Keep,
+    /// THFT clients get answers without them. C++ clients read no other addresses and always get them.
+    Remove,
+}
+
+impl HostPortFields {
+    /// As settings and logs write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HostPortFields::Keep => "keep",
+            HostPortFields::Remove => "remove",
+        }
+    }
+}
+
 /// The result struct without fields 9-11 of its partitions; `None` if it has none.
 ///
 /// An answer with anything that the schema does not have is refused: a field of tomorrow may be bare, and then what

@@ -13,6 +13,7 @@ use harness::cluster::Cluster;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::wait::eventually;
+use harness::wire::QueryCfgResponse;
 use harness::zookeeper::ZooKeeper;
 
 use crate::run::{Finished, run};
@@ -53,6 +54,16 @@ impl RealClient {
         command.arg(meta.to_string()).args(tables);
         let done = run(command, RUN_WITHIN).expect_code(0);
         assert_eq!(told(&done), all_ok(tables), "{self}\n{done}");
+    }
+
+    /// Neither sets nor gets, and says so.
+    #[track_caller]
+    fn fails(self, meta: SocketAddr, table: &str) {
+        let mut command = self.command();
+        command.args([&meta.to_string(), table]);
+        let done = run(command, RUN_WITHIN).expect_code(1);
+        assert_eq!(told(&done), [""; 0], "{self}\n{done}");
+        assert!(done.stdout.contains(&format!("failed: table {table}: ")), "{self}\n{done}");
     }
 
     /// Sets and gets all the time, and asks for one table after the other; all must go well.
@@ -162,6 +173,21 @@ fn a_follower_may_be_first_in_the_list() {
             assert_eq!(a.replica.keys(FIRST), count, "{why}");
         }
         assert!(follower.calls() > 0, "{why}: it was asked");
+    }
+}
+
+/// These clients are from before servers sent host_port fields.
+#[test]
+fn old_clients_work_on_a_new_cluster_at_the_port_without_host_port_fields() {
+    let a = Cluster::start(&[("orders", 4)]);
+    let table = QueryCfgResponse::table(FIRST, 4, a.replica.addr()).with_host_ports();
+    a.meta.put_table("orders", table);
+    let routes = Routes::new([("orders", to("a", &a))]);
+    let proxy = routes.proxy_with("listeners: [{listen: '127.0.0.1:0', host_port_fields: remove}]");
+    for (count, client) in (1..).zip(CLIENTS) {
+        client.fails(proxy.addr(), "orders");
+        client.works(proxy.further_addr(0), &["orders"]);
+        assert_eq!(a.replica.keys(FIRST), count, "{client}");
     }
 }
 

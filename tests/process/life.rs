@@ -249,18 +249,23 @@ impl Crowd {
 fn an_upgrade_in_place_refuses_nobody() {
     let (_meta, routes) = orders();
     let yaml = stop(0, NEVER_MS);
-    let mut running = routes.proxy_with(&yaml);
-    let (addr, admin) = (running.addr(), running.admin());
+    let mut running = routes.proxy_with(&format!("listeners: [{{listen: 127.0.0.1:0}}]\n{yaml}"));
+    let (addr, further, admin) = (running.addr(), running.further_addr(0), running.admin());
     let crowd = Crowd::default();
     let failed: Vec<String> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| crowd.run(addr))).collect();
+        let run = |addr: SocketAddr| crowd.run(addr);
+        let addrs = [addr, further].into_iter().cycle();
+        let clients: Vec<_> = addrs.take(8).map(|addr| scope.spawn(move || run(addr))).collect();
         // Ends the clients also when an assert in here fails.
         let upgraded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..3 {
                 crowd.waits_for(2_000);
-                let same = format!("listen: {addr}\nadmin: {{listen: {admin}}}\n{yaml}");
+                let same = format!(
+                    "listen: {addr}\nlisteners: [{{listen: {further}}}]\n\
+                     admin: {{listen: {admin}}}\n{yaml}"
+                );
                 let next = builder(&routes, &same).start();
-                for shared in [addr, admin] {
+                for shared in [addr, further, admin] {
                     next.wait_for_log(&format!("another process listens at {shared} too"), SOON);
                 }
                 crowd.waits_for(500);

@@ -4,6 +4,7 @@ mod admin;
 mod cli;
 mod docs;
 mod golden;
+mod host_ports;
 mod hostile;
 mod house;
 mod interop;

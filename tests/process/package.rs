@@ -108,6 +108,7 @@ fn what_is_off_in_the_packaged_settings_is_the_default() {
     // Those that have no default are on in one and off in the other.
     let mut all = all_settings();
     for line in [
+        "listeners: [{listen: 0.0.0.0:34602, host_port_fields: remove}]\n",
         "  digest: user:password\n",
         "  clusters_root: /pegasus-clusters\n",
         "  tags: [region=local, service=meta_proxy]\n",

@@ -5,7 +5,6 @@ use std::thread;
 use std::time::Duration;
 
 use harness::client::NoAnswer;
-use harness::http::get;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::rdsn::{Frame, RdsnClient, Verdict};
@@ -17,7 +16,7 @@ use meta_proxy::wire::protocol::Protocol;
 use meta_proxy::wire::rdsn;
 use serde_json::Value;
 
-use crate::support::{Routes, SOON, addr, golden, meta_with, record};
+use crate::support::{Routes, SOON, addr, count_of, golden, meta_with, record};
 
 const MAX_FRAME: usize = 64 * 1024;
 const PRIMARY: &str = "10.0.0.1:34801";
@@ -332,11 +331,9 @@ fn what_would_abort_a_client_does_not_reach_it() {
         assert_eq!(client.ask("t"), Verdict::Takes(want), "{why}");
         assert_eq!(neighbour.ask("t").result, result, "{why}: others get it as it came");
     }
-    let log = proxy.log();
-    assert!(
-        log.contains("table=t cluster=c: the MetaServer's answer would abort C++ clients"),
-        "{log}"
-    );
+    let says = "table=t cluster=c: unexpected answer, it would abort C++ clients";
+    proxy.wait_for_log(says, SOON);
+    assert_eq!(count_of(&proxy, "meta_proxy_unfit_answers_total", "rdsn"), 13.0);
     for (why, result) in [
         ("no host yet", host("", 0)),
         ("fields of the future", good.clone().from_the_future().encode()),
@@ -402,9 +399,8 @@ fn what_kills_a_metaserver_or_is_odd_closes_the_connection() {
                     .is_some_and(|line| line.contains("malformed") && line.contains(says))
             });
         }
-        let metrics = get(proxy.admin(), "/metrics");
-        let closed = metrics.lines().find(|line| line.contains("malformed")).expect("a count");
-        assert!(closed.ends_with(&format!(" {}.0", cases.len())), "{closed}");
+        let closed = count_of(&proxy, "meta_proxy_connections_closed_total", "malformed");
+        assert_eq!(closed, cases.len() as f64);
 
         let mut client = RdsnClient::connect(proxy.addr());
         client.send(&crc.encode());

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use harness::http::get;
 use harness::meta_server::MetaServer;
 use harness::proxy::Proxy;
 use harness::scratch::Scratch;
@@ -82,6 +83,16 @@ impl Routes {
     pub fn proxy_with(&self, yaml: &str) -> Proxy {
         Proxy::builder(BINARY).routes_file(self.path()).config_extra(yaml).start()
     }
+}
+
+/// What `/metrics` says of a series whose `why` is this.
+#[track_caller]
+pub fn count_of(proxy: &Proxy, name: &str, why: &str) -> f64 {
+    let metrics = get(proxy.admin(), "/metrics");
+    let why = format!("why=\"{why}\"");
+    let line = metrics.lines().find(|line| line.starts_with(name) && line.contains(&why));
+    let number = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {name} with {why} in\n{metrics}"))
 }
 
 /// A golden frame.

@@ -20,6 +20,7 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 /// Longer than any grace time of a stop.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const LISTENING: &str = "listening on ";
+const LISTENING_ALSO: &str = "listening also on ";
 const LOG_LINES: usize = 100;
 
 /// What to start, and how.
@@ -180,6 +181,15 @@ impl Proxy {
     #[track_caller]
     pub fn addr(&self) -> SocketAddr {
         self.addr.expect("it was started, not only launched")
+    }
+
+    /// Where clients connect, too: the place in the list of `listeners`.
+    #[track_caller]
+    pub fn further_addr(&self, n: usize) -> SocketAddr {
+        let log = self.log();
+        let places = log.split(LISTENING_ALSO).skip(1).filter_map(|rest| rest.split(',').next());
+        let addrs: Vec<SocketAddr> = places.filter_map(|addr| addr.parse().ok()).collect();
+        *addrs.get(n).unwrap_or_else(|| panic!("no further port {n} in {addrs:?}"))
     }
 
     /// Where its pages for operators are.
