@@ -105,6 +105,7 @@ pub mod process;
 pub mod admin;
 pub mod metrics;
 
+pub mod age;
 pub mod cli;
 pub mod config;
 pub mod logging;

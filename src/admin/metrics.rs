@@ -174,7 +174,7 @@ fn zookeeper(out: &mut Families, inside: &Inside) {
         let view = file.view();
         if let Some(written) = view.written {
             let help = "Time since the state file was written; it is written when routes change";
-            let age = written.elapsed().unwrap_or_default().as_secs_f64();
+            let age = written.get().as_secs_f64();
             out.gauge("meta_proxy_state_file_age_seconds", help, age);
         }
         let help = "1 while the routes as they are now cannot be written to the state file";

@@ -11,6 +11,7 @@ use super::falcon;
 use super::verdict::{
     self, LostLines, MetaFailure, Overview, Rate, Refusable, Refused, Shed, Upkeep,
 };
+use crate::age::Age;
 use crate::client::connection::Desk;
 use crate::logging;
 use crate::metrics::{Metrics, Tally};
@@ -39,11 +40,12 @@ pub struct Inside {
     /// The file with the last good routes, if they are kept.
     pub state_file: Option<state::Status>,
     /// When the state file was written whose routes this proxy began with.
-    pub restored: Option<SystemTime>,
+    pub restored: Option<Age>,
     /// The settings file.
     pub settings: Mutex<SettingsFile>,
-    /// When the proxy started.
+    /// When the proxy started, by the wall clock of then.
     pub started: SystemTime,
+    pub up: Age,
     /// Whether clients should come here.
     pub life: Arc<Life>,
     /// How fast queries come.
@@ -64,7 +66,7 @@ impl Inside {
     /// Time since what is cached of a table changed here, or at most since it did before this proxy began with it.
     pub fn age(&self, listed: &Listed) -> Duration {
         let restored = self.restored.filter(|_| listed.confirmed.is_none());
-        let restored = restored.and_then(|at| at.elapsed().ok());
+        let restored = restored.map(Age::get);
         restored.unwrap_or_default().max(listed.changed)
     }
 
@@ -75,8 +77,7 @@ impl Inside {
         Overview {
             host: falcon::host_name(),
             version: version::VERSION,
-            started_unix_s: unix_s(self.started),
-            now_unix_s: unix_s(SystemTime::now()),
+            up_s: self.up.get().as_secs(),
             life: match self.life.phase() {
                 Phase::Starting => verdict::Life::Starting,
                 Phase::Serving => verdict::Life::Serving,
@@ -185,10 +186,6 @@ pub fn clusters(routes: &[Listed]) -> Vec<Named> {
         trouble(b).cmp(&trouble(a)).then_with(|| a.cluster.name.cmp(&b.cluster.name))
     });
     named
-}
-
-fn unix_s(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn zookeeper(status: &Status, routes: &[Listed]) -> verdict::ZooKeeper {

@@ -120,7 +120,7 @@ fn age(overview: &Overview) -> String {
         Life::Draining => "draining",
         Life::Stopping => "stopping",
     };
-    let up = span(overview.now_unix_s.saturating_sub(overview.started_unix_s));
+    let up = span(overview.up_s);
     format!("version {}, {life}, up {up}", Text(overview.version))
 }
 

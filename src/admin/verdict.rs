@@ -18,10 +18,8 @@ pub struct Overview {
     pub host: String,
     /// Version of the proxy.
     pub version: &'static str,
-    /// When the proxy started, in seconds since 1970.
-    pub started_unix_s: u64,
-    /// The moment.
-    pub now_unix_s: u64,
+    /// Time since the proxy started.
+    pub up_s: u64,
     /// Where the process is in its life.
     pub life: Life,
     /// How it stands with ZooKeeper; nothing with a routes file.
@@ -545,8 +543,7 @@ pub(super) mod tests {
         Overview {
             host: "proxy-07".to_owned(),
             version: "0.1.0",
-            started_unix_s: 1_800_000_000,
-            now_unix_s: 1_800_000_000 + 86_400 * 3,
+            up_s: 3 * 86_400,
             life: Life::Serving,
             zookeeper: Some(ZooKeeper {
                 state: Trust::Confirmed,

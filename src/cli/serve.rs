@@ -4,20 +4,25 @@
 //! SIGHUP ──▶ settings read again, log file reopened
 //! SIGTERM ─▶ life.stop: clients leave ── all have left, or the grace time is over ──▶ server.stop
 //! SIGTERM again, SIGINT ────────────────────────────────────────────────────────────────▲
+//! SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGXFSZ ─▶ a line in the log; without a handler each would kill
 //! ```
 
+use std::collections::HashMap;
+use std::ffi::c_int;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lexopt::Parser;
 use lexopt::prelude::*;
 use log::{error, info, warn};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
 
 use super::log_file;
 use crate::config::{self, Fault, Settings};
@@ -84,6 +89,15 @@ pub fn parse(parser: &mut Parser) -> Result<Option<Options>, lexopt::Error> {
 /// 0 after an ordered stop, 1 if the proxy cannot start or its accept loop fails, 2 if LOGFILE is no log.
 pub fn run(options: &Options) -> ExitCode {
     let given = systemd::given();
+    // Before anything else starts, so that no signal finds nobody listening.
+    let taken = [SIGTERM, SIGINT, SIGHUP].iter().chain(&UNUSED);
+    let signals = match Signals::new(taken) {
+        Ok(signals) => signals,
+        Err(e) => {
+            super::complain(&format!("signals: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
     // Nothing is written anywhere before it is known that the one file is there and the other is no settings file.
     if let Some(config) = &options.config
         && let Err(e) = File::open(config)
@@ -105,7 +119,7 @@ pub fn run(options: &Options) -> ExitCode {
         super::complain(&format!("log: {e}"));
         return ExitCode::FAILURE;
     }
-    match serve(options, given) {
+    match serve(options, given, signals) {
         Ok(()) => ExitCode::SUCCESS,
         Err(faults) => {
             faults.iter().for_each(|fault| error!("{fault}"));
@@ -118,10 +132,12 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn serve(options: &Options, given: io::Result<Given>) -> Result<(), Vec<String>> {
+fn serve(
+    options: &Options,
+    given: io::Result<Given>,
+    mut signals: Signals,
+) -> Result<(), Vec<String>> {
     let fault = |what: &'static str| move |e: io::Error| vec![format!("{what}: {e}")];
-    // Before anything else starts, so that no signal finds nobody listening.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(fault("signals"))?;
     let given = given.map_err(fault("LISTEN_FDS"))?;
     let (mut settings, source) = read_settings(options)?;
     let (version, commit) = (version::VERSION, version::COMMIT);
@@ -137,6 +153,7 @@ fn serve(options: &Options, given: io::Result<Given>) -> Result<(), Vec<String>>
         .map(|interval| Watchdog::start(server.pulse(), notifier.clone(), interval))
         .transpose()
         .map_err(fault("start watchdog"))?;
+    let mut unused = UnusedSignals::default();
     for signal in signals.forever() {
         let is_stopping = matches!(server.life().phase(), Phase::Stopping { .. });
         match signal {
@@ -151,6 +168,7 @@ fn serve(options: &Options, given: io::Result<Given>) -> Result<(), Vec<String>>
                 notifier.stopping("clients leave");
                 server.leave();
             }
+            signal if UNUSED.contains(&signal) => unused.tell_of(signal),
             again => {
                 info!("signal {again}: stopping {} at once", server.addr());
                 break;
@@ -163,6 +181,35 @@ fn serve(options: &Options, given: io::Result<Given>) -> Result<(), Vec<String>>
     info!("stopped");
     // Why it failed is in the log.
     if is_good { Ok(()) } else { Err(Vec::new()) }
+}
+
+/// Signals that mean nothing to the proxy, and would kill it. SIGXFSZ comes with each write to a log that has reached
+/// `ulimit -f`; the write fails then as on a full disk.
+const UNUSED: [c_int; 5] = [SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGXFSZ];
+
+/// A line about such a signal may be what brings it again.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// When each of them was last told of.
+#[derive(Default)]
+struct UnusedSignals(HashMap<c_int, Instant>);
+
+impl UnusedSignals {
+    fn tell_of(&mut self, signal: c_int) {
+        let now = Instant::now();
+        let told = self.0.get(&signal);
+        if told.is_some_and(|told| now.duration_since(*told) < TELL_AGAIN) {
+            return;
+        }
+        self.0.insert(signal, now);
+        let name = signal_name(signal).unwrap_or("a signal");
+        let what = match signal {
+            SIGXFSZ => "a file has reached the limit of its size, `ulimit -f`; the proxy goes on",
+            SIGXCPU => "the limit of CPU time is reached, `ulimit -t`; its hard limit kills",
+            _ => "it means nothing to the proxy, which goes on",
+        };
+        warn!("{name}: {what}");
+    }
 }
 
 /// SIGHUP: the log file is reopened, and the settings that can change do.

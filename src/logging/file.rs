@@ -9,10 +9,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::clock::WallClock;
 use super::line::{Utc, is_stamp};
 use super::queue::count;
 use crate::config::Keep;
@@ -45,7 +47,8 @@ pub struct LogFile {
     rotate_at: Instant,
     /// The time in the name of the file that was put aside last.
     last_aside: Duration,
-    prune_at: Instant,
+    next_prune: Instant,
+    clock: WallClock,
 }
 
 impl LogFile {
@@ -65,7 +68,8 @@ impl LogFile {
             keep: None,
             rotate_at: now,
             last_aside: Duration::ZERO,
-            prune_at: now,
+            next_prune: now,
+            clock: WallClock::new(Utc::now().0, now),
         })
     }
 
@@ -78,13 +82,15 @@ impl LogFile {
     pub fn set_keep(&mut self, keep: Keep) {
         self.keep = Some(keep);
         self.rotate_at = Instant::now();
-        self.prune_at = Instant::now();
+        self.next_prune = Instant::now();
     }
 
     /// Lets go of the file and opens what has its name now; whoever renamed it wants that.
     pub fn reopen(&mut self) -> io::Result<()> {
+        let new = Self::open(&self.path)?;
+        let clock = mem::replace(&mut self.clock, new.clock);
         let (keep, last_aside) = (self.keep, self.last_aside);
-        *self = Self { keep, last_aside, ..Self::open(&self.path)? };
+        *self = Self { keep, last_aside, clock, ..new };
         Ok(())
     }
 
@@ -149,13 +155,25 @@ impl LogFile {
         Ok(())
     }
 
-    /// Deletes the files that are too old or too many, now and then.
+    /// Deletes the files that are too old or too many, now and then. By age only while the wall clock can be trusted.
     pub fn prune(&mut self, complain: &mut dyn FnMut(String)) {
-        let real = self.real.as_ref().filter(|_| Instant::now() >= self.prune_at);
+        self.prune_at(Utc::now(), Instant::now(), complain);
+    }
+
+    fn prune_at(&mut self, wall: Utc, now: Instant, complain: &mut dyn FnMut(String)) {
+        if let Some(seconds) = self.clock.look(wall.0, now) {
+            complain(format!(
+                "file={}: the clock jumped by {seconds} s: no log is deleted by age for a day",
+                self.path.display()
+            ));
+        }
+        let real = self.real.as_ref().filter(|_| now >= self.next_prune);
         let (Some(real), Some(keep)) = (real, self.keep) else {
             return;
         };
-        self.prune_at = Instant::now() + PRUNE_EVERY;
+        self.next_prune = now + PRUNE_EVERY;
+        let max_age = if self.clock.is_trusted(now) { keep.max_age } else { Duration::MAX };
+        let keep = Keep { max_age, ..keep };
         let names = Names::of(real);
         let Some(folder) = real.parent() else {
             return;
@@ -168,9 +186,9 @@ impl LogFile {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(format!("{name}: {e}")),
             _ => Ok(()),
         };
-        let done = found.map_err(|e| e.to_string()).and_then(|found| {
-            names.to_delete(found, Utc::now(), keep).into_iter().try_for_each(delete)
-        });
+        let done = found
+            .map_err(|e| e.to_string())
+            .and_then(|found| names.to_delete(found, wall, keep).into_iter().try_for_each(delete));
         if let Err(why) = done {
             complain(format!("file={}: old files cannot be deleted: {why}", self.path.display()));
         }
@@ -259,6 +277,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use harness::scratch::Scratch;
 
     const KEEP: Keep =
         Keep { max_bytes: 20, max_age: Duration::from_secs(24 * 3600), max_files: 3 };
@@ -304,6 +323,31 @@ mod tests {
         let no_extension = Names::of(Path::new("log"));
         assert_eq!(no_extension.aside(day(0)), "log-1970-01-01T00-00-00.000");
         assert!(no_extension.stamp("log-1970-01-01T00-00-00.000").is_some());
+    }
+
+    #[test]
+    fn a_clock_step_deletes_nothing_until_it_has_held_for_a_day() {
+        let scratch = Scratch::new("clock");
+        let day = Duration::from_secs(24 * 3600);
+        let (start, wall) = (Instant::now(), Utc::now().0);
+        let names = Names::of(Path::new("mp.log"));
+        let aside: Vec<String> =
+            (1..=3).map(|n| names.aside(Utc(wall - Duration::from_secs(n)))).collect();
+        aside.iter().for_each(|name| drop(scratch.write(name, "old")));
+        let mut file = LogFile::open(&scratch.path().join("mp.log")).unwrap();
+        file.set_keep(KEEP);
+        let mut told = Vec::new();
+        let mut prune = |at: Duration, step: Duration| {
+            file.prune_at(Utc(wall + at + step), start + at, &mut |what| told.push(what));
+            aside.iter().filter(|name| scratch.path().join(name).exists()).count()
+        };
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(prune(hour, Duration::ZERO), 3);
+        assert_eq!(prune(3 * hour, 400 * day), 3, "all are 400 days old at once");
+        assert_eq!(prune(5 * hour, 400 * day), 3, "an hour later, too");
+        assert_eq!(prune(4 * hour + day, 400 * day), 0, "the clock was right");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("the clock jumped by 34560000 s"), "{told:?}");
     }
 
     /// Takes so many bytes, then fails once, and so on.

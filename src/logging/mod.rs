@@ -14,6 +14,7 @@
 //! A message has its fields as `key=value`, with the same keys everywhere: `table`, `cluster`, `meta`, `client`,
 //! `conn`, `host`, `file`, `znode`, `zxid`. In JSON they stand under their names, too.
 
+mod clock;
 mod file;
 mod line;
 mod queue;

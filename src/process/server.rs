@@ -21,6 +21,7 @@ use crate::admin::http_message::Request;
 use crate::admin::metrics;
 use crate::admin::snapshot::{Inside, SettingsFile};
 use crate::admin::verdict::Rate;
+use crate::age::Age;
 use crate::client::accept::{self, Acceptor, Parts};
 use crate::client::connection::{Desk, Note};
 use crate::client::listener::{self, Listener};
@@ -215,6 +216,7 @@ impl Server {
             state_file,
             settings: Mutex::default(),
             started: SystemTime::now(),
+            up: Age::zero(),
             life: life.clone(),
             rate: Mutex::new(Rate::new(Instant::now())),
         });

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 use super::record::{self, Record};
 use super::table::{Cached, Route, RouteTable, RouteWriter};
+use crate::age::Age;
 use crate::upstream::cluster::Clusters;
 use crate::wire::message::is_table_name;
 
@@ -43,8 +44,8 @@ pub struct Status(Arc<Mutex<View>>);
 /// What is known of the file.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// When it was written last; `None`: there is none yet.
-    pub written: Option<SystemTime>,
+    /// Since it was written last; `None`: there is none yet.
+    pub written: Option<Age>,
     /// Why the routes as they are now are not in it.
     pub fault: Option<String>,
 }
@@ -55,7 +56,7 @@ impl Status {
         self.0.lock().clone()
     }
 
-    fn set(&self, written: io::Result<SystemTime>) {
+    fn set(&self, written: io::Result<Age>) {
         let mut view = self.0.lock();
         match written {
             Ok(at) => *view = View { written: Some(at), fault: None },
@@ -178,8 +179,8 @@ impl StateFile {
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let status = Status::default();
-        if let Ok(at) = fs::metadata(&path).and_then(|file| file.modified()) {
-            status.set(Ok(at));
+        if let Ok(date) = fs::metadata(&path).and_then(|file| file.modified()) {
+            status.set(Ok(Age::since(date)));
         }
         let keeper = Keeper { path, root, written, routes, told_at: None, status: status.clone() };
         let thread = thread::Builder::new()
@@ -222,7 +223,7 @@ impl Keeper {
                     Ok(()) => self.written(version),
                     Err(e) => self.not_written(e, Instant::now()),
                 }
-                self.status.set(written.map(|()| SystemTime::now()));
+                self.status.set(written.map(|()| Age::zero()));
             }
             if ends {
                 return;

@@ -13,6 +13,7 @@ const MAX_CRATES: usize = 66;
 const LAYERS: &[&str] = &[
     "wire/",
     "patience.rs",
+    "age.rs",
     "version.rs",
     "config/",
     "process/life.rs",
@@ -53,6 +54,7 @@ const PURE: &[&str] = &[
     "config/tags.rs",
     "config/values.rs",
     "config/yaml.rs",
+    "logging/clock.rs",
     "process/reload.rs",
     "route/record.rs",
     "upstream/flight.rs",

@@ -253,3 +253,40 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
         assert_eq!(proxy.terminate(SOON).code(), Some(0));
     });
 }
+
+#[test]
+fn a_log_that_reaches_the_limit_of_its_size_ends_nothing() {
+    let meta = meta_with("orders", PRIMARY);
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let (addr, admin) = (free_addr(), free_addr());
+    let scratch = Scratch::new("logs");
+    let config = scratch.write("mp.yaml", config(addr, &admin.to_string(), "{access_sample: 1}"));
+    // In blocks of 512 bytes or 1 KiB, as the shell has it: some 100 lines.
+    let script =
+        scratch.write("limited", format!("#!/bin/sh\nulimit -f 16\nexec {BINARY} \"$@\"\n"));
+    let mut command = Command::new("sh");
+    command.arg(script).arg("--routes").arg(routes.path()).arg(config);
+    command.arg(scratch.path().join("mp.log")).stdin(Stdio::null()).stderr(Stdio::null());
+    let proxy = Process::spawn("meta-proxy", &mut command).expect("it can be run");
+    eventually("it listens", SOON, || Client::try_connect(addr, SOON).is_ok());
+    let mut client = Client::connect(addr);
+    assert_eq!(client.ask_all(vec!["orders"; 500]).len(), 500);
+    eventually("the page says so", SOON, || {
+        get(admin, "/").contains("Log lines are lost: File too large")
+    });
+    assert_eq!(client.ask_all(vec!["orders"; 500]).len(), 500);
+    drop(client);
+    assert_eq!(proxy.terminate(SOON).code(), Some(0));
+}
+
+#[test]
+fn signals_that_mean_nothing_are_told_and_end_nothing() {
+    let logged = Logged::start("{}", |_| ());
+    for signal in ["USR1", "USR2", "ALRM", "XCPU", "XFSZ"] {
+        logged.proxy.signal(signal);
+        let told = format!(" serve: SIG{signal}: ");
+        eventually("it is told", SOON, || logged.text().contains(&told));
+        logged.ask(1);
+    }
+    logged.stop();
+}

@@ -60,8 +60,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
     Overview {
         host: "proxy-07.example".to_owned(),
         version: "0.1.0",
-        started_unix_s: 1_800_000_000,
-        now_unix_s: 1_800_259_200,
+        up_s: 259_200,
         life: Life::Serving,
         zookeeper: Some(ZooKeeper {
             state: Trust::Confirmed,
