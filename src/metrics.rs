@@ -94,8 +94,12 @@ reasons! {
     Shed {
         /// Its client has as many under way as it may.
         ClientPending => "client_pending",
+        /// All clients of its address have.
+        AddressPending => "address_pending",
         /// All clients together have.
         Pending => "pending",
+        /// Clients hold as many bytes as they may, or those of its address do.
+        Unread => "unread",
         /// Its cluster keeps failing.
         FailingCluster => "failing_cluster",
     }

@@ -109,7 +109,7 @@ fn seconds(span: Duration) -> f64 {
 fn clients(inside: &Inside, request: &Request) -> Value {
     let (client, table) = (request.query("client"), request.query("table"));
     let limit = request.query("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MAX_CLIENTS);
-    let seen = inside.desk.usage.list();
+    let seen = inside.hub.usage.list();
     let total = seen.len();
     let uses: Vec<Value> = seen
         .into_iter()
@@ -127,8 +127,8 @@ fn clients(inside: &Inside, request: &Request) -> Value {
         .collect();
     json!({
         "connections": inside.metrics.connections(),
-        "pending_queries": inside.desk.pending(),
-        "unread_bytes": inside.desk.held(),
+        "pending_queries": inside.hub.sums().pending(),
+        "unread_bytes": inside.hub.sums().held_bytes(),
         "known_uses": total,
         "uses": uses,
     })

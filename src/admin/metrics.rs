@@ -67,9 +67,9 @@ fn clients(out: &mut Families, inside: &Inside) {
         "Queries answered ERR_SERVICE_NOT_ACTIVE without asking a cluster",
         by_reason("why", &metrics.shed),
     );
-    let pending = inside.desk.pending() as f64;
+    let pending = inside.hub.sums().pending() as f64;
     out.gauge("meta_proxy_pending_queries", "Queries under way", pending);
-    let unread = inside.desk.held() as f64;
+    let unread = inside.hub.sums().held_bytes() as f64;
     out.gauge("meta_proxy_unread_bytes", "Bytes of answers that clients have not taken", unread);
     out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64);
 }

@@ -12,7 +12,7 @@ use super::verdict::{
     self, LostLines, MetaFailure, Overview, Rate, Refusable, Refused, Shed, Upkeep,
 };
 use crate::age::Age;
-use crate::client::connection::Desk;
+use crate::client::hub::ClientHub;
 use crate::logging;
 use crate::metrics::{Metrics, Tally};
 use crate::process::life::{Life, Phase};
@@ -30,7 +30,7 @@ pub struct Inside {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The clients.
-    pub desk: Arc<Desk>,
+    pub hub: Arc<ClientHub>,
     /// What waits for workers.
     pub jobs: Jobs<Job>,
     /// The routes.
@@ -89,8 +89,8 @@ impl Inside {
             routes: routes.iter().map(|listed| self.route(listed)).collect(),
             clients: verdict::Clients {
                 connections: self.metrics.connections(),
-                pending: self.desk.pending(),
-                unread_bytes: self.desk.held(),
+                pending: self.hub.sums().pending(),
+                unread_bytes: self.hub.sums().held_bytes(),
                 queries,
                 queries_per_s: self.rate.lock().tell(Instant::now(), queries),
             },

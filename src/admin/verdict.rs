@@ -381,7 +381,14 @@ impl Refused {
             Refusable::Query(Shed::ClientPending) => {
                 ("Queries", "limits.max_pending_per_client is reached")
             }
+            Refusable::Query(Shed::AddressPending) => {
+                ("Queries", "one address has a quarter of limits.max_pending")
+            }
             Refusable::Query(Shed::Pending) => ("Queries", "limits.max_pending is reached"),
+            Refusable::Query(Shed::Unread) => (
+                "Queries",
+                "clients do not take their answers, limits.max_unread_total_bytes is reached",
+            ),
             Refusable::Query(Shed::FailingCluster) => ("Queries", "their cluster does not answer"),
         };
         let (count, last) = (thousands(self.count), span(self.last_s));

@@ -3,7 +3,8 @@
 //! ```text
 //! SIGHUP ──▶ settings read again, log file reopened
 //! SIGTERM ─▶ life.stop: clients leave ── all have left, or the grace time is over ──▶ server.stop
-//! SIGTERM again, SIGINT ────────────────────────────────────────────────────────────────▲
+//! SIGTERM again, SIGINT ─▶ server.end_clients: nobody is read, answers are waited for ─────▲
+//! ... once more ─────────▶ server.end_clients: nobody is waited for ───────────────────────┘
 //! SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGXFSZ ─▶ a line in the log; without a handler each would kill
 //! ```
 
@@ -29,7 +30,7 @@ use crate::config::{self, Fault, Settings};
 use crate::logging;
 use crate::process::life::Phase;
 use crate::process::reload;
-use crate::process::server::{Server, Source};
+use crate::process::server::{Server, Source, Wait};
 use crate::process::systemd::{self, Given, Notifier};
 use crate::process::watchdog::Watchdog;
 use crate::version;
@@ -143,8 +144,8 @@ fn serve(
     let (version, commit) = (version::VERSION, version::COMMIT);
     info!("meta-proxy {version} commit {commit} starts, process {}", std::process::id());
     let all_left = signals.handle();
-    let tell_over = move || all_left.close();
-    let mut server = Server::start(&settings, source, given, tell_over)
+    let on_drained = move || all_left.close();
+    let mut server = Server::start(&settings, source, given, on_drained)
         .map_err(|e| e.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
     let notifier = Arc::new(Notifier::from_env());
     let status = format!("listening on {}, {} workers", server.addr(), settings.workers);
@@ -154,6 +155,7 @@ fn serve(
         .transpose()
         .map_err(fault("start watchdog"))?;
     let mut unused = UnusedSignals::default();
+    let mut is_ending = false;
     for signal in signals.forever() {
         let is_stopping = matches!(server.life().phase(), Phase::Stopping { .. });
         match signal {
@@ -169,9 +171,16 @@ fn serve(
                 server.leave();
             }
             signal if UNUSED.contains(&signal) => unused.tell_of(signal),
-            again => {
+            again if !is_ending => {
+                is_ending = true;
                 info!("signal {again}: stopping {} at once", server.addr());
-                break;
+                notifier.stopping("queries under way are answered");
+                server.leave();
+                server.end_clients(Wait::ForAnswers);
+            }
+            again => {
+                info!("signal {again} once more: nobody is waited for");
+                server.end_clients(Wait::ForNobody);
             }
         }
     }

@@ -2,19 +2,21 @@
 //!
 //! ```text
 //! poll ─┬─ listener ─▶ accept until it would block ─▶ registry (token -> connection)
-//!       ├─ readable ─▶ readiness.notify ─▶ lobby, where workers read
+//!       ├─ readable ─▶ connection.notify ─▶ lobby, where workers read
 //!       ├─ writable ─▶ connection.flush
-//!       ├─ waker ────▶ notes: closed, watch, overfull, life, limits, beat, stop
-//!       └─ time ─────▶ deadlines of half frames and of answers not taken; accept again; what `life` has due
+//!       ├─ waker ────▶ notes: closed, watch, readable, overfull, life, limits, beat, stop
+//!       └─ time ─────▶ deadlines of half frames and of unsent answers; clients that hold most; accept again;
+//!                      what `life` has due; a stop
 //! ```
 //! It never blocks but in poll. A connection is registered once, edge-triggered, for both directions;
 //! its registration ends with its descriptor, when the last query that holds it is answered. An event of
 //! an earlier holder of a token only makes a worker find nothing to read.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,8 +29,13 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::connection::{CloseReason, Connection, Desk, Note};
+use super::connection::{CloseReason, Connection};
+use super::deadlines::Deadlines;
+use super::host;
+use super::hub::ClientHub;
 use super::listener::{HANDSHAKES, Listener};
+use super::note::{ConnectionKey, Note, StopBy};
+use super::share::HostShare;
 use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::Refusal;
@@ -38,7 +45,7 @@ use crate::work::lobby::Lobby;
 
 /// Token of all listeners: an event says that one of them has somebody to accept.
 const LISTENER: Token = Token(usize::MAX);
-/// Token of the waker that the [`Desk`] holds.
+/// Token of the waker that the [`ClientHub`] holds.
 pub const WAKER: Token = Token(usize::MAX - 1);
 
 /// Pause after the system refused a connection for want of descriptors or memory.
@@ -50,6 +57,19 @@ const ACCEPTS_PER_TURN: usize = 256;
 /// Idle clients that are let go at once, ten times a second. Other proxies take them: ten thousand that came in one
 /// instant would be a burden.
 const LEAVES_PER_TICK: usize = 100;
+
+/// Between two looks at what clients hold, while it is too much.
+const OVERFULL_TICK: Duration = Duration::from_millis(100);
+/// A client that has taken nothing for as long may be closed when clients hold more than they may together. It is as
+/// long as a process may stand still for its garbage collector.
+const STALLED: Duration = Duration::from_secs(5);
+/// A client that has taken nothing for as long may be closed when clients hold twice what they may, or at a stop.
+const STALLED_AT_WORST: Duration = Duration::from_secs(1);
+
+/// Between two looks at what a stop waits for.
+const STOP_TICK: Duration = Duration::from_millis(10);
+/// How long a client that has all its answers at a stop may take to close its side.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The state of the thread.
 pub struct Acceptor {
@@ -64,25 +84,45 @@ pub struct Acceptor {
     /// Look what is due, then.
     life_at: Option<Instant>,
     /// Says, once, that a stop has nothing to wait for any more.
-    tell_over: Option<Box<dyn FnOnce() + Send>>,
-    desk: Arc<Desk>,
+    on_drained: Option<Box<dyn FnOnce() + Send>>,
+    hub: Arc<ClientHub>,
     notes: Receiver<Note>,
     lobby: Arc<Lobby>,
     registry: Slab<Arc<Connection>>,
-    per_address: HashMap<IpAddr, usize>,
-    deadlines: BTreeMap<(Instant, u64), Arc<Connection>>,
-    /// The same by connection, so that one that closes is held no longer, nor its descriptor.
-    deadline_of: HashMap<u64, Instant>,
-    /// Connections that one poll found readable.
+    hosts: HashMap<IpAddr, Host>,
+    deadlines: Deadlines<ConnectionKey>,
+    /// Connections that are to be put in the queue.
     readable: Vec<Arc<Connection>>,
     /// A listener has more to accept, from then on.
     accept_at: Option<Instant>,
+    /// Clients hold more than this many bytes: close those that take nothing, from then on.
+    overfull: Option<(usize, Instant)>,
+    stop: Option<Stop>,
     next_id: u64,
+}
+
+/// A host that has connections.
+struct Host {
+    connections: usize,
+    share: Arc<HostShare>,
+}
+
+/// A stop that waits for what is under way and unsent.
+struct Stop {
+    by: StopBy,
+    /// Look again.
+    look_at: Instant,
+    /// Who has all its answers and has been told so, since when.
+    goodbyes: HashMap<ConnectionKey, Instant>,
+    /// Queries that stay without an answer.
+    lost_queries: u32,
+    /// Clients that did not take their answers.
+    cut_clients: usize,
 }
 
 /// What the thread needs from others.
 pub struct Parts {
-    /// That of the desk's waker.
+    /// That of the hub's waker.
     pub poll: Poll,
     /// Where clients come in.
     pub listeners: Vec<Listener>,
@@ -93,10 +133,10 @@ pub struct Parts {
     /// Who may stay.
     pub life: Arc<Life>,
     /// Called when a stop has nothing to wait for any more.
-    pub tell_over: Box<dyn FnOnce() + Send>,
+    pub on_drained: Box<dyn FnOnce() + Send>,
     /// What connections share.
-    pub desk: Arc<Desk>,
-    /// The desk's notes.
+    pub hub: Arc<ClientHub>,
+    /// The hub's notes.
     pub notes: Receiver<Note>,
     /// Where workers read.
     pub lobby: Arc<Lobby>,
@@ -117,21 +157,22 @@ impl Acceptor {
             client_limits: parts.client_limits,
             life: parts.life,
             life_at: None,
-            tell_over: Some(parts.tell_over),
-            desk: parts.desk,
+            on_drained: Some(parts.on_drained),
+            hub: parts.hub,
             notes: parts.notes,
             lobby: parts.lobby,
             registry: Slab::new(),
-            per_address: HashMap::new(),
-            deadlines: BTreeMap::new(),
-            deadline_of: HashMap::new(),
+            hosts: HashMap::new(),
+            deadlines: Deadlines::default(),
             readable: Vec::new(),
             accept_at: None,
+            overfull: None,
+            stop: None,
             next_id: 1,
         })
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until a stop is over.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         loop {
@@ -140,22 +181,21 @@ impl Acceptor {
             {
                 return Err(e);
             }
+            let now = Instant::now();
             for event in &events {
                 match event.token() {
                     // Not before the end of a pause: there is an event for each client that knocks.
-                    LISTENER => _ = self.accept_at.get_or_insert_with(Instant::now),
+                    LISTENER => _ = self.accept_at.get_or_insert(now),
                     WAKER => {}
-                    Token(slot) => self.client_event(slot, event),
+                    Token(slot) => self.client_event(slot, event, now),
                 }
             }
+            self.take_notes(now);
             if !self.readable.is_empty() {
                 self.lobby.arrive(self.readable.drain(..));
                 // Where the processors are busy, those who read them and who answer come first; meanwhile more
                 // clients become readable, and one poll tells of them all.
                 thread::yield_now();
-            }
-            if self.take_notes().is_break() {
-                break;
             }
             let now = Instant::now();
             self.check_deadlines(now);
@@ -165,22 +205,26 @@ impl Acceptor {
             if self.life_at.is_some_and(|at| at <= now) {
                 self.follow_life(now);
             }
+            if self.overfull.is_some_and(|(_, at)| at <= now) {
+                self.make_room(now);
+            }
+            if self.follow_stop(now).is_break() {
+                return Ok(());
+            }
         }
-        for connection in self.registry.drain() {
-            connection.close(CloseReason::Stop);
-        }
-        Ok(())
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let deadline = self.deadlines.keys().next().map(|(at, _)| *at);
-        let next = [deadline, self.accept_at, self.life_at].into_iter().flatten().min()?;
+        let overfull_at = self.overfull.map(|(_, at)| at);
+        let stop_at = self.stop.as_ref().map(|stop| stop.look_at);
+        let times = [self.deadlines.first(), self.accept_at, self.life_at, overfull_at, stop_at];
+        let next = times.into_iter().flatten().min()?;
         // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
         let left = next.saturating_duration_since(Instant::now());
         Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
     }
 
-    fn client_event(&mut self, slot: usize, event: &Event) {
+    fn client_event(&mut self, slot: usize, event: &Event, now: Instant) {
         let Some(connection) = self.registry.get(slot) else {
             return;
         };
@@ -189,33 +233,49 @@ impl Acceptor {
         }
         let ends = event.is_read_closed() || event.is_error();
         if ends {
-            connection.hang_up();
+            connection.mark_eof_signalled();
         }
-        if (event.is_readable() || ends) && connection.readiness.notify() {
-            self.readable.push(connection.clone());
+        if !event.is_readable() && !ends {
+            return;
+        }
+        match &self.stop {
+            None if connection.notify(now) => self.readable.push(connection.clone()),
+            None => {}
+            Some(stop) => {
+                if stop.goodbyes.contains_key(&connection.key()) && connection.discard() {
+                    connection.close(CloseReason::Stop);
+                }
+            }
         }
     }
 
-    fn take_notes(&mut self) -> std::ops::ControlFlow<()> {
+    fn take_notes(&mut self, now: Instant) {
         while let Ok(note) = self.notes.try_recv() {
             match note {
-                Note::Closed(connection) => self.forget(&connection),
-                Note::Watch(connection) => self.watch(&connection, Instant::now()),
-                Note::Overfull(max_bytes) => self.make_room(max_bytes),
-                Note::Life => self.life_at = Some(Instant::now()),
+                Note::Closed(key) => self.forget(key),
+                Note::Watch(key) => self.watch(key, now),
+                Note::Readable(key) => self.readable.extend(self.find(key).cloned()),
+                Note::Overfull(max_bytes) => self.overfull = Some((max_bytes, now)),
+                Note::Life => self.life_at = Some(now),
                 Note::Limits(limits, client_limits) => {
                     (self.limits, self.client_limits) = (limits, client_limits);
                 }
                 Note::Beat(heard) => self.lobby.beat(heard),
-                Note::StopAccepting => self.close_listeners(|_| true),
-                Note::Stop => return std::ops::ControlFlow::Break(()),
+                Note::Stop(by) => self.begin_stop(by, now),
             }
         }
-        std::ops::ControlFlow::Continue(())
+    }
+
+    fn find(&self, key: ConnectionKey) -> Option<&Arc<Connection>> {
+        self.registry.get(key.slot).filter(|connection| connection.id == key.id)
     }
 
     /// Does what is due at this point of the proxy's life.
     fn follow_life(&mut self, now: Instant) {
+        if self.stop.is_some() {
+            self.life_at = None;
+            return;
+        }
         let due = self.life.due(now);
         self.life_at = due.next;
         if !due.accepts {
@@ -227,13 +287,13 @@ impl Acceptor {
         }
         let is_deserted = !due.accepts && self.listeners.is_empty() && self.registry.is_empty();
         if (is_deserted || due.is_over)
-            && let Some(tell_over) = self.tell_over.take()
+            && let Some(on_drained) = self.on_drained.take()
         {
             match self.registry.len() {
                 0 => info!("all clients have left"),
                 left => info!("the grace time is over, {left} clients are left"),
             }
-            tell_over();
+            on_drained();
         }
     }
 
@@ -270,69 +330,113 @@ impl Acceptor {
         }
     }
 
-    fn forget(&mut self, connection: &Arc<Connection>) {
-        self.unwatch(connection);
-        let Token(slot) = connection.token;
-        let is_it = |held: &Arc<Connection>| Arc::ptr_eq(held, connection);
-        if !self.registry.get(slot).is_some_and(is_it) {
+    fn forget(&mut self, key: ConnectionKey) {
+        self.deadlines.set(key, None);
+        if self.find(key).is_none() {
             return;
         }
-        self.registry.remove(slot);
+        let connection = self.registry.remove(key.slot);
         if self.registry.is_empty() && self.listeners.is_empty() {
             self.life_at = Some(Instant::now());
         }
-        let ip = connection.peer.ip();
-        if let Some(count) = self.per_address.get_mut(&ip) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_address.remove(&ip);
+        let ip = connection.host();
+        if let Some(host) = self.hosts.get_mut(&ip) {
+            host.connections -= 1;
+            if host.connections == 0 {
+                self.hosts.remove(&ip);
             }
         }
     }
 
-    /// Closes those that hold most, until all together hold half of what they may: so this is seldom.
-    fn make_room(&self, max_bytes: usize) {
-        if !self.desk.is_overfull(max_bytes) {
+    // ---- clients that hold too much
+
+    /// Closes clients that take nothing, those that hold most first, until all together hold no more than they may.
+    fn make_room(&mut self, now: Instant) {
+        self.overfull = None;
+        self.hub.overfull_seen();
+        let max_bytes = self.client_limits.max_unread_total_bytes;
+        let sums = self.hub.sums().clone();
+        if sums.held_bytes() <= max_bytes {
             return;
         }
+        self.overfull = Some((max_bytes, now + OVERFULL_TICK));
+        let patience = match sums.held_bytes() / 2 > max_bytes {
+            true => STALLED_AT_WORST,
+            false => STALLED,
+        };
+        let is_stalled = |connection: &Arc<Connection>| {
+            connection.stalled_since().is_some_and(|since| now >= since + patience)
+        };
         let connections = self.registry.iter().map(|(_, connection)| connection);
-        let mut holders: Vec<_> =
-            connections.map(|connection| (connection.held(), connection)).collect();
-        holders.sort_unstable_by_key(|(held, _)| Reverse(*held));
-        // Not by the sum as it changes meanwhile: who begins to hold now must not cost those that hold little.
-        let mut left: usize = holders.iter().map(|(held, _)| held).sum();
-        for (held, connection) in holders {
-            if left <= max_bytes / 2 {
+        let mut stalled: Vec<_> = connections
+            .filter(|connection| is_stalled(connection))
+            .map(|connection| (connection.held_bytes(), connection))
+            .collect();
+        stalled.sort_unstable_by_key(|(held_bytes, _)| Reverse(*held_bytes));
+        for (held_bytes, connection) in stalled {
+            if sums.held_bytes() <= max_bytes {
                 break;
             }
-            connection.give_up(held);
-            left -= held;
+            connection.give_up(held_bytes);
         }
     }
 
-    fn watch(&mut self, connection: &Arc<Connection>, now: Instant) {
-        self.unwatch(connection);
-        if let Some(deadline) = connection.check_deadlines(now) {
-            self.deadlines.insert((deadline, connection.id), connection.clone());
-            self.deadline_of.insert(connection.id, deadline);
-        }
-    }
+    // ---- deadlines
 
-    fn unwatch(&mut self, connection: &Arc<Connection>) {
-        if let Some(deadline) = self.deadline_of.remove(&connection.id) {
-            self.deadlines.remove(&(deadline, connection.id));
-        }
+    fn watch(&mut self, key: ConnectionKey, now: Instant) {
+        let deadline = self.find(key).and_then(|connection| connection.check_deadlines(now));
+        self.deadlines.set(key, deadline);
     }
 
     fn check_deadlines(&mut self, now: Instant) {
-        while let Some(((deadline, _), connection)) = self.deadlines.first_key_value() {
-            if *deadline > now {
-                break;
-            }
-            let connection = connection.clone();
-            self.watch(&connection, now);
+        while let Some(key) = self.deadlines.pop_over(now) {
+            self.watch(key, now);
         }
     }
+
+    // ---- a stop
+
+    /// Nobody new is accepted or read from now on. A second one only shortens the first.
+    fn begin_stop(&mut self, by: StopBy, now: Instant) {
+        self.close_listeners(|_| true);
+        self.hub.stop_reading();
+        let (count, pending) = (self.registry.len(), self.hub.sums().pending());
+        match &mut self.stop {
+            Some(stop) => {
+                stop.by.answered = stop.by.answered.min(by.answered);
+                stop.by.taken = stop.by.taken.min(by.taken);
+            }
+            None => {
+                info!("stopping: {count} clients are connected, {pending} queries are under way");
+                let (goodbyes, lost_queries, cut_clients) = (HashMap::new(), 0, 0);
+                self.stop = Some(Stop { by, look_at: now, goodbyes, lost_queries, cut_clients });
+            }
+        }
+    }
+
+    /// Breaks when a stop has nothing to wait for any more.
+    fn follow_stop(&mut self, now: Instant) -> ControlFlow<()> {
+        let Some(stop) = &mut self.stop else {
+            return ControlFlow::Continue(());
+        };
+        if stop.look_at <= now {
+            stop.look_at = now + STOP_TICK;
+            self.registry.iter().for_each(|(_, connection)| stop.look_after(connection, now));
+        }
+        if !self.registry.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        match (stop.lost_queries, stop.cut_clients) {
+            (0, 0) => info!("stopping, no query is under way"),
+            (queries, clients) => warn!(
+                "stopping, {queries} queries stay without an answer, \
+                 {clients} clients did not take their answers in time"
+            ),
+        }
+        ControlFlow::Break(())
+    }
+
+    // ---- new clients
 
     fn accept(&mut self) {
         self.accept_at = None;
@@ -350,10 +454,11 @@ impl Acceptor {
             let host_port_fields = listener.host_port_fields;
             match listener.socket.accept() {
                 Ok((stream, peer)) => {
+                    let peer = host::canonical(peer);
                     let Err((refusal, why)) = self.admit(stream, peer, host_port_fields) else {
                         continue;
                     };
-                    self.desk.metrics.refused.at(refusal).add(1);
+                    self.hub.metrics.refused.at(refusal).add(1);
                     if let Some(hidden) = REFUSED.pass() {
                         warn!("client={peer} refused: {why}{hidden}");
                     }
@@ -361,7 +466,7 @@ impl Acceptor {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return None,
                 Err(e) if is_of_one_client(&e) => {}
                 Err(e) => {
-                    self.desk.metrics.refused.at(Refusal::System).add(1);
+                    self.hub.metrics.refused.at(Refusal::System).add(1);
                     if let Some(hidden) = REFUSED.pass() {
                         warn!("cannot accept, trying again in {ACCEPT_PAUSE:?}: {e}{hidden}");
                     }
@@ -383,8 +488,9 @@ impl Acceptor {
             let why = format!("max_connections {max_connections} are open");
             return Err((Refusal::MaxConnections, why));
         }
-        let same_address = self.per_address.get(&peer.ip()).copied().unwrap_or(0);
-        if same_address >= max_connections_per_address {
+        let host_ip = host::host_of(peer.ip());
+        let same_host = self.hosts.get(&host_ip).map_or(0, |host| host.connections);
+        if same_host >= max_connections_per_address {
             let most = max_connections_per_address;
             let why = format!("max_connections_per_address {most} are open from there");
             return Err((Refusal::MaxPerAddress, why));
@@ -394,10 +500,9 @@ impl Acceptor {
         socket
             .set_tcp_nodelay(true)
             .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-            .and_then(|()| self.register(stream, peer, host_port_fields))
+            .and_then(|()| self.register(stream, peer, host_ip, host_port_fields))
             .map_err(|e| (Refusal::System, e.to_string()))?;
-        self.desk.metrics.accepted.add(1);
-        *self.per_address.entry(peer.ip()).or_default() += 1;
+        self.hub.metrics.accepted.add(1);
         Ok(())
     }
 
@@ -405,17 +510,52 @@ impl Acceptor {
         &mut self,
         stream: TcpStream,
         peer: SocketAddr,
+        host_ip: IpAddr,
         host_port_fields: HostPortFields,
     ) -> io::Result<()> {
+        let share = match self.hosts.get(&host_ip) {
+            Some(host) => host.share.clone(),
+            None => Arc::new(HostShare::new(host_ip, self.hub.sums().clone())),
+        };
         let slot = self.registry.vacant_entry();
-        let token = Token(slot.key());
-        let (desk, limits) = (self.desk.clone(), self.client_limits.clone());
-        let id = self.next_id;
-        let connection = Connection::new(id, peer, token, stream, host_port_fields, desk, limits);
+        let key = ConnectionKey { slot: slot.key(), id: self.next_id };
+        let (hub, limits) = (self.hub.clone(), self.client_limits.clone());
+        let connection =
+            Connection::new(key, peer, stream, host_port_fields, share.clone(), hub, limits);
         connection.watch_socket()?;
         self.next_id += 1;
         slot.insert(Arc::new(connection));
+        self.hosts.entry(host_ip).or_insert(Host { connections: 0, share }).connections += 1;
         Ok(())
+    }
+}
+
+impl Stop {
+    /// Says goodbye to a client that has all its answers, and closes one that is waited for no longer.
+    fn look_after(&mut self, connection: &Arc<Connection>, now: Instant) {
+        if let Some(since) = self.goodbyes.get(&connection.key()) {
+            if now >= *since + GOODBYE || now >= self.by.taken {
+                connection.close(CloseReason::Stop);
+            }
+            return;
+        }
+        if connection.finish_if_done() {
+            self.goodbyes.insert(connection.key(), now);
+            if connection.discard() {
+                connection.close(CloseReason::Stop);
+            }
+            return;
+        }
+        let is_stalled =
+            connection.stalled_since().is_some_and(|since| now >= since + STALLED_AT_WORST);
+        let pending = connection.pending();
+        let is_over =
+            now >= self.by.taken || if pending > 0 { now >= self.by.answered } else { is_stalled };
+        if is_over && !connection.is_closed() {
+            self.lost_queries += pending;
+            self.cut_clients += usize::from(pending == 0);
+            connection.close(CloseReason::Stop);
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Ask {
     pub table: Box<str>,
     /// The argument struct as the client wrote it.
     pub args: Key,
-    /// When it came.
+    /// When its bytes were noticed.
     asked_at: Instant,
     /// When it must be answered.
     pub deadline: Instant,
@@ -67,6 +67,11 @@ impl Ask {
     /// Nobody waits for the answer any more.
     pub fn is_gone(&self) -> bool {
         self.connection.as_ref().is_none_or(|c| c.is_closed())
+    }
+
+    /// Whether its client leaves so much unsent that it gets no more, see [`Connection::is_flooded`].
+    fn is_flooded(&self) -> bool {
+        self.connection.as_ref().is_some_and(|c| c.is_flooded())
     }
 
     fn pass(
@@ -124,8 +129,8 @@ impl Ask {
 
 impl Waiter for Ask {
     fn host(&self) -> IpAddr {
-        // Who has its answer waits no more.
-        self.connection.as_ref().map_or(IpAddr::from([0; 4]), |c| c.peer.ip())
+        // A query that is answered waits no more.
+        self.connection.as_ref().map_or(IpAddr::from([0; 4]), |c| c.host())
     }
 }
 
@@ -144,7 +149,12 @@ pub fn answer_all(asks: impl IntoIterator<Item = Ask>, cluster: &str, body: &Arc
     let mut together: Vec<Reply> = Vec::new();
     let mut weight = 0;
     let mut asker: Option<Arc<Connection>> = None;
-    for (connection, reply, more) in asks.into_iter().map(|ask| ask.pass(cluster, body, now)) {
+    for ask in asks {
+        if ask.is_flooded() {
+            ask.refuse(OwnError::Unavailable);
+            continue;
+        }
+        let (connection, reply, more) = ask.pass(cluster, body, now);
         if let Some(before) = &asker
             && !Arc::ptr_eq(before, &connection)
         {

@@ -1,211 +1,61 @@
-//! One client: what it has half said, what it has not taken yet, its limits, and why it closed.
+//! One client: who it is, its turns of reading, what it may have under way, how it closes. What is sent to it stands
+//! in `sending`.
 //!
+//! ```text
+//! edge ─▶ notify ─▶ queue ─▶ drain: one read ─▶ frames ─▶ end_turn ─┬─ there may be more: the end of the queue
+//!                     ▲        └─ too much is unsent: paused          └─ nothing more: accept waits for an edge
+//!                     └── flush, send: enough is taken ◀──┘
+//! ```
 //! Owned by `accept`; a worker that reads it and each query under way hold it too. Its socket never blocks
 //! anybody: a worker reads what is there, writes what the kernel takes, and leaves the rest to `accept`.
 //! The locks are per connection and cover no system call but the non-blocking write of answers, which is a copy.
 
-use std::fmt;
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use log::{debug, warn};
+use mio::Token;
 use mio::net::TcpStream;
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token, Waker};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-use super::outbox::{Outbox, Reply};
+pub use super::close_reason::CloseReason;
+use super::deadlines::{Wait, Waits};
+use super::hub::ClientHub;
+use super::inbox::{Half, Inbox};
+use super::note::{ConnectionKey, Note};
+use super::outbox::Outbox;
 use super::readiness::Readiness;
+use super::share::HostShare;
 use super::unsent::Unsent;
-use super::usage::{Usage, Use};
-use crate::config::{AcceptLimits, ClientLimits};
+use super::usage::Use;
+use crate::config::ClientLimits;
 use crate::logging::Throttle;
 use crate::metrics::{Closed, Metrics, Reason, Shed};
-use crate::wire::frame::{Cut, Frame, Malformed};
+use crate::wire::frame::{Frame, Malformed};
 use crate::wire::host_port::HostPortFields;
-use crate::wire::protocol::Protocol;
 
-/// Reads for one turn of a connection. A client that always has more to say then goes to the end of
-/// the queue, so that it costs the others nothing.
-const READS_PER_TURN: usize = 8;
+/// Bytes of one turn: some dozen questions. A client that has more goes to the end of the queue, so that it costs the
+/// others nothing.
+const TURN_BYTES: usize = 8 * 1024;
+
+/// Reads of one look at what a client sends that nobody answers any more.
+const TURNS_TO_DISCARD: usize = 8;
 
 /// A client that asks again within this time of its answer does so at once: the time that waking `accept` and a
 /// worker takes is in it.
 const QUICK_US: u64 = 150;
-/// So many times in a row make it a habit.
+/// This many times in a row make it a habit.
 const QUICK_STREAK: u8 = 4;
 
-/// Why a connection closed.
-#[derive(Debug)]
-pub enum CloseReason {
-    /// The client closed it and has all its answers.
-    Peer,
-    /// Reading or writing failed.
-    Io(io::Error),
-    /// The client sent what can never become a request.
-    Malformed(Malformed),
-    /// A frame was begun and not finished in time.
-    HalfFrame,
-    /// The client does not take its answers.
-    Unread(usize),
-    /// Clients hold more than they may together, and this one most.
-    HoldsMost(usize),
-    /// A query was lost by a fault of ours; closing tells the client, silence would not.
-    QueryLost,
-    /// The proxy drains or stops.
-    Stop,
-}
-
-impl CloseReason {
-    fn kind(&self) -> Closed {
-        match self {
-            CloseReason::Peer => Closed::Client,
-            CloseReason::Io(_) => Closed::Io,
-            CloseReason::Malformed(_) => Closed::Malformed,
-            CloseReason::HalfFrame => Closed::HalfFrame,
-            CloseReason::Unread(_) | CloseReason::HoldsMost(_) => Closed::Unread,
-            CloseReason::QueryLost => Closed::QueryLost,
-            CloseReason::Stop => Closed::Stop,
-        }
-    }
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CloseReason::Peer => write!(f, "closed by the client"),
-            CloseReason::Io(e) => write!(f, "{e}"),
-            CloseReason::Malformed(why) => write!(f, "malformed: {why}"),
-            CloseReason::HalfFrame => write!(f, "half a frame, not finished in time"),
-            CloseReason::Unread(bytes) => write!(f, "{bytes} bytes of answers not taken"),
-            CloseReason::HoldsMost(bytes) => write!(
-                f,
-                "limit max_unread_total_bytes reached, and this client holds {bytes} bytes of \
-                 answers not taken and of a frame not finished"
-            ),
-            CloseReason::QueryLost => write!(f, "a query was lost"),
-            CloseReason::Stop => write!(f, "the proxy drains or stops"),
-        }
-    }
-}
-
-/// What `accept` must know of a connection without an event of its socket.
-pub enum Note {
-    /// It is closed: forget it.
-    Closed(Arc<Connection>),
-    /// It holds half a frame, or answers not taken: see to its deadline.
-    Watch(Arc<Connection>),
-    /// Clients hold more than this together: close those that hold most.
-    Overfull(usize),
-    /// Life has changed: see what is due.
-    Life,
-    /// Take these limits for who comes from now on.
-    Limits(AcceptLimits, Arc<ClientLimits>),
-    /// Have a worker tell that it took a job.
-    Beat(Sender<()>),
-    /// Accept nobody any more.
-    StopAccepting,
-    /// Close all that is left and end.
-    Stop,
-}
-
-/// What all connections share: their way to `accept`, their sums.
-pub struct Desk {
-    notes: Sender<Note>,
-    waker: Waker,
-    registry: Registry,
-    /// Queries under way in all, by their weight.
-    pending: AtomicUsize,
-    /// Bytes that connections hold for their clients: answers not taken, frames not finished.
-    held: AtomicUsize,
-    /// Whether `accept` has been told that it is too much.
-    overfull: AtomicBool,
-    epoch: Instant,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Who uses which table.
-    pub usage: Usage,
-}
-
-impl Desk {
-    /// Notes go to `notes`; `waker` makes their reader look. The channel is unbounded, what it holds is
-    /// not: a connection has one note of each kind under way, or two, and operators and the watchdog send few.
-    pub fn new(
-        notes: Sender<Note>,
-        waker: Waker,
-        registry: Registry,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Desk {
-            notes,
-            waker,
-            registry,
-            pending: AtomicUsize::new(0),
-            held: AtomicUsize::new(0),
-            overfull: AtomicBool::new(false),
-            epoch: Instant::now(),
-            metrics,
-            usage: Usage::default(),
-        }
-    }
-
-    /// Tells `accept`.
-    pub fn tell(&self, note: Note) {
-        // Both fail only when `accept` has ended, and then every connection is closed.
-        if self.notes.send(note).is_ok() {
-            let _ = self.waker.wake();
-        }
-    }
-
-    /// Queries under way in all.
-    pub fn pending(&self) -> usize {
-        self.pending.load(SeqCst)
-    }
-
-    /// Bytes that connections hold for their clients: answers not taken, frames not finished.
-    pub fn held(&self) -> usize {
-        self.held.load(SeqCst)
-    }
-
-    /// Whether connections hold more than this, for `accept`, which has been told so.
-    pub fn is_overfull(&self, max_bytes: usize) -> bool {
-        self.overfull.store(false, SeqCst);
-        self.held() > max_bytes
-    }
-
-    /// What `counted` counts is so many bytes now. Added first, so that the sum is never less than nothing, whoever
-    /// counts at the same time.
-    fn hold(&self, counted: &AtomicUsize, bytes: usize) {
-        if bytes > 0 || counted.load(SeqCst) > 0 {
-            self.held.fetch_add(bytes, SeqCst);
-            self.held.fetch_sub(counted.swap(bytes, SeqCst), SeqCst);
-        }
-    }
-
-    /// Somebody holds more than before.
-    fn check_held(&self, limits: &ClientLimits) {
-        let max = limits.max_unread_total_bytes;
-        if self.held() > max && !self.overfull.swap(true, SeqCst) {
-            self.tell(Note::Overfull(max));
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        // 0 means never.
-        1 + self.epoch.elapsed().as_millis() as u64
-    }
-}
-
-/// How a turn of reading ended.
-#[derive(Debug, PartialEq, Eq)]
+/// How a turn of reading went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// There was nothing to read.
     Empty,
@@ -213,6 +63,8 @@ pub enum Turn {
     Drained,
     /// There may be more, but it is others' turn.
     More,
+    /// The client must take some of its answers first.
+    Paused,
 }
 
 /// One client connection.
@@ -221,73 +73,76 @@ pub struct Connection {
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddr,
+    /// What its host may use, and does.
+    pub share: Arc<HostShare>,
     /// Who may read.
     pub readiness: Readiness,
     /// Its place in `accept`'s registry.
-    pub token: Token,
+    token: Token,
     /// What becomes of those fields in its answers: a matter of the port where it came in.
     pub host_port_fields: HostPortFields,
-    stream: TcpStream,
-    desk: Arc<Desk>,
+    pub(super) stream: TcpStream,
+    pub(super) hub: Arc<ClientHub>,
     /// Those of the time when it was accepted.
-    limits: Arc<ClientLimits>,
+    pub(super) limits: Arc<ClientLimits>,
     accepted_at_ms: u64,
-    /// What its first four bytes say that it speaks.
-    protocol: OnceLock<Protocol>,
+    /// When the bytes of its next turn were noticed, us of the hub.
+    noticed_at_us: AtomicU64,
     /// Whether the client has come or asked since [`Connection::leave`] looked.
-    asked: AtomicBool,
-    /// The start of a frame. Only the worker that RUNNING names touches it.
-    partial: Mutex<Vec<u8>>,
+    has_asked: AtomicBool,
+    /// Only the worker that RUNNING names touches it.
+    inbox: Mutex<Inbox>,
     /// Its bytes that are counted as held.
-    partial_bytes: AtomicUsize,
-    /// When the frame in `partial` was begun, ms of the desk; 0: there is none.
-    partial_since_ms: AtomicU64,
-    outbox: Mutex<Outbox>,
+    inbox_bytes: AtomicUsize,
+    /// When the frame that is not whole was begun, ms of the hub; 0: there is none.
+    half_frame_since_ms: AtomicU64,
+    pub(super) outbox: Mutex<Outbox>,
     /// Its bytes that are counted as held.
-    outbox_bytes: AtomicUsize,
+    pub(super) outbox_bytes: AtomicUsize,
     /// Whether anything waits in `outbox`.
-    unsent: Unsent,
+    pub(super) unsent: Unsent,
     pending: AtomicU32,
-    /// When it had its last answer from the worker that read its question, us of the desk.
+    /// When it had its last answer from the worker that read its question, us of the hub.
     served_at_us: AtomicU64,
     quick_streak: AtomicU8,
-    /// What it asked for last, for [`Usage`].
+    /// What it asked for last, for `Usage`.
     last_use: Mutex<Option<Arc<Use>>>,
-    /// The deadline for which it is on `accept`'s list, ms of the desk; 0: it is not on it.
+    /// The deadline for which it is on `accept`'s list, ms of the hub; 0: it is not on it.
     watched_until_ms: AtomicU64,
     /// The end of the client's bytes is in the socket, perhaps behind others.
-    hang_up: AtomicBool,
+    eof_signalled: AtomicBool,
     /// The client's bytes are read to their end.
-    peer_closed: AtomicBool,
+    eof_read: AtomicBool,
     closed: AtomicBool,
 }
 
 impl Connection {
-    /// Of an accepted, non-blocking socket.
+    /// Of an accepted, non-blocking socket at this place of `accept`'s registry.
     pub fn new(
-        id: u64,
+        key: ConnectionKey,
         peer: SocketAddr,
-        token: Token,
         stream: TcpStream,
         host_port_fields: HostPortFields,
-        desk: Arc<Desk>,
+        share: Arc<HostShare>,
+        hub: Arc<ClientHub>,
         limits: Arc<ClientLimits>,
     ) -> Self {
         Connection {
-            id,
+            id: key.id,
             peer,
+            share,
             readiness: Readiness::default(),
-            token,
+            token: Token(key.slot),
             host_port_fields,
             stream,
-            accepted_at_ms: desk.now_ms(),
-            desk,
+            accepted_at_ms: hub.now_ms(),
+            hub,
             limits,
-            protocol: OnceLock::new(),
-            asked: AtomicBool::new(true),
-            partial: Mutex::default(),
-            partial_bytes: AtomicUsize::new(0),
-            partial_since_ms: AtomicU64::new(0),
+            noticed_at_us: AtomicU64::new(0),
+            has_asked: AtomicBool::new(true),
+            inbox: Mutex::default(),
+            inbox_bytes: AtomicUsize::new(0),
+            half_frame_since_ms: AtomicU64::new(0),
             outbox: Mutex::default(),
             outbox_bytes: AtomicUsize::new(0),
             unsent: Unsent::default(),
@@ -296,102 +151,164 @@ impl Connection {
             quick_streak: AtomicU8::new(0),
             last_use: Mutex::new(None),
             watched_until_ms: AtomicU64::new(0),
-            hang_up: AtomicBool::new(false),
-            peer_closed: AtomicBool::new(false),
+            eof_signalled: AtomicBool::new(false),
+            eof_read: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
 
-    /// Reads what is there and gives each whole frame to `take`. `scratch` is the worker's: the
-    /// connection keeps only the start of a frame, and an idle one keeps nothing.
+    /// Names it in notes.
+    pub fn key(&self) -> ConnectionKey {
+        ConnectionKey { slot: self.token.0, id: self.id }
+    }
+
+    /// The host that it counts for.
+    pub fn host(&self) -> IpAddr {
+        self.share.host
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.hub.metrics
+    }
+
+    /// It has used a table.
+    pub fn note_use(&self, table: &str, now: Instant) {
+        self.hub.usage.note(&self.last_use, self.peer.ip(), table, now);
+    }
+
+    // ---- turns of reading
+
+    /// The socket is readable, as `accept` noticed at `now`. True: the caller must put the connection in the queue.
+    pub fn notify(&self, now: Instant) -> bool {
+        let is_queued = self.readiness.notify();
+        if is_queued {
+            self.set_noticed(now);
+        }
+        is_queued
+    }
+
+    /// A worker takes the connection without the queue. False: another has it, or will.
+    pub fn resume(&self, now: Instant) -> bool {
+        let is_taken = !self.hub.is_stopping() && self.readiness.resume();
+        if is_taken {
+            self.set_noticed(now);
+        }
+        is_taken
+    }
+
+    /// Only by who must put it in the queue next, or reads it.
+    pub(super) fn set_noticed(&self, now: Instant) {
+        self.noticed_at_us.store(self.hub.us(now), Relaxed);
+    }
+
+    /// When the bytes of this turn were noticed: the clock of the questions in them starts there. For who reads.
+    pub fn noticed_at(&self) -> Instant {
+        self.hub.epoch() + Duration::from_micros(self.noticed_at_us.load(Relaxed))
+    }
+
+    /// One turn: reads once and gives each whole frame to `on_frame`. `scratch` is the worker's: the connection keeps
+    /// only the start of a frame, and an idle one keeps nothing. The caller sends its own replies, then calls
+    /// [`Connection::end_turn`].
     pub fn drain(
         self: &Arc<Self>,
         scratch: &mut Vec<u8>,
-        mut take: impl FnMut(Frame<'_>) -> Result<(), Malformed>,
+        on_frame: impl FnMut(Frame<'_>) -> Result<(), Malformed>,
     ) -> Turn {
-        let max = self.limits.max_frame_bytes;
-        if scratch.len() != 2 * max {
-            // Zeroed by the system, so that only pages that are read into take memory.
-            *scratch = vec![0; 2 * max];
+        if self.is_closed() {
+            return Turn::Drained;
         }
-        let partial = std::mem::take(&mut *self.partial.lock());
-        let had_partial = !partial.is_empty();
-        let mut filled = partial.len();
-        scratch[..filled].copy_from_slice(&partial);
-        let mut frames = 0;
-        let mut turn = Turn::More;
-        for turns in 0..READS_PER_TURN {
-            if self.closed.load(SeqCst) {
-                return Turn::Drained;
-            }
-            let room = scratch.len() - filled;
-            let read = match (&self.stream).read(&mut scratch[filled..]) {
+        if self.pause_if_overfull() {
+            return Turn::Paused;
+        }
+        scratch.resize(TURN_BYTES, 0);
+        let read = loop {
+            match (&self.stream).read(scratch) {
                 Ok(0) => {
-                    self.peer_closed.store(true, SeqCst);
-                    turn = Turn::Drained;
-                    break;
+                    self.eof_read.store(true, SeqCst);
+                    return Turn::Drained;
                 }
-                Ok(n) => n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock && turns == 0 => {
-                    *self.partial.lock() = partial;
-                    return Turn::Empty;
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    turn = Turn::Drained;
-                    break;
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Ok(n) => break n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Turn::Empty,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => {
                     self.close(CloseReason::Io(e));
                     return Turn::Drained;
                 }
-            };
-            filled += read;
-            match self.take_frames(&scratch[..filled], &mut take) {
-                Ok((0, _)) => {}
-                Ok((used, count)) => {
-                    frames += count;
-                    scratch.copy_within(used..filled, 0);
-                    filled -= used;
-                }
-                Err(malformed) => {
-                    self.close(CloseReason::Malformed(malformed));
-                    return Turn::Drained;
-                }
             }
-            // A short read empties a stream socket (epoll(7)), unless the client has closed: then
-            // no other edge would tell of its end.
-            if read < room && !self.hang_up.load(SeqCst) {
-                turn = Turn::Drained;
-                break;
+        };
+        // Not under the lock: what is done with a frame takes others.
+        let mut inbox = std::mem::take(&mut *self.inbox.lock());
+        let half = match inbox.feed(&scratch[..read], self.limits.max_frame_bytes, on_frame) {
+            Ok(half) => half,
+            Err(malformed) => {
+                self.close(CloseReason::Malformed(malformed));
+                return Turn::Drained;
             }
+        };
+        self.share.set_held(&self.inbox_bytes, inbox.held_bytes());
+        *self.inbox.lock() = inbox;
+        self.watch_half_frame(half);
+        // A short read empties a stream socket (epoll(7)), unless the client has closed: then
+        // no other edge would tell of its end.
+        match read == TURN_BYTES || self.eof_signalled.load(SeqCst) {
+            true => Turn::More,
+            false => Turn::Drained,
         }
-        *self.partial.lock() = scratch[..filled].to_vec();
-        self.desk.hold(&self.partial_bytes, filled);
-        self.watch_partial(filled > 0, had_partial && frames == 0);
-        turn
     }
 
-    fn watch_partial(self: &Arc<Self>, half: bool, same_frame: bool) {
-        if !half {
-            self.partial_since_ms.store(0, SeqCst);
-            return;
+    /// Gives the connection back after its turn. True: the caller must put it at the end of the queue.
+    #[must_use]
+    pub fn end_turn(&self, turn: Turn) -> bool {
+        let is_again = match turn {
+            Turn::Paused => false,
+            Turn::More if !self.hub.is_stopping() && !self.is_closed() => {
+                self.readiness.requeue();
+                true
+            }
+            Turn::More | Turn::Drained | Turn::Empty => self.readiness.end(),
+        };
+        if is_again {
+            self.set_noticed(Instant::now());
         }
-        self.desk.check_held(&self.limits);
-        if !same_frame {
+        is_again
+    }
+
+    fn watch_half_frame(self: &Arc<Self>, half: Half) {
+        match half {
+            Half::None => return self.half_frame_since_ms.store(0, SeqCst),
             // The deadline counts from the first byte of a frame, however slowly the others come.
-            let now_ms = self.desk.now_ms();
-            self.partial_since_ms.store(now_ms, SeqCst);
-            self.watch(now_ms, self.limits.frame_timeout);
+            Half::New => self.restart_half_frame(self.hub.now_ms()),
+            Half::Same => {}
+        }
+        self.hub.check_held(self.limits.max_unread_total_bytes);
+    }
+
+    fn restart_half_frame(self: &Arc<Self>, now_ms: u64) {
+        self.half_frame_since_ms.store(now_ms, SeqCst);
+        self.watch(now_ms, self.limits.frame_timeout);
+    }
+
+    /// While the client was not read it could not finish its frame.
+    pub(super) fn forgive_half_frame(self: &Arc<Self>) {
+        if self.half_frame_since_ms.load(SeqCst) != 0 {
+            self.restart_half_frame(self.hub.now_ms());
         }
     }
+
+    /// The socket told that the client sends no more: it must be read to its end.
+    pub fn mark_eof_signalled(&self) {
+        self.eof_signalled.store(true, SeqCst);
+    }
+
+    // ---- deadlines
 
     /// Puts the connection on `accept`'s list of deadlines, where it stands once, for the first.
-    fn watch(self: &Arc<Self>, since_ms: u64, timeout: Duration) {
+    pub(super) fn watch(self: &Arc<Self>, since_ms: u64, timeout: Duration) {
         let until_ms = since_ms + timeout.as_millis() as u64;
         let is_nearer = |watched_ms| (watched_ms == 0 || until_ms < watched_ms).then_some(until_ms);
         if self.watched_until_ms.fetch_update(SeqCst, SeqCst, is_nearer).is_ok() {
-            self.desk.tell(Note::Watch(self.clone()));
+            self.hub.tell(Note::Watch(self.key()));
         }
     }
 
@@ -399,87 +316,65 @@ impl Connection {
     /// is on the list again, until then.
     pub fn check_deadlines(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         self.watched_until_ms.store(0, SeqCst);
-        let until_ms = |since_ms, timeout: Duration| match since_ms {
-            0 => None,
-            since_ms => Some(since_ms + timeout.as_millis() as u64),
+        let half_frame_since_ms = match self.readiness.is_paused() {
+            true => 0,
+            false => self.half_frame_since_ms.load(SeqCst),
         };
-        let at = |ms| self.desk.epoch + Duration::from_millis(ms);
-        let frame_ms = until_ms(self.partial_since_ms.load(SeqCst), self.limits.frame_timeout);
-        let unread_ms = until_ms(self.unsent.since_ms(), self.limits.unread_timeout);
-        if frame_ms.is_some_and(|ms| at(ms) <= now) {
-            self.close(CloseReason::HalfFrame);
-        } else if unread_ms.is_some_and(|ms| at(ms) <= now) {
-            self.close(CloseReason::Unread(self.outbox.lock().unread()));
-        }
-        let next_ms = [frame_ms, unread_ms].into_iter().flatten().min()?;
+        let waits = Waits { half_frame_since_ms, unsent_since_ms: self.unsent.since_ms() };
+        let limits = &self.limits;
+        let next_ms =
+            match waits.check(limits.frame_timeout, limits.unread_timeout, self.hub.ms(now)) {
+                Wait::Until(next_ms) => next_ms,
+                Wait::Nothing => return None,
+                Wait::HalfFrame => {
+                    self.close(CloseReason::HalfFrame);
+                    return None;
+                }
+                Wait::Unread => {
+                    self.close(CloseReason::Unread(self.outbox.lock().unread()));
+                    return None;
+                }
+            };
         let is_alone = |watched_ms| (watched_ms == 0).then_some(next_ms);
         let is_listed = self.watched_until_ms.fetch_update(SeqCst, SeqCst, is_alone).is_ok();
-        (!self.is_closed() && is_listed).then(|| at(next_ms))
+        (!self.is_closed() && is_listed).then(|| self.hub.epoch() + Duration::from_millis(next_ms))
     }
 
-    /// The socket told that the client sends no more: it must be read to its end.
-    pub fn hang_up(&self) {
-        self.hang_up.store(true, SeqCst);
+    /// Since when the client does nothing about what is held for it; `None` if nothing is.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        let since_ms = [self.unsent.since_ms(), self.half_frame_since_ms.load(SeqCst)];
+        let since_ms = since_ms.into_iter().find(|ms| *ms > 0)?;
+        Some(self.hub.epoch() + Duration::from_millis(since_ms))
     }
 
-    /// It has used a table.
-    pub fn note_use(&self, table: &str, now: Instant) {
-        self.desk.usage.note(&self.last_use, self.peer.ip(), table, now);
-    }
-
-    /// Gives all whole frames to `take`; returns their bytes and number.
-    fn take_frames(
-        &self,
-        bytes: &[u8],
-        take: &mut impl FnMut(Frame<'_>) -> Result<(), Malformed>,
-    ) -> Result<(usize, usize), Malformed> {
-        let (mut used, mut count) = (0, 0);
-        let protocol = match self.protocol.get() {
-            Some(protocol) => *protocol,
-            None => match Protocol::of(bytes)? {
-                Some(protocol) => *self.protocol.get_or_init(|| protocol),
-                None => return Ok((used, count)),
-            },
-        };
-        while used < bytes.len() {
-            match protocol.cut(&bytes[used..], self.limits.max_frame_bytes)? {
-                Cut::Incomplete => break,
-                Cut::Whole(frame) => {
-                    used += frame.len;
-                    count += 1;
-                    take(frame)?;
-                }
-            }
-        }
-        Ok((used, count))
-    }
-
-    /// What is counted.
-    pub fn metrics(&self) -> &Metrics {
-        &self.desk.metrics
-    }
+    // ---- queries under way
 
     /// A query of this weight is under way from now on. False: over a limit, it must be refused.
     #[must_use]
-    pub fn begin_query(self: &Arc<Self>, weight: u32) -> bool {
+    pub fn begin_query(&self, weight: u32) -> bool {
         static SHED: Throttle = Throttle::new();
         let limits = &self.limits;
-        self.asked.store(true, Relaxed);
-        let mine = self.pending.fetch_add(weight, SeqCst) + weight;
-        let all = self.desk.pending.fetch_add(weight as usize, SeqCst) + weight as usize;
-        let (shed, limit) = if mine > limits.max_pending {
-            (Shed::ClientPending, "max_pending_per_client")
-        } else if all > limits.max_pending_total {
-            (Shed::Pending, "max_pending")
-        } else {
+        self.has_asked.store(true, Relaxed);
+        let own = self.pending.fetch_add(weight, SeqCst) + weight;
+        let begun = match own > limits.max_pending {
+            true => Err(Shed::ClientPending),
+            false => self.share.begin_query(weight as usize, limits),
+        };
+        let Err(shed) = begun else {
             return true;
         };
-        self.desk.metrics.shed.at(shed).add(1);
+        self.pending.fetch_sub(weight, SeqCst);
+        self.metrics().shed.at(shed).add(1);
         if let Some(hidden) = SHED.pass() {
             let (id, peer) = (self.id, self.peer);
+            let limit = match shed {
+                Shed::ClientPending => "max_pending_per_client",
+                Shed::AddressPending => "a quarter of max_pending for one address",
+                Shed::Unread => "max_unread_total_bytes, or half of it for one address",
+                Shed::Pending | Shed::FailingCluster => "max_pending",
+            };
             warn!("conn={id} client={peer}: query refused, limit {limit} reached{hidden}");
         }
-        self.end_queries(weight);
         false
     }
 
@@ -489,138 +384,20 @@ impl Connection {
         self.close_if_done();
     }
 
-    fn answered(&self, weight: u32) {
-        self.desk.pending.fetch_sub(weight as usize, SeqCst);
+    pub(super) fn answered(&self, weight: u32) {
+        self.share.end_query(weight as usize);
         self.pending.fetch_sub(weight, SeqCst);
     }
 
-    /// Writes replies, answers to queries of this weight, as far as the client takes them; the rest waits for
-    /// `accept`. A client may leave one answer of any size unread, but not ask for more before it has read.
-    pub fn send(self: &Arc<Self>, replies: impl IntoIterator<Item = Reply>, weight: u32) {
-        let limits = &self.limits;
-        let mut outbox = self.outbox.lock();
-        let (mut result, mut is_greedy) = (Ok(()), false);
-        for reply in replies {
-            if outbox.unread() > limits.max_unread_bytes {
-                result = result.and_then(|()| self.write(&mut outbox));
-            }
-            is_greedy |= outbox.unread() > limits.max_unread_bytes;
-            if !is_greedy {
-                outbox.push(reply);
-            }
-        }
-        // Before the client can read them and ask again, and with the lock, for who sees that nothing is under way
-        // looks into the outbox next.
-        self.answered(weight);
-        result = result.and_then(|()| self.write(&mut outbox));
-        let unread = outbox.unread();
-        self.settle(outbox, result);
-        if is_greedy {
-            self.close(CloseReason::Unread(unread));
-        }
-        self.close_if_done();
-    }
-
-    /// The socket takes bytes again.
-    pub fn flush(self: &Arc<Self>) {
-        if !self.unsent.is_none() {
-            let mut outbox = self.outbox.lock();
-            let result = self.write(&mut outbox);
-            self.settle(outbox, result);
-            self.close_if_done();
-        }
-    }
-
-    fn write(&self, outbox: &mut Outbox) -> io::Result<()> {
-        loop {
-            let before = outbox.unread();
-            let result = match self.is_closed() {
-                true => Ok(()),
-                false => outbox.write_to(&mut &self.stream),
-            };
-            if result.is_err() || self.is_closed() {
-                outbox.clear();
-            }
-            if !self.unsent.note(before, outbox.unread(), || self.desk.now_ms()) {
-                return result;
-            }
-        }
-    }
-
-    /// What follows from a write, without the lock.
-    fn settle(self: &Arc<Self>, outbox: MutexGuard<'_, Outbox>, result: io::Result<()>) {
-        let unread = outbox.unread();
-        self.desk.hold(&self.outbox_bytes, unread);
-        drop(outbox);
-        if unread > 0 {
-            self.desk.check_held(&self.limits);
-            self.watch(self.unsent.since_ms(), self.limits.unread_timeout);
-        }
-        if let Err(e) = result {
-            self.close(CloseReason::Io(e));
-        }
-    }
-
-    /// Bytes that are held for the client.
-    pub fn held(&self) -> usize {
-        self.outbox_bytes.load(SeqCst) + self.partial_bytes.load(SeqCst)
-    }
-
-    /// Closes the connection because it holds more than others, and what it holds is free at once. Only for `accept`.
-    pub fn give_up(self: &Arc<Self>, held: usize) {
-        self.close(CloseReason::HoldsMost(held));
-        // Closed, it drops what it held.
-        self.flush();
-        self.desk.hold(&self.partial_bytes, 0);
-    }
-
-    /// A client that only closed its sending side still gets what it asked for.
-    pub fn close_if_done(self: &Arc<Self>) {
-        if self.peer_closed.load(SeqCst) && self.owes_nothing() {
-            self.close(CloseReason::Peer);
-        }
-    }
-
-    /// Whether the client has all its answers.
-    fn owes_nothing(&self) -> bool {
-        self.pending.load(SeqCst) == 0 && self.outbox.lock().unread() == 0
-    }
-
-    /// Closes the connection, once.
-    pub fn close(self: &Arc<Self>, reason: CloseReason) {
-        // One each, so that who sends garbage hides no other fault.
-        const KINDS: usize = <Closed as Reason>::ALL.len();
-        static ODD: [Throttle; KINDS] = [const { Throttle::new() }; KINDS];
-        if self.closed.swap(true, SeqCst) {
-            return;
-        }
-        self.desk.metrics.closed.at(reason.kind()).add(1);
-        // It may be closed by the peer already; the descriptor goes with the last holder.
-        let _ = self.stream.shutdown(Shutdown::Both);
-        self.desk.tell(Note::Closed(self.clone()));
-        let (id, peer) = (self.id, self.peer);
-        match reason {
-            CloseReason::Peer | CloseReason::Io(_) | CloseReason::Stop => {
-                debug!("conn={id} client={peer} closed: {reason}");
-            }
-            _ => {
-                if let Some(hidden) = ODD[reason.kind().index()].pass() {
-                    warn!("conn={id} client={peer} closed: {reason}{hidden}");
-                }
-            }
-        }
-    }
-
     /// The client has its answers; for [`Connection::asks_again_at_once`].
-    pub fn is_served(&self) {
-        self.served_at_us.store(self.desk.epoch.elapsed().as_micros() as u64, SeqCst);
+    pub fn mark_served(&self) {
+        self.served_at_us.store(self.hub.us(Instant::now()), SeqCst);
     }
 
     /// Whether this client asks again as soon as it has its answer, so that a worker should look for its next
     /// query before anybody else is woken for it.
     pub fn asks_again_at_once(&self, now: Instant) -> bool {
-        let now_us = now.saturating_duration_since(self.desk.epoch).as_micros() as u64;
-        let is_quick = now_us < self.served_at_us.load(SeqCst) + QUICK_US;
+        let is_quick = self.hub.us(now) < self.served_at_us.load(SeqCst) + QUICK_US;
         let streak = match is_quick {
             true => self.quick_streak.load(SeqCst).saturating_add(1),
             false => 0,
@@ -631,16 +408,73 @@ impl Connection {
 
     /// Whether nothing is under way for the client.
     pub fn is_quiet(&self) -> bool {
-        self.owes_nothing() && self.partial_since_ms.load(SeqCst) == 0 && !self.is_closed()
+        self.owes_nothing() && self.half_frame_since_ms.load(SeqCst) == 0 && !self.is_closed()
+    }
+
+    /// Whether the client has all its answers.
+    fn owes_nothing(&self) -> bool {
+        self.pending.load(SeqCst) == 0 && self.outbox.lock().unread() == 0
+    }
+
+    /// Queries under way, by their weight.
+    pub fn pending(&self) -> u32 {
+        self.pending.load(SeqCst)
+    }
+
+    /// Bytes that are held for the client, those that it shares with others included.
+    pub fn held_bytes(&self) -> usize {
+        self.outbox.lock().unread() + self.inbox_bytes.load(SeqCst)
+    }
+
+    // ---- the end
+
+    /// A client that only closed its sending side still gets what it asked for.
+    pub fn close_if_done(self: &Arc<Self>) {
+        if self.eof_read.load(SeqCst) && self.owes_nothing() {
+            self.close(CloseReason::Peer);
+        }
+    }
+
+    /// Closes the connection because it holds more than others, and what it holds is free at once. Only for `accept`.
+    pub fn give_up(self: &Arc<Self>, held_bytes: usize) {
+        self.close(CloseReason::HoldsMost(held_bytes));
+        // Closed, it drops what it held.
+        self.flush();
+        self.share.set_held(&self.inbox_bytes, 0);
+    }
+
+    /// Closes the connection, once.
+    pub fn close(self: &Arc<Self>, reason: CloseReason) {
+        // One each, so that who sends garbage hides no other fault.
+        const KINDS: usize = <Closed as Reason>::ALL.len();
+        static ODD: [Throttle; KINDS] = [const { Throttle::new() }; KINDS];
+        if self.closed.swap(true, SeqCst) {
+            return;
+        }
+        self.metrics().closed.at(reason.kind()).add(1);
+        // It may be closed by the peer already; the descriptor goes with the last holder.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.hub.tell(Note::Closed(self.key()));
+        let (id, peer) = (self.id, self.peer);
+        if !reason.is_odd() {
+            debug!("conn={id} client={peer} closed: {reason}");
+        } else if let Some(hidden) = ODD[reason.kind().index()].pass() {
+            warn!("conn={id} client={peer} closed: {reason}{hidden}");
+        }
+    }
+
+    /// Whether it is closed: answers to it go nowhere.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
     }
 
     /// Closes the connection if its client loses nothing by it: it is so old, nothing is under way for the client nor
     /// in the socket, and since the last such look it has neither come nor asked, for then its next question may be on
     /// its way. True: it is closed. Only for `accept`.
     pub fn leave(self: &Arc<Self>, min_age: Duration) -> bool {
-        let age = Duration::from_millis(self.desk.now_ms() - self.accepted_at_ms);
+        let age = Duration::from_millis(self.hub.now_ms() - self.accepted_at_ms);
         // While it is resumed here no worker reads.
-        if self.asked.swap(false, Relaxed)
+        if self.has_asked.swap(false, Relaxed)
             || age < min_age
             || !self.is_quiet()
             || !self.readiness.resume()
@@ -653,30 +487,54 @@ impl Connection {
             self.close(CloseReason::Stop);
         }
         // Nobody but `accept` notifies, so no readiness came in between; what was peeked at has an edge of its own.
-        self.readiness.end();
+        let is_again = self.readiness.end();
+        debug_assert!(!is_again, "only accept notifies");
         leaves
     }
 
+    /// Says that nothing more will be sent, if the client has all its answers and no worker reads it. What the client
+    /// sends from then on is discarded by [`Connection::discard`]: a close with unread input would reset the connection,
+    /// and destroy answers on their way. Only for `accept`, at a stop.
+    pub fn finish_if_done(&self) -> bool {
+        // Seized first: what a worker reads in its last turn is under way when that turn ends.
+        let is_done = self.readiness.seize() && self.owes_nothing();
+        if is_done {
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+        is_done
+    }
+
+    /// Reads and drops what the client still sends. True: it has closed its side too. Only for `accept`.
+    pub fn discard(&self) -> bool {
+        let mut bytes = [0; TURN_BYTES];
+        for _ in 0..TURNS_TO_DISCARD {
+            match (&self.stream).read(&mut bytes) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return false,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    // ---- the socket
+
     /// `accept` is told of this connection's readiness.
     pub fn watch_socket(&self) -> io::Result<()> {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        self.desk.registry.register(&mut SourceFd(&self.stream.as_raw_fd()), self.token, both)
+        self.hub.register(self.stream.as_raw_fd(), self.token)
     }
 
     /// `accept` is told nothing more, until [`Connection::watch_socket`]; what happens meanwhile is told then.
     pub fn unwatch_socket(&self) -> io::Result<()> {
-        self.desk.registry.deregister(&mut SourceFd(&self.stream.as_raw_fd()))
-    }
-
-    /// Whether it is closed: answers to it go nowhere.
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(SeqCst)
+        self.hub.deregister(self.stream.as_raw_fd())
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.desk.hold(&self.outbox_bytes, 0);
-        self.desk.hold(&self.partial_bytes, 0);
+        self.share.set_held(&self.outbox_bytes, 0);
+        self.share.set_held(&self.inbox_bytes, 0);
     }
 }

@@ -1,17 +1,28 @@
 //! Everything between a client's socket and a question that can be routed.
 //!
 //! ```text
-//! accept ──readable──▶ readiness ─▶ lobby ─▶ worker: connection.drain ─▶ frames ─▶ query::router
+//! accept ──readable──▶ readiness ─▶ queue ─▶ worker: connection.drain ─▶ inbox ─▶ frames ─▶ query::router
 //!   ▲ ▲                                         │
-//!   │ └── closed, half a frame, unread ─────────┤ notes, seldom
-//!   └── writable: unsent? flush ── outbox ◀─────┘ replies, written by the worker
+//!   │ └── closed, half a frame, unsent ─────────┤ notes, seldom
+//!   └── writable: unsent? flush ── outbox ◀─────┘ replies, written by the worker (sending)
 //! ```
 
 pub mod accept;
-pub mod ask;
-pub mod connection;
 pub mod listener;
-pub mod outbox;
+
+pub mod connection;
+pub mod inbox;
 pub mod readiness;
+
+pub mod outbox;
+pub mod sending;
 pub mod unsent;
+
+pub mod ask;
+pub mod close_reason;
+pub mod deadlines;
+pub mod host;
+pub mod hub;
+pub mod note;
+pub mod share;
 pub mod usage;

@@ -1,10 +1,11 @@
 //! What a client has not taken yet. Replies leave in order, many with one vectored write; an answer that
-//! many clients share is held once. Pure over `Write`.
+//! many clients share is held once, and counted once. Pure over `Write`.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::sync::{Arc, OnceLock};
 
+use super::share::{Hold, HostShare};
 use crate::wire::host_port::{self, HostPortFields};
 use crate::wire::rdsn;
 use crate::wire::reply::QueryHead;
@@ -25,6 +26,8 @@ pub struct Body {
     fit_for_cpp: OnceLock<bool>,
     /// The result without host_port fields, once a client has come for it; `None` if that is the result itself.
     stripped: OnceLock<Option<Vec<u8>>>,
+    /// Counts its bytes from when a client left some of it unsent.
+    hold: OnceLock<Hold>,
 }
 
 impl Body {
@@ -36,7 +39,16 @@ impl Body {
             counted_as,
             fit_for_cpp: OnceLock::new(),
             stripped: OnceLock::new(),
+            hold: OnceLock::new(),
         }
+    }
+
+    /// Some of it is unsent: its bytes count until it is dropped.
+    fn hold(&self, share: &Arc<HostShare>) {
+        self.hold.get_or_init(|| {
+            let stripped = self.stripped.get().and_then(Option::as_ref).map_or(0, Vec::capacity);
+            Hold::new(share, self.frame.capacity() + stripped)
+        });
     }
 
     /// The result struct as the MetaServer wrote it.
@@ -98,6 +110,15 @@ impl Reply {
     fn len(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum()
     }
+
+    /// Memory that it takes, without what it shares with others.
+    fn own_bytes(&self) -> usize {
+        size_of::<Reply>()
+            + match self {
+                Reply::Own(bytes) => bytes.capacity(),
+                Reply::Passed { .. } => 0,
+            }
+    }
 }
 
 /// Replies on their way to one client.
@@ -107,12 +128,18 @@ pub struct Outbox {
     /// Bytes of the first reply that are written.
     written: usize,
     unread: usize,
+    /// Memory of the replies, without what they share.
+    own_bytes: usize,
+    /// Replies at the end whose bodies are not counted yet.
+    uncounted: usize,
 }
 
 impl Outbox {
     /// Adds a reply behind the others.
     pub fn push(&mut self, reply: Reply) {
         self.unread += reply.len();
+        self.own_bytes += reply.own_bytes();
+        self.uncounted += 1;
         self.replies.push_back(reply);
     }
 
@@ -121,9 +148,25 @@ impl Outbox {
         self.unread
     }
 
+    /// Memory that it takes, without what it shares with others.
+    pub fn own_bytes(&self) -> usize {
+        self.own_bytes
+    }
+
+    /// What is left unsent counts, bodies once however many share them.
+    pub fn count_bodies(&mut self, share: &Arc<HostShare>) {
+        let counted = self.replies.len() - self.uncounted;
+        for reply in self.replies.iter().skip(counted) {
+            if let Reply::Passed { body, .. } = reply {
+                body.hold(share);
+            }
+        }
+        self.uncounted = 0;
+    }
+
     /// Drops all of it.
     pub fn clear(&mut self) {
-        (self.replies, self.written, self.unread) = (VecDeque::new(), 0, 0);
+        *self = Outbox::default();
     }
 
     /// Writes until all is written or `out` takes no more for now. An empty outbox holds no memory.
@@ -169,14 +212,17 @@ impl Outbox {
                 break;
             }
             self.written -= len;
+            self.own_bytes -= first.own_bytes();
             self.replies.pop_front();
         }
+        self.uncounted = self.uncounted.min(self.replies.len());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::share::Sums;
     use crate::wire::message::RequestId;
 
     /// Takes `step` bytes, then blocks once, and so on.
@@ -228,7 +274,33 @@ mod tests {
             }
             assert_eq!(out.taken, want, "step {step}");
             assert_eq!(outbox.replies.capacity(), 0, "an idle client holds no buffer");
+            assert_eq!((outbox.own_bytes(), outbox.uncounted), (0, 0), "step {step}");
         }
+    }
+
+    #[test]
+    fn a_body_counts_once_and_until_the_last_client_has_it() {
+        let all = Arc::new(Sums::default());
+        let share = Arc::new(HostShare::new([10, 0, 0, 1].into(), all.clone()));
+        let body = Arc::new(Body::new(vec![0; 1_000], 9, 0));
+        let mut clients: Vec<Outbox> = (0..3).map(|_| Outbox::default()).collect();
+        for outbox in &mut clients {
+            for seq in 0..10 {
+                let head = QueryHead::new(RequestId::Thft(seq), body.result().len());
+                let host_port_fields = HostPortFields::Keep;
+                outbox.push(Reply::Passed { head, body: body.clone(), host_port_fields });
+            }
+            assert!(outbox.own_bytes() < 10 * 200);
+        }
+        assert_eq!(all.held_bytes(), 0, "what is sent at once is no burden");
+        clients.iter_mut().for_each(|outbox| outbox.count_bodies(&share));
+        drop(body);
+        assert_eq!(all.held_bytes(), 1_000);
+        clients[0].clear();
+        clients[1].write_to(&mut Vec::new()).unwrap();
+        assert_eq!(all.held_bytes(), 1_000);
+        drop(clients);
+        assert_eq!(all.held_bytes(), 0);
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! Who may drain a connection: at most one worker at a time, and no readiness is ever lost.
 //!
 //! ```text
-//!            notify: to the lobby           begin
+//!            notify: to the queue           begin
 //!   IDLE ───────────────────────▶ QUEUED ──────────▶ RUNNING ──notify──▶ NOTIFIED
-//!    ▲ └────────────────────────── resume: linger ──▶ │                    │
-//!    │                              ▲                 │  ▲                │   │
-//!    │                              └───── requeue ───┼──┼────────────────┘   │
-//!    └───────────────── end: drained ─────────────────┘  └── end: drain again ┘
+//!    ▲ └────────────────────────── resume: linger ──▶ │ │ │                 │
+//!    │                              ▲ ▲ ▲             │ │ │                 │
+//!    │                              │ │ └─ requeue ───┼─┼─┘                 │
+//!    │                              │ └─── unpause ───┼─┼─ PAUSED ◀─ pause ─┤
+//!    │                              └─────────────────┼─┼─ end: it said more ┘
+//!    └───────────────── end: drained ─────────────────┘ └─ pause ─▶ PAUSED
+//!   IDLE, PAUSED ── seize: a stop ─▶ SEIZED, for good
 //! ```
 //! mio registers a connection once, edge-triggered: an edge that arrives while a worker reads tells of
-//! bytes that this worker may or may not have seen. NOTIFIED makes it look again before it lets go, so
-//! no epoll_ctl is needed per request. Pure: one atomic, no socket.
+//! bytes that this worker may or may not have seen. NOTIFIED puts it at the end of the queue instead of letting it go, so
+//! no epoll_ctl is needed per request, and a client that always says more takes turns with the others.
+//!
+//! A connection is PAUSED while its client has too much unsent. Edges that come meanwhile change nothing: whoever
+//! unpauses it has it read again in any case. Pure: one atomic, no socket.
 
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU8;
@@ -22,6 +28,8 @@ const IDLE: u8 = 0;
 const QUEUED: u8 = 1;
 const RUNNING: u8 = 2;
 const NOTIFIED: u8 = 3;
+const PAUSED: u8 = 4;
+const SEIZED: u8 = 5;
 
 /// The state of one connection.
 #[derive(Debug)]
@@ -34,7 +42,7 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// The socket became readable. True: the caller must put the connection in the lobby.
+    /// The socket became readable. True: the caller must put the connection in the queue.
     pub fn notify(&self) -> bool {
         let before = self.step(|state| match state {
             IDLE => QUEUED,
@@ -44,30 +52,55 @@ impl Readiness {
         before == IDLE
     }
 
-    /// A worker took the connection from the lobby and starts to read.
+    /// A worker took the connection from the queue and starts its turn.
     pub fn begin(&self) {
         let before = self.0.swap(RUNNING, AcqRel);
-        debug_assert_eq!(before, QUEUED, "one worker takes it from the lobby");
+        debug_assert_eq!(before, QUEUED, "one worker takes it from the queue");
     }
 
-    /// A worker takes the connection without the lobby, because its client may speak at once. False: another has
+    /// A worker takes the connection without the queue, because its client may speak at once. False: another has
     /// it, or will.
     pub fn resume(&self) -> bool {
         self.0.compare_exchange(IDLE, RUNNING, AcqRel, Acquire).is_ok()
     }
 
-    /// The worker has read all there was. True: it must read again, more may have come meanwhile.
+    /// The worker has read all there was. True: more may have come meanwhile, the caller must put the connection in the
+    /// queue.
     pub fn end(&self) -> bool {
         let before = self.step(|state| match state {
-            NOTIFIED => RUNNING,
+            NOTIFIED => QUEUED,
             _ => IDLE,
         });
         before == NOTIFIED
     }
 
-    /// The worker stops although there may be more to read; the caller must put the connection in the lobby.
+    /// The worker ends its turn although there may be more to read; the caller must put the connection in the queue.
     pub fn requeue(&self) {
         self.0.swap(QUEUED, AcqRel);
+    }
+
+    /// The worker does not read: the client has too much unsent. Only with the lock under which that changes.
+    pub fn pause(&self) {
+        self.0.swap(PAUSED, AcqRel);
+    }
+
+    /// The client may be read again; with the same lock. True: the caller must put the connection in the queue.
+    pub fn unpause(&self) -> bool {
+        self.0.compare_exchange(PAUSED, QUEUED, AcqRel, Acquire).is_ok()
+    }
+
+    /// Whether the client is not read because of what is unsent.
+    pub fn is_paused(&self) -> bool {
+        self.0.load(Acquire) == PAUSED
+    }
+
+    /// Takes the connection away from workers for good. False: a worker has it, or will.
+    pub fn seize(&self) -> bool {
+        let before = self.step(|state| match state {
+            IDLE | PAUSED => SEIZED,
+            same => same,
+        });
+        matches!(before, IDLE | PAUSED | SEIZED)
     }
 
     fn step(&self, next: impl Fn(u8) -> u8) -> u8 {
@@ -80,17 +113,19 @@ impl Readiness {
 #[cfg(all(test, loom))]
 mod model {
     use super::Readiness;
-    use loom::sync::Arc;
     use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    use loom::sync::{Arc, Mutex};
     use loom::thread;
 
-    /// A connection whose socket is a counter of unread bytes, and the queue of its jobs.
+    /// A connection whose socket is a counter of unread bytes, and the queue of its turns.
     #[derive(Default)]
     struct World {
         readiness: Readiness,
         unread: AtomicUsize,
-        jobs: AtomicUsize,
+        queue: AtomicUsize,
         reading: AtomicBool,
+        /// Answers that are unsent; with any the client is not read.
+        unsent: Mutex<usize>,
     }
 
     impl World {
@@ -98,78 +133,93 @@ mod model {
         fn arrive(&self) {
             self.unread.fetch_add(1, SeqCst);
             if self.readiness.notify() {
-                self.jobs.fetch_add(1, SeqCst);
+                self.queue.fetch_add(1, SeqCst);
             }
         }
 
-        /// A worker takes a job if there is one. `fair`: it goes to the end of the queue once, as with a
-        /// client that always has more to say.
-        fn work(&self, mut fair: bool) {
-            while self.jobs.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
+        fn read(&self) -> usize {
+            assert!(!self.reading.swap(true, SeqCst), "two workers read at once");
+            let read = self.unread.swap(0, SeqCst);
+            self.reading.store(false, SeqCst);
+            read
+        }
+
+        /// A worker takes a turn if there is one. `has_more`: once the client has more than a turn reads.
+        fn work(&self, mut has_more: bool) {
+            while self.queue.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
                 self.readiness.begin();
-                loop {
-                    assert!(!self.reading.swap(true, SeqCst), "two workers read at once");
-                    self.unread.swap(0, SeqCst);
-                    self.reading.store(false, SeqCst);
-                    if std::mem::take(&mut fair) {
-                        self.readiness.requeue();
-                        self.jobs.fetch_add(1, SeqCst);
-                        break;
-                    }
-                    if !self.readiness.end() {
-                        break;
-                    }
+                let unsent = self.unsent.lock().unwrap();
+                if *unsent > 0 {
+                    self.readiness.pause();
+                    continue;
+                }
+                drop(unsent);
+                self.read();
+                if std::mem::take(&mut has_more) {
+                    self.readiness.requeue();
+                    self.queue.fetch_add(1, SeqCst);
+                } else if self.readiness.end() {
+                    self.queue.fetch_add(1, SeqCst);
                 }
             }
         }
-    }
 
-    impl World {
+        /// The client takes all its answers.
+        fn flush(&self) {
+            let mut unsent = self.unsent.lock().unwrap();
+            *unsent = 0;
+            if self.readiness.unpause() {
+                self.queue.fetch_add(1, SeqCst);
+            }
+        }
+
         /// A worker that has just served the connection looks again by itself.
         fn linger(&self) {
             while self.readiness.resume() {
-                assert!(!self.reading.swap(true, SeqCst), "two workers read at once");
-                let read = self.unread.swap(0, SeqCst);
-                self.reading.store(false, SeqCst);
-                while self.readiness.end() {
-                    self.unread.swap(0, SeqCst);
+                let read = self.read();
+                if self.readiness.end() {
+                    self.queue.fetch_add(1, SeqCst);
                 }
                 if read == 0 {
                     return;
                 }
             }
         }
+
+        fn assert_all_read(&self) {
+            self.work(false);
+            assert_eq!(self.unread.load(SeqCst), 0, "bytes that nobody will read");
+            assert_eq!(self.queue.load(SeqCst), 0);
+        }
+    }
+
+    fn check(scenario: impl Fn(&Arc<World>) + Sync + Send + 'static) {
+        let mut model = loom::model::Builder::new();
+        // Every order with up to this many preemptions; faults of such protocols need two.
+        model.preemption_bound = Some(3);
+        model.check(move || scenario(&Arc::default()));
     }
 
     #[test]
-    fn the_same_when_a_worker_lingers() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
-            let world = Arc::new(World::default());
-            let workers = [world.clone(), world.clone()];
-            let [first, second] = workers;
+    fn nothing_is_lost_when_a_worker_lingers() {
+        check(|world| {
+            let [first, second] = [world.clone(), world.clone()];
             let lingering = thread::spawn(move || first.linger());
             let working = thread::spawn(move || second.work(false));
             world.arrive();
             world.arrive();
             lingering.join().unwrap();
             working.join().unwrap();
-            world.work(false);
-            assert_eq!(world.unread.load(SeqCst), 0, "bytes that nobody will read");
+            world.assert_all_read();
         });
     }
 
-    fn check(fair: bool) {
-        let mut model = loom::model::Builder::new();
-        // Every order with up to this many preemptions; faults of such protocols need two.
-        model.preemption_bound = Some(3);
-        model.check(move || {
-            let world = Arc::new(World::default());
+    fn check_turns(has_more: bool) {
+        check(move |world| {
             let others: Vec<_> = (0..2)
                 .map(|worker| {
                     let world = world.clone();
-                    thread::spawn(move || world.work(fair && worker == 0))
+                    thread::spawn(move || world.work(has_more && worker == 0))
                 })
                 .collect();
             world.arrive();
@@ -177,19 +227,49 @@ mod model {
             for other in others {
                 other.join().unwrap();
             }
-            world.work(false);
-            assert_eq!(world.unread.load(SeqCst), 0, "bytes that nobody will read");
-            assert_eq!(world.jobs.load(SeqCst), 0);
+            world.assert_all_read();
         });
     }
 
     #[test]
     fn no_readiness_is_lost_and_one_worker_reads() {
-        check(false);
+        check_turns(false);
     }
 
     #[test]
-    fn the_same_when_a_worker_gives_others_their_turn() {
-        check(true);
+    fn nothing_is_lost_when_a_worker_gives_others_their_turn() {
+        check_turns(true);
+    }
+
+    #[test]
+    fn a_paused_client_is_read_again_when_it_has_taken_its_answers() {
+        check(|world| {
+            *world.unsent.lock().unwrap() = 1;
+            let [worker, sender] = [world.clone(), world.clone()];
+            let working = thread::spawn(move || worker.work(false));
+            let flushing = thread::spawn(move || sender.flush());
+            world.arrive();
+            world.arrive();
+            working.join().unwrap();
+            flushing.join().unwrap();
+            world.assert_all_read();
+            assert!(!world.readiness.is_paused(), "paused for ever");
+        });
+    }
+
+    #[test]
+    fn a_connection_that_is_seized_is_read_by_nobody() {
+        check(|world| {
+            let worker = world.clone();
+            world.arrive();
+            let working = thread::spawn(move || worker.work(false));
+            let is_seized = world.readiness.seize();
+            if is_seized {
+                assert!(!world.reading.swap(true, SeqCst), "a worker reads what is seized");
+            }
+            world.unread.fetch_add(1, SeqCst);
+            assert!(!is_seized || !world.readiness.notify(), "seized, and queued");
+            working.join().unwrap();
+        });
     }
 }

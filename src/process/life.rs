@@ -151,6 +151,16 @@ impl Life {
         state.phase.due(&state.stop, now)
     }
 
+    /// When a stop that began now, or has begun, is over at the latest.
+    pub fn grace_end(&self, now: Instant) -> Instant {
+        let state = self.state.lock();
+        let since = match state.phase {
+            Phase::Stopping { since } => since,
+            _ => now,
+        };
+        since + state.stop.grace
+    }
+
     fn change(&self, next: impl FnOnce(Phase) -> Phase) -> Phase {
         let mut state = self.state.lock();
         state.phase = next(state.phase);
@@ -206,5 +216,7 @@ mod tests {
         let stopping = life.stop();
         assert_eq!((life.stop(), life.undrain(), life.drain()), (stopping, stopping, stopping));
         assert_eq!(life.is_ready(), Err("stopping"));
+        let Phase::Stopping { since } = stopping else { panic!("{stopping:?}") };
+        assert_eq!(life.grace_end(since + 100 * MS), since + 7_000 * MS, "not from now on");
     }
 }

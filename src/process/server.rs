@@ -23,8 +23,9 @@ use crate::admin::snapshot::{Inside, SettingsFile};
 use crate::admin::verdict::Rate;
 use crate::age::Age;
 use crate::client::accept::{self, Acceptor, Parts};
-use crate::client::connection::{Desk, Note};
+use crate::client::hub::ClientHub;
 use crate::client::listener::{self, Listener};
+use crate::client::note::{Note, StopBy};
 use crate::config::{AcceptLimits, MetricKind, MetricSettings, Settings, ZooKeeperSettings};
 use crate::metrics::Metrics;
 use crate::patience::QueryTimeout;
@@ -74,6 +75,15 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// What a stop waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Answers that are under way or unsent.
+    ForAnswers,
+    /// Nothing.
+    ForNobody,
+}
+
 enum RouteSource {
     File(RoutesFile),
     ZooKeeper(ZkWatch, Option<StateFile>),
@@ -83,13 +93,16 @@ enum RouteSource {
 /// are served from it after that.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(1);
 
+/// A query is answered by its deadline; a stop waits this much longer for it.
+const QUERY_SLACK: Duration = Duration::from_millis(500);
+
 /// The running proxy.
 pub struct Server {
     addr: SocketAddr,
     life: Arc<Life>,
     inside: Arc<Inside>,
     query_timeout: Arc<QueryTimeout>,
-    desk: Arc<Desk>,
+    hub: Arc<ClientHub>,
     accept: JoinHandle<io::Result<()>>,
     workers: Workers,
     source: RouteSource,
@@ -99,13 +112,13 @@ pub struct Server {
 
 impl Server {
     /// Starts all threads. Clients can connect when it returns, to sockets that are `given` where there are some.
-    /// Fails if the system refuses a socket or a thread, or the routes file has a fault. `tell_over` is called when only
+    /// Fails if the system refuses a socket or a thread, or the routes file has a fault. `on_drained` is called when only
     /// [`Server::stop`] is left to do.
     pub fn start(
         settings: &Settings,
         source: Source,
         given: Given,
-        tell_over: impl Fn() + Clone + Send + 'static,
+        on_drained: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
         let io = |what| move |e| StartError::Io(what, e);
         let life = Arc::new(Life::new(settings.stop.clone()));
@@ -166,7 +179,7 @@ impl Server {
         let waker = Waker::new(poll.registry(), accept::WAKER).map_err(io("eventfd"))?;
         let (notes, noted) = unbounded();
         let registry = poll.registry().try_clone().map_err(io("epoll"))?;
-        let desk = Arc::new(Desk::new(notes, waker, registry, metrics.clone()));
+        let hub = Arc::new(ClientHub::new(notes, waker, registry, metrics.clone()));
         let is_lent = given.clients.is_some();
         let socket = given
             .clients
@@ -189,15 +202,15 @@ impl Server {
             limits: fit_to_descriptors(&settings.accept),
             client_limits: Arc::new(settings.client.clone()),
             life: life.clone(),
-            tell_over: Box::new(tell_over.clone()),
-            desk: desk.clone(),
+            on_drained: Box::new(on_drained.clone()),
+            hub: hub.clone(),
             notes: noted,
             lobby,
         })
         .map_err(io("epoll"))?;
         let accept = thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept_or_stop(acceptor, tell_over))
+            .spawn(move || accept_or_stop(acceptor, on_drained))
             .map_err(io("start accept"))?;
         let (zookeeper, state_file) = match &source {
             RouteSource::ZooKeeper(watch, keeper) => {
@@ -208,7 +221,7 @@ impl Server {
         };
         let inside = Arc::new(Inside {
             metrics,
-            desk: desk.clone(),
+            hub: hub.clone(),
             jobs: shown_jobs,
             routes: shown_routes,
             zookeeper,
@@ -223,7 +236,7 @@ impl Server {
         let falcon = start_falcon(&inside, &settings.metric)?;
         let pages = Pages { inside: inside.clone(), labels: settings.metric.labels() };
         let admin = start_admin(settings.admin, given.admin, pages)?;
-        let wakes = desk.clone();
+        let wakes = hub.clone();
         life.serve(move || wakes.tell(Note::Life));
         // Who reads this may rely on it: it is ready.
         info!("listening on {addr}, {} workers", settings.workers);
@@ -232,7 +245,7 @@ impl Server {
             life,
             inside,
             query_timeout,
-            desk,
+            hub,
             accept,
             workers,
             source,
@@ -248,7 +261,7 @@ impl Server {
 
     /// Whether it works.
     pub fn pulse(&self) -> Pulse {
-        Pulse::new(self.desk.clone())
+        Pulse::new(self.hub.clone())
     }
 
     /// Ends in order: clients are asked to leave. Where another process has the pages too, they are its own now: what
@@ -264,7 +277,7 @@ impl Server {
     pub fn apply(&self, settings: &Settings) {
         self.query_timeout.set(settings.query_timeout);
         let limits = fit_to_descriptors(&settings.accept);
-        self.desk.tell(Note::Limits(limits, Arc::new(settings.client.clone())));
+        self.hub.tell(Note::Limits(limits, Arc::new(settings.client.clone())));
         self.life.set(settings.stop.clone());
     }
 
@@ -283,19 +296,21 @@ impl Server {
         self.addr
     }
 
-    /// Stops: nobody new, then the queries under way are answered, then all connections close. False: the accept
-    /// loop had failed.
+    /// Nobody new is accepted or read. What is under way is answered, and unsent answers are waited for as long as their
+    /// clients take them, at most for the grace time; then all connections close.
+    pub fn end_clients(&self, wait: Wait) {
+        let now = Instant::now();
+        let answered = now + self.query_timeout.get() + QUERY_SLACK;
+        let by = match wait {
+            Wait::ForAnswers => StopBy { answered, taken: answered.max(self.life.grace_end(now)) },
+            Wait::ForNobody => StopBy { answered: now, taken: now },
+        };
+        self.hub.tell(Note::Stop(by));
+    }
+
+    /// Ends all threads, clients first, see [`Server::end_clients`]. False: the accept loop had failed.
     pub fn stop(self) -> bool {
-        self.desk.tell(Note::StopAccepting);
-        let grace = Instant::now() + self.query_timeout.get() + Duration::from_millis(500);
-        while self.desk.pending() > 0 && Instant::now() < grace {
-            thread::sleep(Duration::from_millis(10));
-        }
-        match self.desk.pending() {
-            0 => info!("stopping, no query is under way"),
-            left => warn!("stopping, {left} queries stay without an answer"),
-        }
-        self.desk.tell(Note::Stop);
+        self.end_clients(Wait::ForAnswers);
         let is_good = self.accept.join().is_ok_and(|ran| ran.is_ok());
         self.workers.stop();
         match self.source {
@@ -352,12 +367,12 @@ fn start_admin(
 }
 
 /// Without its accept loop the proxy is deaf: it stops, in order, and is started anew.
-fn accept_or_stop(acceptor: Acceptor, tell_over: impl Fn()) -> io::Result<()> {
+fn accept_or_stop(acceptor: Acceptor, on_drained: impl Fn()) -> io::Result<()> {
     let ran = acceptor.run();
     if let Err(e) = &ran {
         error!("the accept loop failed: {e}");
     }
-    tell_over();
+    on_drained();
     ran
 }
 

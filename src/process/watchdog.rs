@@ -14,25 +14,26 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use log::{info, warn};
 
-use crate::client::connection::{Desk, Note};
+use crate::client::hub::ClientHub;
+use crate::client::note::Note;
 use crate::process::systemd::Notifier;
 
 /// Sends a beat through `accept` and a worker.
 #[derive(Clone)]
 pub struct Pulse {
-    desk: Arc<Desk>,
+    hub: Arc<ClientHub>,
 }
 
 impl Pulse {
-    /// Through the `accept` of this desk.
-    pub fn new(desk: Arc<Desk>) -> Self {
-        Pulse { desk }
+    /// Through the `accept` of this hub.
+    pub fn new(hub: Arc<ClientHub>) -> Self {
+        Pulse { hub }
     }
 
     /// Sends a beat; it is received when it has come through.
     pub fn beat(&self) -> Receiver<()> {
         let (heard, hears) = bounded(1);
-        self.desk.tell(Note::Beat(heard));
+        self.hub.tell(Note::Beat(heard));
         hears
     }
 }

@@ -17,7 +17,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use log::error;
@@ -105,35 +105,26 @@ impl Router {
         self.read(connection, scratch, flights);
     }
 
-    /// Reads until nothing is left, and gives the connection back. False: there was nothing.
+    /// One turn: reads once, and gives the connection back. False: there was nothing.
     pub fn read(
         &self,
         connection: &Arc<Connection>,
         scratch: &mut Vec<u8>,
         flights: &mut Vec<Flight>,
     ) -> bool {
-        let mut found = false;
-        loop {
-            let now = Instant::now();
-            let mut replies = Vec::new();
-            let turn = connection
-                .drain(scratch, |frame| self.take(connection, &frame, now, &mut replies, flights));
-            // Not before they are sent: a client that has stopped sending still gets them.
-            match replies.is_empty() {
-                true => connection.close_if_done(),
-                false => connection.send(replies, 0),
-            }
-            found |= turn != Turn::Empty;
-            match turn {
-                Turn::More => {
-                    connection.readiness.requeue();
-                    self.lobby.arrive([connection.clone()]);
-                    return found;
-                }
-                Turn::Drained | Turn::Empty if connection.readiness.end() => {}
-                Turn::Drained | Turn::Empty => return found,
-            }
+        let asked_at = connection.noticed_at();
+        let mut replies = Vec::new();
+        let turn = connection
+            .drain(scratch, |frame| self.take(connection, &frame, asked_at, &mut replies, flights));
+        // Not before they are sent: a client that has stopped sending still gets them.
+        match replies.is_empty() {
+            true => connection.close_if_done(),
+            false => connection.send(replies, 0),
         }
+        if connection.end_turn(turn) {
+            self.lobby.arrive([connection.clone()]);
+        }
+        turn != Turn::Empty
     }
 
     /// Takes one frame of a client: answers it, or puts its question on the way.
@@ -141,7 +132,7 @@ impl Router {
         &self,
         connection: &Arc<Connection>,
         frame: &Frame<'_>,
-        now: Instant,
+        asked_at: Instant,
         replies: &mut Vec<Reply>,
         flights: &mut Vec<Flight>,
     ) -> Result<(), Malformed> {
@@ -150,14 +141,14 @@ impl Router {
             message::QUERY_CONFIG => {
                 let Query { table, args } = call.query()?;
                 if !message::is_table_name(&table) {
-                    self.own_error(call.id, OwnError::UnknownTable)
+                    self.own_error(call.id, OwnError::UnknownTable, asked_at)
                 } else if !connection.begin_query(Ask::weight(&args)) {
-                    self.own_error(call.id, OwnError::Unavailable)
+                    self.own_error(call.id, OwnError::Unavailable, asked_at)
                 } else {
                     // A worker looks up every slice, so an answer can be as late as that.
-                    let deadline = now + self.query_timeout.get().saturating_sub(SLICE);
+                    let deadline = asked_at + self.query_timeout.get().saturating_sub(SLICE);
                     let (connection, table) = (connection.clone(), table.into());
-                    let ask = Ask::new(connection, call.id, table, &args, now, deadline);
+                    let ask = Ask::new(connection, call.id, table, &args, asked_at, deadline);
                     self.route(ask, flights);
                     return Ok(());
                 }
@@ -175,10 +166,9 @@ impl Router {
         Ok(())
     }
 
-    fn own_error(&self, id: RequestId, error: OwnError) -> Vec<u8> {
+    fn own_error(&self, id: RequestId, error: OwnError, asked_at: Instant) -> Vec<u8> {
         self.metrics.own_error(error);
-        // Answered where it was read.
-        self.metrics.latency.add(Duration::ZERO, 1);
+        self.metrics.latency.add(asked_at.elapsed(), 1);
         reply::own_error(id, error)
     }
 

@@ -98,7 +98,8 @@ pub fn linger(
     }
     let unwatched = Unwatched { connection, is_watched: Cell::new(false) };
     let mut until = Instant::now() + LINGER;
-    while connection.is_quiet() && !unwatched.is_watched.get() && connection.readiness.resume() {
+    while connection.is_quiet() && !unwatched.is_watched.get() && connection.resume(Instant::now())
+    {
         let mut flights = Vec::new();
         if router.read(connection, scratch, &mut flights) {
             router.take_off(flights, &unwatched);

@@ -119,7 +119,7 @@ impl Worker<'_> {
             _ => None,
         };
         lost_by_panic(|| self.router.take_off(flights, self));
-        served.iter().for_each(|connection| connection.is_served());
+        served.iter().for_each(|connection| connection.mark_served());
         if let Some(connection) = quick {
             self.leave();
             let mut scratch = self.scratch.borrow_mut();
