@@ -1,5 +1,6 @@
 //! Clients that are broken, slow, greedy or hostile: none of it reaches a MetaServer, and others are served.
 
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,11 @@ fn proxy_with(yaml: &str) -> (MetaServer, Proxy, Routes) {
 
 fn is_served(client: &mut Client) -> bool {
     client.try_ask("t", SOON).is_ok_and(|answer| answer.err.as_deref() == Some("ERR_OK"))
+}
+
+/// A client of another host, for the proxy.
+fn client_of_host(proxy: &Proxy, n: u8) -> Client {
+    Client::connect_from(Ipv4Addr::new(127, 0, 0, n).into(), proxy.addr()).unwrap()
 }
 
 fn query() -> Request {
@@ -143,7 +149,8 @@ fn who_does_not_finish_a_frame_is_closed_and_others_are_served() {
 
 #[test]
 fn who_does_not_read_is_closed_and_memory_stays_bounded() {
-    let limits = "limits: {max_unread_bytes: 1000000, max_unread_total_bytes: 8000000}";
+    let limits = "limits: {max_unread_bytes: 1000000, max_unread_total_bytes: 8000000, \
+                  unread_timeout_ms: 2000}";
     let (meta, proxy, _routes) = proxy_with(limits);
     meta.put_table("t", QueryCfgResponse::table(1, 1_000, addr(PRIMARY)));
     let mut good = proxy.client();
@@ -193,18 +200,55 @@ fn more_queries_than_allowed_are_refused_at_once() {
 
 #[test]
 fn more_queries_than_all_may_ask_are_refused_at_once() {
-    let (meta, proxy, _routes) = proxy_with("limits: {max_pending: 4}");
+    let (meta, proxy, _routes) = proxy_with("limits: {max_pending: 16}");
     meta.set(Behaviour::Slow(Duration::MAX));
-    let mut clients = [proxy.client(), proxy.client()];
-    clients[0].send_queries(["t"; 4]);
-    eventually("they are under way", SOON, || meta.calls() > 0);
-    clients[0].send_query(100, "nosuch");
-    assert_eq!(clients[0].read_answer().seq, 100);
-    let answer = clients[1].ask("t");
-    assert_eq!(answer.err.as_deref(), Some("ERR_SERVICE_NOT_ACTIVE"));
+    let mut clients: Vec<Client> = (1..=5).map(|n| client_of_host(&proxy, n)).collect();
+    let (last, first) = clients.split_last_mut().unwrap();
+    for client in &mut *first {
+        client.send_queries(["t"; 4]);
+        // They are under way when a query behind them is refused: the host has its quarter.
+        client.send_query(100, "t");
+        let refused = client.read_answer();
+        assert_eq!((refused.seq, refused.err.as_deref()), (100, Some("ERR_SERVICE_NOT_ACTIVE")));
+    }
+    let answer = last.ask("t");
+    assert_eq!(answer.err.as_deref(), Some("ERR_SERVICE_NOT_ACTIVE"), "all together have all");
     meta.set(Behaviour::Leader);
-    assert_eq!(clients[0].read_answers(4).len(), 4);
-    assert!(is_served(&mut clients[1]));
+    for client in first {
+        assert_eq!(client.read_answers(4).len(), 4);
+    }
+    assert!(is_served(last));
+}
+
+#[test]
+fn one_host_cannot_have_all_queries_under_way() {
+    let (meta, slow) = (meta_with("t", PRIMARY), meta_with("slow", PRIMARY));
+    slow.set(Behaviour::Slow(Duration::MAX));
+    let routes =
+        Routes::new([("t", record("c", &[meta.addr()])), ("slow", record("s", &[slow.addr()]))]);
+    let proxy = routes.proxy_with("query_timeout_ms: 60000\nlimits: {max_pending: 400}");
+    let mut neighbour = client_of_host(&proxy, 2);
+    let mut greedy: Vec<Client> = (0..20).map(|_| client_of_host(&proxy, 1)).collect();
+    for client in &mut greedy {
+        client.send_queries(["slow"; 50]);
+        // All are read when the query behind them has its answer.
+        client.send_query(100, "nosuch");
+    }
+    let mut refused = 0;
+    for client in &mut greedy {
+        while client.read_answer().seq != 100 {
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 900, "a quarter of all may wait");
+    for _ in 0..20 {
+        assert!(is_served(&mut neighbour), "another host is served meanwhile");
+    }
+    let mut answer = neighbour.try_ask("slow", Duration::from_millis(200));
+    assert!(answer.is_err(), "and may wait for the same cluster: {answer:?}");
+    slow.set(Behaviour::Leader);
+    answer = neighbour.try_read_answer(SOON);
+    assert!(answer.is_ok_and(|answer| answer.is_ok()));
 }
 
 #[test]
@@ -234,7 +278,7 @@ fn a_query_counts_for_the_length_of_its_arguments() {
 #[test]
 fn who_holds_most_is_closed_when_all_hold_too_much() {
     let (_meta, proxy, _routes) = proxy_with("limits: {max_unread_total_bytes: 1048576}");
-    let mut modest = proxy.client();
+    let mut modest = client_of_host(&proxy, 2);
     let frame = query().encode();
     modest.send(&frame[..50]);
     let long = [&patched(16, &60_000_u32.to_be_bytes())[..], &[0; 50_000]].concat();
