@@ -238,14 +238,12 @@ impl Acceptor {
         if !event.is_readable() && !ends {
             return;
         }
+        let has_left =
+            |stop: &Stop| stop.goodbyes.contains_key(&connection.key()) && connection.discard();
         match &self.stop {
             None if connection.notify(now) => self.readable.push(connection.clone()),
-            None => {}
-            Some(stop) => {
-                if stop.goodbyes.contains_key(&connection.key()) && connection.discard() {
-                    connection.close(CloseReason::Stop);
-                }
-            }
+            Some(stop) if has_left(stop) => connection.close(CloseReason::Stop),
+            None | Some(_) => {}
         }
     }
 
