@@ -2,9 +2,8 @@
 //! that a client can cause.
 //!
 //! ```text
-//! log macros ─▶ Logger ─┬─ filter ─▶ line (text, JSON) ─▶ queue, 4 MiB ─▶ thread log ─▶ stderr or file
-//!                       │              full: dropped, counted ─┘             └─ fails: the same
-//!                       └─ the zookeeper crate's ─▶ zk::session, which reads what a server granted
+//! log macros ─▶ Logger ─ filter ─▶ line (text, JSON) ─▶ queue, 4 MiB ─▶ thread log ─▶ stderr or file
+//!                                     full: dropped, counted ─┘             └─ fails: the same
 //! ```
 //! Only one thread waits for the disk. A worker that wrote by itself would hang on a disk that stalls, and all
 //! others behind it on the lock of the file; so it would on a stderr that is a pipe which nobody reads. The price: what
@@ -30,13 +29,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use env_logger::{Builder, DEFAULT_FILTER_ENV};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, Log, Metadata, Record};
 use parking_lot::{Mutex, RwLock};
 
 use self::queue::Queue;
 pub use self::throttle::{Hidden, Throttle};
 use crate::config::LogSettings;
-use crate::zk::session;
 
 /// How long a panic, and the end of the process, wait for the log to be written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
@@ -70,11 +68,7 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // The crate logs each event of its connections, and each packet; what they mean to us is logged
-        // where it is decided.
-        if record.target().starts_with(session::TARGET) {
-            session::hear(record);
-        } else if self.enabled(record.metadata()) {
+        if self.enabled(record.metadata()) {
             self.queue.push(&self.line(record));
         }
     }
@@ -103,7 +97,9 @@ impl Logger {
     }
 
     fn apply(&self, settings: &LogSettings) {
-        *self.filter.write() = filter(&settings.level);
+        let filter = filter(&settings.level);
+        log::set_max_level(filter.filter());
+        *self.filter.write() = filter;
         self.is_json.store(settings.json, Relaxed);
         self.queue.order(|orders| orders.keep = Some(settings.keep));
     }
@@ -140,8 +136,7 @@ pub fn start(file: Option<&Path>) -> io::Result<()> {
     let logger = LOGGER.get_or_init(|| Arc::new(Logger::new()));
     writer::start(logger.clone(), out)?;
     log::set_boxed_logger(Box::new(logger.clone())).map_err(io::Error::other)?;
-    // All that the crate tells; the filter decides on ours.
-    log::set_max_level(LevelFilter::Trace);
+    log::set_max_level(logger.filter.read().filter());
     log_panics();
     Ok(())
 }

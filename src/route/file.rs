@@ -21,6 +21,7 @@ use log::{info, warn};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::names::Names;
 use super::record::{self, Record};
 use super::table::{Cached, Route, RouteWriter};
 use crate::upstream::cluster::Clusters;
@@ -178,7 +179,8 @@ impl Source {
                 self.writer.remove(&table);
             }
         }
-        self.writer.set_names(Some(routes.keys().map(|table| table.as_str().into()).collect()));
+        let names = Names::new(routes.keys().map(String::as_str).collect());
+        self.writer.set_names(Some(names));
         for (table, record) in routes {
             let cluster_name = record.cluster.clone();
             let cluster = self.clusters.get(record);

@@ -8,13 +8,14 @@
 //! names are known and it is not among them, and otherwise missing: the writer's thread must look.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use super::names::Names;
 use crate::upstream::cluster::Cluster;
 
 /// Where a table lives, as far as this proxy knows.
@@ -76,7 +77,9 @@ pub struct Listed {
 #[derive(Default)]
 struct Inner {
     entries: HashMap<Box<str>, Entry>,
-    names: Option<HashSet<Box<str>>>,
+    names: Option<Names>,
+    /// No name has come since they were read.
+    are_names_current: bool,
 }
 
 /// What a reader finds.
@@ -132,7 +135,7 @@ impl RouteTable {
                 }
             }
             None => match &inner.names {
-                Some(names) if !names.contains(table) => Found::Unknown,
+                Some(names) if inner.are_names_current && !names.contains(table) => Found::Unknown,
                 _ => Found::Missing,
             },
         }
@@ -298,10 +301,25 @@ impl RouteWriter {
     }
 
     /// All tables that there are; `None` when that is not known.
-    pub fn set_names(&self, names: Option<HashSet<Box<str>>>) {
-        let before = std::mem::replace(&mut self.table.inner.write().names, names);
+    pub fn set_names(&self, names: Option<Names>) {
+        let mut inner = self.table.inner.write();
+        inner.are_names_current = names.is_some();
+        let before = std::mem::replace(&mut inner.names, names);
+        drop(inner);
         // Thousands of names: not freed under the lock.
         drop(before);
+    }
+
+    /// Whether a name that is not among them is unknown. If not, others may have come since they were read.
+    pub fn set_names_current(&self, are_current: bool) {
+        let mut inner = self.table.inner.write();
+        inner.are_names_current = are_current && inner.names.is_some();
+    }
+
+    /// Whether the names are known, and whether they are current.
+    pub fn names(&self) -> (bool, bool) {
+        let inner = self.table.inner.read();
+        (inner.names.is_some(), inner.are_names_current)
     }
 
     /// All that is cached, the tables asked for last first.
@@ -321,8 +339,8 @@ impl RouteWriter {
     pub fn names_not_cached(&self) -> Vec<Box<str>> {
         let inner = self.table.inner.read();
         let room = self.capacity.saturating_sub(inner.entries.len());
-        let names = inner.names.iter().flatten();
-        names.filter(|name| !inner.entries.contains_key(*name)).take(room).cloned().collect()
+        let names = inner.names.iter().flat_map(Names::iter);
+        names.filter(|name| !inner.entries.contains_key(*name)).take(room).map(Box::from).collect()
     }
 
     /// Number of tables cached.
@@ -422,9 +440,13 @@ mod tests {
         let (table, writer) = RouteTable::new(3);
         let now = Instant::now();
         assert!(matches!(table.find("a", now), Found::Missing));
-        writer.set_names(Some(["b".into()].into()));
+        writer.set_names(Some(Names::new(vec!["b"])));
         assert!(matches!(table.find("a", now), Found::Unknown));
         assert!(matches!(table.find("b", now), Found::Missing));
+        writer.set_names_current(false);
+        assert!(matches!(table.find("a", now), Found::Missing), "it may have come since");
+        writer.set_names_current(true);
+        assert!(matches!(table.find("a", now), Found::Unknown));
         writer.put("a", Cached::Unusable);
         assert!(matches!(table.find("a", now), Found::Unusable), "what is cached counts more");
         writer.remove("a");

@@ -1,250 +1,246 @@
-//! Threads `zk-dial`: find a ZooKeeper server that serves, and make a client of it.
+//! Which address of ZooKeeper is tried next, and when. Pure.
 //!
 //! ```text
-//! addresses ─resolve─▶ shuffled ─▶ preflight each, 100 ms apart ─▶ first that serves and does not lag
-//!                                                                      └─▶ Client ─▶ event Dialed
+//! addresses ─▶ those whose pause is over ─▶ fewest failures first, then by chance ─▶ budget ─▶ try
+//!    ▲                                                                                │
+//!    └── pause: 100 ms, doubled with each failure, up to 2 s, a fifth more or less ◀── failed
 //! ```
-//! The crate tries one host at a time, resolves each before it starts, and fails with the first that does
-//! not resolve. So it only ever gets one address, and one that has just answered: a dead, mute or unknown
-//! host costs the others 100 ms, and so do names that a name server does not answer for.
+//! The budget holds for all addresses together, whatever they do: five connects at once after a calm time, then one a
+//! second. An ensemble in trouble must not be attacked by its clients.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
-use std::thread;
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
-use log::info;
+/// Connects at once after a calm time.
+const BURST: u32 = 5;
+/// Time in which one more connect is granted.
+const GRANT_EVERY: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// When every address in reach has closed each handshake early for so long, ZooKeeper may have been rebuilt.
+pub const EARLY_LIMIT: Duration = Duration::from_secs(30);
 
-use super::client::{Alive, Client, ClientEvent, ConnectOptions, Server};
-use super::lag::is_older;
-use crate::upstream::cluster::Upstream;
-
-/// Time for the first name to resolve.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(1);
-/// Time for all names to resolve once there is an address; who is not resolved by then is left out this time.
-const RESOLVE_SOON: Duration = Duration::from_millis(100);
-/// Time for one server to connect, and again to answer.
-const PREFLIGHT_LIMIT: Duration = Duration::from_secs(1);
-/// Time given to one server before the next is tried beside it.
-const STAGGER: Duration = Duration::from_millis(100);
-/// What `srvr` is answered has some 300 bytes.
-const MAX_ANSWER_BYTES: u64 = 4096;
-/// More addresses than any ensemble has.
-const MAX_ADDRS: usize = 32;
-
-/// Clients given up that a mute server keeps from closing: a few threads and some MB each.
-const MAX_ALIVE: usize = 16;
-
-/// What dialing needs to know.
-#[derive(Clone)]
-pub struct Dialer {
-    /// `host:port` of the servers.
-    pub address: Vec<String>,
-    /// How to connect.
-    pub options: ConnectOptions,
-    /// Who resolves.
-    pub upstream: Arc<Upstream>,
-    /// Where the new client tells what happens.
-    pub events: Sender<ClientEvent>,
-    /// Clients not closed yet.
-    pub alive: Alive,
+/// How a try ended badly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody listens there.
+    Refused,
+    /// It closed the connection where it should have granted a session.
+    Early,
+    /// Anything else.
+    Other,
 }
 
-/// How a dial ended.
-pub struct Dialed {
-    /// As asked for.
-    pub generation: u64,
-    /// The client, or why there is none.
-    pub client: Result<Client, NoClient>,
+struct Trouble {
+    failures: u32,
+    last: Failure,
+    retry_at: Instant,
 }
 
-/// Why a dial made no client.
-#[derive(Debug)]
-pub struct NoClient {
-    /// In words.
-    pub why: String,
-    /// There would be one, of a server that lags.
-    pub lags: bool,
+/// Owned by the connection's thread.
+pub struct Dialing {
+    troubles: HashMap<SocketAddr, Trouble>,
+    /// Connects that may be made now.
+    grants: u32,
+    /// When the last of them was granted.
+    granted_at: Instant,
+    early_since: Option<Instant>,
+    random: u64,
 }
 
-impl From<String> for NoClient {
-    fn from(why: String) -> Self {
-        NoClient { why, lags: false }
-    }
-}
-
-impl Dialer {
-    /// Dials in a thread of its own, which sends what came of it. `avoid` is tried last, and who does not know of
-    /// `newest_zxid` is passed over.
-    pub fn start(
-        &self,
-        generation: u64,
-        avoid: Option<SocketAddr>,
-        newest_zxid: i64,
-        done: Sender<Dialed>,
-    ) -> io::Result<()> {
-        let dialer = self.clone();
-        thread::Builder::new().name("zk-dial".to_owned()).spawn(move || {
-            let client = dialer.dial(generation, avoid, newest_zxid);
-            // Nobody listens when the proxy stops; the client is dropped and closes.
-            let _ = done.send(Dialed { generation, client });
-        })?;
-        Ok(())
-    }
-
-    fn dial(
-        &self,
-        generation: u64,
-        avoid: Option<SocketAddr>,
-        newest_zxid: i64,
-    ) -> Result<Client, NoClient> {
-        let closing = self.alive.load(SeqCst);
-        if closing >= MAX_ALIVE {
-            return Err(format!("{closing} clients that were given up are not closed yet").into());
-        }
-        let addrs = self.resolve(avoid);
-        if addrs.is_empty() {
-            return Err(format!("no address of {:?} is known", self.address).into());
-        }
-        let server = first_that_serves(&addrs, newest_zxid)?;
-        Client::connect(server, &self.options, generation, &self.events, &self.alive)
-            .map_err(|e| format!("{}: {e}", server.addr).into())
-    }
-
-    /// All addresses in a new order each time, so that many proxies spread over the servers.
-    fn resolve(&self, avoid: Option<SocketAddr>) -> Vec<SocketAddr> {
-        let resolver = &self.upstream.resolver;
-        let start = Instant::now();
-        // First a look that starts all lookups, then the wait for those that take time.
-        let known = self.address.iter().filter_map(|name| resolver.known(name));
-        let mut addrs: Vec<SocketAddr> = known.flatten().collect();
-        for name in &self.address {
-            let limit = if addrs.is_empty() { RESOLVE_LIMIT } else { RESOLVE_SOON };
-            addrs.extend(resolver.resolve(name, &mut || start.elapsed() < limit));
-        }
-        addrs.sort_unstable();
-        addrs.dedup();
-        let random = RandomState::new();
-        addrs.sort_by_cached_key(|addr| (Some(*addr) == avoid, random.hash_one(addr)));
-        addrs.truncate(MAX_ADDRS);
-        addrs
-    }
-}
-
-fn first_that_serves(addrs: &[SocketAddr], newest_zxid: i64) -> Result<Server, NoClient> {
-    let (tell, told) = bounded(addrs.len());
-    let mut whys = Vec::new();
-    let mut lags = false;
-    for (started, addr) in addrs.iter().copied().enumerate() {
-        let tell = tell.clone();
-        thread::Builder::new()
-            .name("zk-preflight".to_owned())
-            .spawn(move || {
-                let _ = tell.send((addr, preflight(addr)));
-            })
-            .map_err(|e| e.to_string())?;
-        let wait = if started + 1 == addrs.len() { 2 * PREFLIGHT_LIMIT } else { STAGGER };
-        let end = Instant::now() + wait;
-        // One that fails at once need not be waited for.
-        while whys.len() <= started {
-            match told.recv_deadline(end) {
-                Ok((addr, Ok(Some(zxid)))) if is_older(zxid, newest_zxid) => {
-                    lags = true;
-                    whys.push(format!(
-                        "{addr}: it lags, zxid={zxid:#x} is behind {newest_zxid:#x}"
-                    ));
-                }
-                Ok((addr, Ok(zxid))) => {
-                    if lags {
-                        info!("zookeeper: passed over {}", whys.join("; "));
-                    }
-                    return Ok(Server { addr, zxid: zxid.unwrap_or(0) });
-                }
-                Ok((addr, Err(why))) => whys.push(format!("{addr}: {why}")),
-                Err(_) => break,
-            }
+impl Dialing {
+    /// Nothing has been tried. `seed` spreads proxies that do the same at the same time.
+    pub fn new(now: Instant, seed: u64) -> Self {
+        Dialing {
+            troubles: HashMap::new(),
+            grants: BURST,
+            granted_at: now,
+            early_since: None,
+            random: seed | 1,
         }
     }
-    let why = match whys.is_empty() {
-        true => format!("none of {addrs:?} answers"),
-        false => whys.join("; "),
-    };
-    Err(NoClient { why, lags })
-}
 
-/// Whether a server answers anything to `srvr`: also "not in the whitelist" tells that it is alive, and a
-/// connection closed without a word that it may be. Mute ones and those without a quorum do not serve. The newest
-/// change that it knows of, if it tells.
-fn preflight(addr: SocketAddr) -> Result<Option<i64>, String> {
-    let mut answer: Vec<u8> = Vec::new();
-    let mut talk = || -> io::Result<()> {
-        let mut stream = TcpStream::connect_timeout(&addr, PREFLIGHT_LIMIT)?;
-        stream.set_read_timeout(Some(PREFLIGHT_LIMIT))?;
-        stream.write_all(b"srvr")?;
-        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-        Ok(())
-    };
-    talk().map_err(|e| e.to_string())?;
-    let answer = String::from_utf8_lossy(&answer);
-    if answer.contains("not currently serving") {
-        return Err("it does not serve now, its ensemble has no quorum".to_owned());
+    /// When the next try may be made. There is at least one address.
+    pub fn ready_at(&self, addrs: &[SocketAddr], now: Instant) -> Instant {
+        let retry_at = |addr| self.troubles.get(addr).map_or(now, |trouble| trouble.retry_at);
+        let retry_at = addrs.iter().map(retry_at).min().unwrap_or(now);
+        let grant_at = if self.grants > 0 { now } else { self.granted_at + GRANT_EVERY };
+        retry_at.max(grant_at)
     }
-    Ok(zxid_of(&answer))
-}
 
-/// From the line `Zxid: 0x100000002`.
-fn zxid_of(answer: &str) -> Option<i64> {
-    let digits = answer.lines().find_map(|line| line.strip_prefix("Zxid: 0x"))?;
-    i64::from_str_radix(digits.trim(), 16).ok()
+    /// Who is to be tried now, by index; the try is counted. `Err`: when to ask again.
+    pub fn next(&mut self, addrs: &[SocketAddr], now: Instant) -> Result<usize, Instant> {
+        while self.grants < BURST && self.granted_at + GRANT_EVERY <= now {
+            (self.grants, self.granted_at) = (self.grants + 1, self.granted_at + GRANT_EVERY);
+        }
+        self.troubles.retain(|addr, _| addrs.contains(addr));
+        let ready_at = self.ready_at(addrs, now);
+        if ready_at > now {
+            return Err(ready_at);
+        }
+        let due = |addr| self.troubles.get(addr).is_none_or(|trouble| trouble.retry_at <= now);
+        let due: Vec<usize> = (0..addrs.len()).filter(|index| due(&addrs[*index])).collect();
+        let random = self.random();
+        // Any order will do that is another one each time.
+        let order = |index: &usize| {
+            (self.failures(addrs[*index]), random.rotate_left(*index as u32) % 1024)
+        };
+        let chosen = due.into_iter().min_by_key(order);
+        if self.grants == BURST {
+            self.granted_at = now;
+        }
+        self.grants -= 1;
+        Ok(chosen.expect("an address is due"))
+    }
+
+    /// Tries of this address that failed since it was last well.
+    pub fn failures(&self, addr: SocketAddr) -> u32 {
+        self.troubles.get(&addr).map_or(0, |trouble| trouble.failures)
+    }
+
+    /// A try failed, or a link that had just been made did.
+    pub fn failed(&mut self, addr: SocketAddr, failure: Failure, now: Instant) {
+        if failure == Failure::Early {
+            self.early_since.get_or_insert(now);
+        }
+        let failures = 1 + self.failures(addr);
+        let pause = MAX_PAUSE.min(FIRST_PAUSE * 2u32.pow(failures.min(8) - 1));
+        let pause = pause.mul_f64(0.8 + 0.4 * (self.random() % 1024) as f64 / 1024.0);
+        self.troubles.insert(addr, Trouble { failures, last: failure, retry_at: now + pause });
+    }
+
+    /// A session was granted.
+    pub fn granted(&mut self) {
+        self.early_since = None;
+    }
+
+    /// A link that had lasted ended: its address is tried again, after the others.
+    pub fn lost(&mut self, addr: SocketAddr, now: Instant) {
+        self.troubles.clear();
+        self.failed(addr, Failure::Other, now);
+    }
+
+    /// Whether all that can be reached have closed early for [`EARLY_LIMIT`]. One that is mute may be well behind a bad
+    /// network; one that refuses is not there.
+    pub fn is_rebuilt(&self, addrs: &[SocketAddr], now: Instant) -> bool {
+        let last = |addr: &SocketAddr| self.troubles.get(addr).map(|trouble| trouble.last);
+        self.early_since.is_some_and(|since| now >= since + EARLY_LIMIT)
+            && addrs.iter().all(|a| matches!(last(a), Some(Failure::Early | Failure::Refused)))
+    }
+
+    /// A look at what is there came to nothing new, or to something: the next is due as much later.
+    pub fn looked(&mut self, now: Instant) {
+        self.early_since = Some(now);
+    }
+
+    fn random(&mut self) -> u64 {
+        // xorshift64: any spread will do.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
 
-    /// A server that answers one `srvr`.
-    fn server(answer: &str) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        let answer = answer.to_owned();
-        thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.read_exact(&mut [0; 4]).unwrap();
-            stream.write_all(answer.as_bytes()).unwrap();
-        });
-        addr
+    fn addrs(count: u16) -> Vec<SocketAddr> {
+        (1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
     }
 
-    fn srvr(zxid: &str) -> String {
-        // As long as a real one before the line that counts.
-        let version = "3.8.0-".to_owned() + &"5a02a05eddb59aee6ac762f7ea82e92a68eb9c0f".repeat(6);
-        format!("Zookeeper version: {version}\nOutstanding: 0\nZxid: {zxid}\nMode: follower\n")
-    }
-
-    #[test]
-    fn a_server_that_lags_is_passed_over() {
-        let (old, current) = (server(&srvr("0x1fffffffe")), server(&srvr("0x1ffffffff")));
-        let found = first_that_serves(&[old, current], 0x1_ffff_ffff).unwrap();
-        assert_eq!(found, Server { addr: current, zxid: 0x1_ffff_ffff });
-        let failed = first_that_serves(&[server(&srvr("0x5"))], 6).unwrap_err();
-        assert!(failed.lags && failed.why.contains("zxid=0x5 is behind 0x6"), "{}", failed.why);
-    }
-
-    #[test]
-    fn a_server_that_does_not_tell_how_new_it_is_may_serve() {
-        for answer in ["srvr is not executed because it is not in the whitelist.\n", ""] {
-            let addr = server(answer);
-            let found = first_that_serves(&[addr], 6).unwrap();
-            assert_eq!(found, Server { addr, zxid: 0 }, "{answer:?}");
+    /// When each connect happens, in ms, if each fails at once.
+    fn tries(addrs: &[SocketAddr], failure: Failure, span: Duration) -> Vec<u64> {
+        let start = Instant::now();
+        let mut dialing = Dialing::new(start, 7);
+        let mut now = start;
+        let mut tries = Vec::new();
+        while now < start + span {
+            match dialing.next(addrs, now) {
+                Ok(index) => {
+                    tries.push((now - start).as_millis() as u64);
+                    dialing.failed(addrs[index], failure, now);
+                }
+                Err(at) => {
+                    assert!(at > now, "it waits for a time that has come");
+                    now = at;
+                }
+            }
         }
-        let mute = server("This ZooKeeper instance is not currently serving requests\n");
-        let failed = first_that_serves(&[mute], 6).unwrap_err();
-        assert!(!failed.lags && failed.why.contains("no quorum"), "{}", failed.why);
+        tries
+    }
+
+    #[test]
+    fn five_connects_in_the_first_second_then_one_a_second_whoever_fails() {
+        for count in [1, 3, 32] {
+            for failure in [Failure::Refused, Failure::Early, Failure::Other] {
+                let tries = tries(&addrs(count), failure, Duration::from_secs(60));
+                let first = tries.iter().filter(|at| **at < 1000).count();
+                assert!(first <= 5, "{count} {failure:?}: {tries:?}");
+                assert!(tries.len() <= 65, "{count} {failure:?}: {}", tries.len());
+                assert!(tries.len() >= 30, "{count} {failure:?}: {}", tries.len());
+                for window in tries.windows(7) {
+                    assert!(window[6] - window[0] >= 1000, "{count} {failure:?}: {window:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn links_that_are_lost_at_once_are_within_the_budget() {
+        let (start, addrs) = (Instant::now(), addrs(3));
+        let mut dialing = Dialing::new(start, 7);
+        let (mut now, mut tries) = (start, 0);
+        while now < start + Duration::from_secs(60) {
+            match dialing.next(&addrs, now) {
+                Ok(index) => {
+                    tries += 1;
+                    dialing.granted();
+                    dialing.lost(addrs[index], now);
+                }
+                Err(at) => now = at,
+            }
+        }
+        assert!(tries <= 65, "{tries}");
+    }
+
+    #[test]
+    fn who_failed_least_is_tried_first() {
+        let (now, addrs) = (Instant::now(), addrs(2));
+        let mut dialing = Dialing::new(now, 7);
+        dialing.failed(addrs[0], Failure::Refused, now);
+        assert_eq!(dialing.next(&addrs, now), Ok(1));
+        dialing.lost(addrs[1], now);
+        assert_eq!(dialing.next(&addrs, now), Ok(0));
+        let pause = dialing.next(&addrs[1..], now).unwrap_err() - now;
+        assert!(pause < 2 * FIRST_PAUSE, "{pause:?}: a link that had lasted");
+    }
+
+    #[test]
+    fn rebuilt_is_only_what_closed_early_everywhere_for_long() {
+        use Failure::{Early, Other, Refused};
+        let (start, addrs) = (Instant::now(), addrs(3));
+        let late = start + EARLY_LIMIT;
+        for (why, outcomes, want) in [
+            ("all close early", [Early, Early, Early], true),
+            ("one is not there", [Early, Refused, Early], true),
+            ("one is mute", [Early, Early, Other], false),
+            ("none is there", [Refused, Refused, Refused], false),
+        ] {
+            let mut dialing = Dialing::new(start, 7);
+            for at in [start, late] {
+                for (addr, failure) in addrs.iter().zip(outcomes) {
+                    dialing.failed(*addr, failure, at);
+                }
+            }
+            assert!(!dialing.is_rebuilt(&addrs, late - Duration::from_secs(1)), "{why}");
+            assert_eq!(dialing.is_rebuilt(&addrs, late), want, "{why}");
+            dialing.looked(late);
+            assert!(!dialing.is_rebuilt(&addrs, late), "{why}: it has just been looked at");
+            dialing.granted();
+            assert!(!dialing.is_rebuilt(&addrs, late + EARLY_LIMIT), "{why}: it was well since");
+        }
     }
 }

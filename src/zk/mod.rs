@@ -1,18 +1,23 @@
 //! One ZooKeeper event, from the wire to the route table.
 //!
 //! ```text
-//! misses of workers ─▶┐                       ┌─▶ zk-read-N: blocking reads on one disposable client
-//!                     │ zk-watch              │        │ results
-//! events ────────────▶│ planner: what to do ──┤        ▼
-//!   ▲                 └──▶ route table        └─▶ zk-dial: find a server that serves, make a client
-//!   └── watches, states, results, dials ◀──────────────┘
+//! misses of workers ─▶┐
+//!                     │ zk-watch                  requests
+//! events ────────────▶│ planner: what to read ────────────▶ zk-link: one socket, one session
+//!   ▲                 └──▶ route table                        │
+//!   └── up, down, answers, watches that fired ◀───────────────┘
 //! ```
 
-pub mod client;
+pub mod codec;
+
+pub mod connection;
 pub mod dial;
-pub mod lag;
-pub mod planner;
-pub mod routes;
 pub mod session;
+
+pub mod planner;
+pub mod read;
+pub mod routes;
 pub mod status;
 pub mod watcher;
+
+pub mod lag;

@@ -1,53 +1,51 @@
-//! What `zk-watch` does next: when to dial, what to read, when to give a client up. Pure: events and time come
-//! in, actions come out.
+//! What `zk-watch` reads next. Pure: events and time come in, actions come out.
 //!
 //! ```text
-//!            dial due              dialed
-//!   DOWN ───────────────▶ DIALING ─────────▶ LIVE: every cached route is read again
-//!    ▲ ▲                     │                │    heartbeat, changes, misses, re-reads, sweep
-//!    │ └──── failed, late ───┘                │
-//!    └───── any doubt: a late or failed read, a state, a watcher gone
+//!             up: root, then SetWatches for all whose watch stood
+//!   DOWN ─────────────────────────────────────────────▶ LIVE: heartbeat, changes, misses, first reads, sweep
+//!    ▲                                                     │
+//!    └── down: what had fired or was being read is kept ◀──┘
 //! ```
-//! The first heartbeat shows whether the server lags, so nothing is read before it is answered.
-//! In doubt a client is given up, never repaired: watches may have been lost, and only reading everything
-//! again shows what changed. What is read first: what a watch told of, then by turns what queries wait for and what is
-//! to be confirmed, busiest tables first, then the sweep, which reads all tables slowly for ever because
-//! no watch is to be trusted blindly.
+//! A znode whose watch stood when the connection was cut is not read again: the server tells which changed since. That
+//! covers neither a znode whose watch had fired already nor one that was being read, so those stay in the plan over a cut.
+//! The first heartbeat of a connection shows the root's identity and age; nothing else is asked before it is answered.
+//! What is read first: what a watch told of, then by turns what queries wait for and what was never read yet, busiest
+//! tables first, then the sweep, which reads all tables slowly for ever because no watch is to be trusted blindly.
+//!
+//! The list of names is long, so it is paced: the longer it is, the longer it is not read again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::mem;
 use std::time::{Duration, Instant};
 
-use super::client::{MAX_READS, What};
+use super::codec::{LEN_BYTES, MAX_SET_WATCHES_BYTES};
+use super::read::What;
 
+/// Reads at once. Their requests share one connection, so it is the round trip that limits them.
+pub const MAX_READS: usize = 64;
 /// Time between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
-/// A read that takes longer has lost its client.
-const READ_LIMIT: Duration = Duration::from_secs(2);
-/// A dial that takes longer is as good as failed.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
-/// Pause before dialing again after a failure, doubled up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// See [`FIRST_PAUSE`].
-const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// A client that lived for less did not end the trouble that the one before had.
-const STABLE: Duration = Duration::from_secs(2);
 /// The sweep: at most 20 reads a second.
 const SWEEP_STEP: Duration = Duration::from_millis(50);
 /// And no round faster than this, give or take a fifth.
 const SWEEP_ROUND: Duration = Duration::from_secs(30);
+/// The list of names is not read again for so long per name: 10,000 of them cost some 60 KB/s at most.
+const NAMES_PAUSE_PER_NAME: Duration = Duration::from_micros(500);
+/// But for so long at least.
+const MIN_NAMES_PAUSE: Duration = Duration::from_millis(50);
+/// And no longer than this.
+const MAX_NAMES_PAUSE: Duration = Duration::from_secs(60);
 
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Find a server and make a client with this generation.
-    Dial(u64),
-    /// Give the client up, for this reason.
-    GiveUp(String),
     /// Read this.
     Read(What),
+    /// Set the watches of these again, which were read before.
+    SetWatches(Vec<What>),
     /// Say which tables are cached: a round of the sweep begins.
     StartSweep,
-    /// All routes that were cached when the client came are confirmed; it took so long.
+    /// All routes that were cached when the connection came are confirmed; it took so long.
     AllConfirmed(Duration),
 }
 
@@ -62,14 +60,7 @@ pub enum Verdict {
     Waits,
 }
 
-enum Trust {
-    Down { dial_at: Instant },
-    Dialing { since: Instant },
-    Live { since: Instant },
-}
-
 struct Reading {
-    since: Instant,
     /// It changed while being read.
     again: bool,
     /// To be cached even if it is not: queries wait for it, or all tables are to be cached.
@@ -78,22 +69,30 @@ struct Reading {
 
 /// The plan, owned by `zk-watch`.
 pub struct Planner {
-    trust: Trust,
-    generation: u64,
-    pause: Duration,
+    /// Since when there is a connection.
+    live_since: Option<Instant>,
+    parent_bytes: usize,
     reading: HashMap<What, Reading>,
     changes: VecDeque<What>,
     misses: VecDeque<Box<str>>,
     is_turn_of_misses: bool,
     /// When to read again what could not be read well.
     later: HashMap<What, Instant>,
-    rereads: VecDeque<Box<str>>,
+    /// Cached tables that no read has confirmed since they were cached: they have no watch.
+    unread: HashSet<Box<str>>,
+    first_reads: VecDeque<Box<str>>,
+    /// Watches to be set again.
+    resets: VecDeque<What>,
+    resetting: usize,
     preload: VecDeque<Box<str>>,
     unconfirmed: HashSet<Box<str>>,
     confirmed: Option<Duration>,
-    /// The first heartbeat has been answered.
+    /// The first heartbeat of the connection has been answered.
     is_greeted: bool,
     beat_at: Instant,
+    /// The names are to be read, but not before a time.
+    are_names_due: bool,
+    names_at: Instant,
     sweep: VecDeque<Box<str>>,
     sweep_at: Instant,
     sweep_round_at: Instant,
@@ -101,23 +100,28 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Dials at once. `seed` spreads many proxies that do the same at the same time.
-    pub fn new(now: Instant, seed: u64) -> Self {
+    /// Without a connection. `seed` spreads many proxies that do the same at the same time. Paths of tables and clusters
+    /// are at most `parent_bytes` longer than their names.
+    pub fn new(now: Instant, seed: u64, parent_bytes: usize) -> Self {
         Planner {
-            trust: Trust::Down { dial_at: now },
-            generation: 0,
-            pause: Duration::ZERO,
+            parent_bytes,
+            live_since: None,
             reading: HashMap::new(),
             changes: VecDeque::new(),
             misses: VecDeque::new(),
             is_turn_of_misses: false,
             later: HashMap::new(),
-            rereads: VecDeque::new(),
+            unread: HashSet::new(),
+            first_reads: VecDeque::new(),
+            resets: VecDeque::new(),
+            resetting: 0,
             preload: VecDeque::new(),
             unconfirmed: HashSet::new(),
             confirmed: None,
             is_greeted: false,
             beat_at: now,
+            are_names_due: false,
+            names_at: now,
             sweep: VecDeque::new(),
             sweep_at: now,
             sweep_round_at: now,
@@ -125,28 +129,30 @@ impl Planner {
         }
     }
 
-    /// The generation of the client that counts, if there is one.
-    pub fn live(&self) -> Option<u64> {
-        matches!(self.trust, Trust::Live { .. }).then_some(self.generation)
+    /// These tables are cached, and no watch of theirs stands: each is to be read.
+    pub fn distrust(&mut self, cached: Vec<Box<str>>) {
+        self.unread = cached.into_iter().collect();
     }
 
-    /// Whether this is the dial that is waited for.
-    pub fn awaits(&self, generation: u64) -> bool {
-        matches!(self.trust, Trust::Dialing { .. }) && self.generation == generation
-    }
-
-    /// Cached routes that no read has confirmed since the client came; all of them while there is none.
+    /// Cached routes that nothing has confirmed since the connection came; all of them while there is none.
     pub fn unconfirmed(&self) -> usize {
         self.unconfirmed.len()
     }
 
-    /// The dial made a client. `cached` is to be confirmed in this order, for `missing` queries wait. What the first
-    /// heartbeat finds tells whether to read the names.
-    pub fn dialed(&mut self, cached: Vec<Box<str>>, missing: Vec<Box<str>>, now: Instant) {
-        self.trust = Trust::Live { since: now };
-        self.misses.extend(missing);
+    /// There is a connection. `cached` is to be confirmed, in this order: by its watch that is set again, or by a read.
+    /// So are the watches of the `others`.
+    pub fn up(&mut self, cached: Vec<Box<str>>, others: Vec<What>, now: Instant) {
+        self.live_since = Some(now);
         self.unconfirmed = cached.iter().cloned().collect();
-        self.rereads.extend(cached);
+        // Nothing tells whether that has changed.
+        let later = mem::take(&mut self.later);
+        self.changes.extend(later.into_keys());
+        let planned: HashSet<&What> = self.changes.iter().collect();
+        let (unread, watched): (Vec<_>, Vec<_>) =
+            cached.into_iter().partition(|table| self.unread.contains(table));
+        let watched = watched.into_iter().map(What::Table).chain(others);
+        self.resets = watched.filter(|what| !planned.contains(what)).collect();
+        self.first_reads = unread.into();
         self.is_greeted = false;
         self.beat_at = now;
         let round = self.jitter(SWEEP_ROUND);
@@ -154,42 +160,33 @@ impl Planner {
         self.note_confirmed(now);
     }
 
-    /// The dial failed.
-    pub fn dial_failed(&mut self, now: Instant) {
-        self.pause = MAX_PAUSE.min(FIRST_PAUSE.max(2 * self.pause));
-        let pause = self.jitter(self.pause);
-        self.trust = Trust::Down { dial_at: now + pause };
-    }
-
-    /// The client is given up: what it was to read is moot.
-    fn down(&mut self, now: Instant) {
-        let stable = matches!(self.trust, Trust::Live { since } if now >= since + STABLE);
-        self.pause =
-            if stable { Duration::ZERO } else { MAX_PAUSE.min(FIRST_PAUSE.max(2 * self.pause)) };
-        let pause = self.jitter(self.pause);
-        self.trust = Trust::Down { dial_at: now + pause };
-        self.reading.clear();
-        self.changes.clear();
-        self.misses.clear();
-        self.later.clear();
-        self.rereads.clear();
+    /// The connection is gone. What had fired and was not read yet, and what was being read, is read over the next.
+    pub fn down(&mut self) {
+        self.live_since = None;
+        for (what, reading) in self.reading.drain() {
+            match what {
+                What::Root => {} // the next connection begins with it
+                What::Names => self.are_names_due = true,
+                What::Table(table) if reading.is_wanted => self.misses.push_front(table),
+                what => self.changes.push_front(what),
+            }
+        }
+        self.resets.clear();
+        self.resetting = 0;
+        self.first_reads.clear();
         self.preload.clear();
         self.sweep.clear();
         self.confirmed = None;
     }
 
-    /// The client cannot be trusted.
-    #[must_use]
-    pub fn doubt(&mut self, why: String, now: Instant) -> Action {
-        self.down(now);
-        Action::GiveUp(why)
+    /// Whether watches of a connection that is gone are being set again.
+    pub fn is_resetting(&self) -> bool {
+        self.resetting > 0 || !self.resets.is_empty()
     }
 
-    /// Queries wait for a table that is not cached. Without a client [`Planner::dialed`] will tell of it.
+    /// Queries wait for a table that is not cached.
     pub fn miss(&mut self, table: &str) {
-        if self.live().is_some() {
-            self.misses.push_back(table.into());
-        }
+        self.misses.push_back(table.into());
     }
 
     /// Forgets the misses that nobody waits for any more.
@@ -197,9 +194,17 @@ impl Planner {
         self.misses.retain(|table| is_waited_for(table));
     }
 
-    /// A watch told that this changed.
+    /// This is to be read: a watch told that it changed, or what was read says so.
     pub fn changed(&mut self, what: What) {
-        self.changes.push_back(what);
+        match what {
+            What::Names => self.are_names_due = true,
+            what => self.changes.push_back(what),
+        }
+    }
+
+    /// Whether it is being read.
+    pub fn reads(&self, what: &What) -> bool {
+        self.reading.contains_key(what)
     }
 
     /// Whether what is being read is to be cached even if it is not.
@@ -207,16 +212,33 @@ impl Planner {
         self.reading.get(what).is_some_and(|reading| reading.is_wanted)
     }
 
+    /// The list of names that was read has so many.
+    pub fn names_read(&mut self, count: usize, now: Instant) {
+        let pause = NAMES_PAUSE_PER_NAME.saturating_mul(count.try_into().unwrap_or(u32::MAX));
+        self.names_at = now + pause.clamp(MIN_NAMES_PAUSE, MAX_NAMES_PAUSE);
+    }
+
     /// A read ended. False: it changed meanwhile, so that the answer says little.
     pub fn done(&mut self, what: What, verdict: Verdict, now: Instant) -> bool {
         self.is_greeted |= what == What::Root;
         let again = self.reading.remove(&what).is_some_and(|reading| reading.again);
+        if let What::Table(table) = &what {
+            self.unread.remove(table);
+        }
         match verdict {
-            _ if again => self.changes.push_back(what),
+            _ if again => self.changed(what),
             Verdict::Again(after) => drop(self.later.insert(what, now + after)),
             Verdict::Settled | Verdict::Waits => {}
         }
         !again
+    }
+
+    /// These watches stand again, and those that have not fired had nothing to tell. Returns the latter.
+    pub fn watches_set(&mut self, mut set: Vec<What>) -> Vec<What> {
+        self.resetting = self.resetting.saturating_sub(1);
+        let fired: HashSet<&What> = self.changes.iter().chain(self.reading.keys()).collect();
+        set.retain(|what| !fired.contains(what));
+        set
     }
 
     /// What can be known of a table is known.
@@ -227,7 +249,7 @@ impl Planner {
     }
 
     fn note_confirmed(&mut self, now: Instant) {
-        if let Trust::Live { since } = self.trust
+        if let Some(since) = self.live_since
             && self.unconfirmed.is_empty()
         {
             self.confirmed = Some(now - since);
@@ -246,27 +268,8 @@ impl Planner {
 
     /// What to do now; ask again until there is nothing.
     pub fn next_action(&mut self, now: Instant) -> Option<Action> {
-        match self.trust {
-            Trust::Down { dial_at } if dial_at <= now => {
-                self.generation += 1;
-                self.trust = Trust::Dialing { since: now };
-                Some(Action::Dial(self.generation))
-            }
-            Trust::Dialing { since } if since + DIAL_LIMIT <= now => {
-                self.dial_failed(now);
-                None
-            }
-            Trust::Down { .. } | Trust::Dialing { .. } => None,
-            Trust::Live { .. } => self.next_live(now),
-        }
-    }
-
-    fn next_live(&mut self, now: Instant) -> Option<Action> {
-        if self.reading.values().any(|reading| reading.since + READ_LIMIT <= now) {
-            let why = format!("a read took longer than {READ_LIMIT:?}");
-            return Some(self.doubt(why, now));
-        }
-        if self.reading.len() >= self.max_reads() {
+        self.live_since?;
+        if self.reading.len() + self.resetting >= self.max_reads() {
             return None;
         }
         if self.is_greeted
@@ -274,28 +277,51 @@ impl Planner {
         {
             return Some(Action::AllConfirmed(took));
         }
-        if self.beat_at <= now && !self.reading.contains_key(&What::Root) {
+        if self.beat_at <= now && !self.reads(&What::Root) {
             self.beat_at = now + BEAT;
-            return Some(self.start(What::Root, false, now));
+            return Some(self.start(What::Root, false));
+        }
+        if let Some(chunk) = self.next_resets() {
+            return Some(Action::SetWatches(chunk));
         }
         if self.sweep.is_empty() && self.sweep_round_at <= now {
             let round = self.jitter(SWEEP_ROUND);
             self.sweep_round_at = now + round;
             return Some(Action::StartSweep);
         }
+        if self.are_names_due && self.names_at <= now {
+            self.are_names_due = false;
+            self.changes.push_back(What::Names);
+        }
         while let Some(what) = self.changes.pop_front() {
             match self.reading.get_mut(&what) {
                 Some(reading) => reading.again = true,
-                None => return Some(self.start(what, false, now)),
+                None => return Some(self.start(what, false)),
             }
         }
         while let Some((what, is_wanted)) = self.next_refresh(now) {
             match self.reading.get_mut(&what) {
                 Some(reading) => reading.is_wanted |= is_wanted,
-                None => return Some(self.start(what, is_wanted, now)),
+                None => return Some(self.start(what, is_wanted)),
             }
         }
         None
+    }
+
+    /// As many watches as one request takes.
+    fn next_resets(&mut self) -> Option<Vec<What>> {
+        let mut bytes = 0;
+        let fits = |what: &&What| {
+            let name_bytes = match what {
+                What::Root | What::Names => 0,
+                What::Table(name) | What::Cluster(name) => name.len(),
+            };
+            bytes += LEN_BYTES + self.parent_bytes + name_bytes;
+            bytes <= MAX_SET_WATCHES_BYTES
+        };
+        let count = self.resets.iter().take_while(fits).count();
+        self.resetting += usize::from(count > 0);
+        (count > 0).then(|| self.resets.drain(..count).collect())
     }
 
     /// And whether it is to be cached even if it is not.
@@ -307,8 +333,8 @@ impl Planner {
         {
             return Some((What::Table(table), true));
         }
-        while let Some(table) = self.rereads.pop_front() {
-            if self.unconfirmed.contains(&table) {
+        while let Some(table) = self.first_reads.pop_front() {
+            if self.unread.contains(&table) {
                 return Some((What::Table(table), false));
             }
         }
@@ -332,38 +358,32 @@ impl Planner {
         None
     }
 
-    fn start(&mut self, what: What, is_wanted: bool, now: Instant) -> Action {
+    fn start(&mut self, what: What, is_wanted: bool) -> Action {
         // What comes of this read says whether there must be another.
         self.later.remove(&what);
-        self.reading.insert(what.clone(), Reading { since: now, again: false, is_wanted });
+        self.reading.insert(what.clone(), Reading { again: false, is_wanted });
         Action::Read(what)
     }
 
-    /// The first heartbeat tells whether the server lags. Nothing is read before it is answered.
+    /// The first heartbeat tells what root this is. Nothing is read before it is answered.
     fn max_reads(&self) -> usize {
         if self.is_greeted { MAX_READS } else { 1 }
     }
 
-    /// When there may be something to do although nothing happens.
-    pub fn wake_at(&self) -> Instant {
-        match self.trust {
-            Trust::Down { dial_at } => dial_at,
-            Trust::Dialing { since } => since + DIAL_LIMIT,
-            Trust::Live { .. } => {
-                let late = self.reading.values().map(|reading| reading.since + READ_LIMIT).min();
-                // What is due but has no room waits for the end of a read, not for a time.
-                let next_read =
-                    (self.reading.len() < self.max_reads()).then(|| self.next_read_at());
-                late.into_iter().chain(next_read).min().unwrap_or(self.beat_at)
-            }
-        }
+    /// When there may be something to do although nothing happens; `None`: never.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.live_since?;
+        // What is due but has no room waits for the end of a read, not for a time.
+        let has_room = self.reading.len() + self.resetting < self.max_reads();
+        has_room.then(|| self.next_read_at())
     }
 
     /// When the next read is due that is not due now.
     fn next_read_at(&self) -> Instant {
         let sweep = if self.sweep.is_empty() { self.sweep_round_at } else { self.sweep_at };
-        let beat = (!self.reading.contains_key(&What::Root)).then_some(self.beat_at);
-        self.later.values().copied().chain(beat).fold(sweep, Instant::min)
+        let beat = (!self.reads(&What::Root)).then_some(self.beat_at);
+        let names = self.are_names_due.then_some(self.names_at);
+        self.later.values().copied().chain(beat).chain(names).fold(sweep, Instant::min)
     }
 
     /// `span`, a fifth more or less.
@@ -377,196 +397,4 @@ impl Planner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(name: &str) -> What {
-        What::Table(name.into())
-    }
-
-    fn reads(planner: &mut Planner, now: Instant) -> Vec<What> {
-        let mut reads = Vec::new();
-        while let Some(action) = planner.next_action(now) {
-            match action {
-                Action::Read(what) => reads.push(what),
-                Action::AllConfirmed(_) => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        reads
-    }
-
-    fn live(cached: &[&str], missing: &[&str]) -> (Planner, Instant) {
-        let now = Instant::now();
-        let mut planner = Planner::new(now, 7);
-        assert_eq!(planner.next_action(now), Some(Action::Dial(1)));
-        assert!(planner.awaits(1));
-        let boxed = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
-        planner.dialed(boxed(cached), boxed(missing), now);
-        assert_eq!(planner.next_action(now), Some(Action::Read(What::Root)));
-        assert_eq!(planner.next_action(now), None, "the server may lag");
-        assert!(planner.wake_at() > now);
-        planner.done(What::Root, Verdict::Settled, now);
-        (planner, now)
-    }
-
-    #[test]
-    fn a_new_client_reads_what_queries_wait_for_then_confirms_all() {
-        let (mut planner, now) = live(&["busy", "idle"], &["new"]);
-        let want = [table("new"), table("busy"), table("idle")];
-        assert_eq!(reads(&mut planner, now), want);
-        assert_eq!(planner.unconfirmed(), 2);
-        let later = now + Duration::from_millis(9);
-        for what in want {
-            assert!(planner.done(what, Verdict::Settled, later));
-        }
-        ["busy", "idle"].iter().for_each(|table| planner.confirmed(table, later));
-        let took = Duration::from_millis(9);
-        assert_eq!(planner.next_action(later), Some(Action::AllConfirmed(took)));
-        assert_eq!(planner.next_action(later), None);
-    }
-
-    #[test]
-    fn reads_at_once_are_bounded_and_changes_come_first() {
-        let names: Vec<String> = (0..40).map(|n| format!("t{n}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let (mut planner, now) = live(&names, &[]);
-        let first = reads(&mut planner, now);
-        assert_eq!(first.len(), MAX_READS);
-        planner.miss("missed");
-        planner.changed(table("changed"));
-        planner.done(first[0].clone(), Verdict::Settled, now);
-        planner.done(first[1].clone(), Verdict::Settled, now);
-        assert_eq!(reads(&mut planner, now), [table("changed"), table("missed")]);
-    }
-
-    #[test]
-    fn many_misses_keep_no_route_from_being_confirmed() {
-        let (mut planner, now) = live(&["a", "b"], &["m0", "m1", "m2", "m3", "m4"]);
-        let want = ["m0", "a", "m1", "b", "m2", "m3", "m4"].map(table);
-        assert_eq!(reads(&mut planner, now), want);
-    }
-
-    #[test]
-    fn misses_that_nobody_waits_for_are_forgotten() {
-        let (mut planner, now) = live(&[], &[]);
-        (0..MAX_READS).for_each(|n| planner.changed(table(&format!("t{n}"))));
-        let busy = reads(&mut planner, now);
-        (0..1000).for_each(|n| planner.miss(&format!("m{n}")));
-        planner.keep_misses(|table| table == "m7");
-        for what in busy {
-            planner.done(what, Verdict::Settled, now);
-        }
-        assert_eq!(reads(&mut planner, now), [table("m7")]);
-    }
-
-    #[test]
-    fn a_change_during_a_read_is_read_again() {
-        let (mut planner, now) = live(&["t"], &[]);
-        reads(&mut planner, now);
-        planner.changed(table("t"));
-        assert_eq!(reads(&mut planner, now), [], "one read of a znode at a time");
-        assert!(!planner.done(table("t"), Verdict::Settled, now));
-        assert_eq!(reads(&mut planner, now), [table("t")]);
-    }
-
-    #[test]
-    fn only_what_queries_wait_for_and_preloaded_tables_are_wanted() {
-        let (mut planner, now) = live(&["cached"], &["missed"]);
-        planner.preload(vec!["preloaded".into()]);
-        planner.changed(table("changed"));
-        reads(&mut planner, now);
-        for (name, want) in
-            [("cached", false), ("missed", true), ("preloaded", true), ("changed", false)]
-        {
-            assert_eq!(planner.wants(&table(name)), want, "{name}");
-        }
-        planner.miss("changed");
-        assert_eq!(reads(&mut planner, now), [], "it is being read");
-        assert!(planner.wants(&table("changed")));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_read_again_once_and_not_once_more_each_time() {
-        let (mut planner, start) = live(&[], &[]);
-        let pause = Duration::from_secs(5);
-        let mut now = start;
-        for round in 0..100 {
-            now += Duration::from_millis(10);
-            // As each round of the sweep does.
-            planner.changed(What::Cluster("c".into()));
-            planner.beat_at = now + 2 * pause;
-            assert_eq!(reads(&mut planner, now), [What::Cluster("c".into())], "round {round}");
-            planner.done(What::Cluster("c".into()), Verdict::Again(pause), now);
-        }
-        assert_eq!(reads(&mut planner, now + pause), [What::Cluster("c".into())]);
-        assert_eq!(reads(&mut planner, now + pause), []);
-    }
-
-    #[test]
-    fn it_does_not_wake_up_for_what_cannot_be_done_yet() {
-        let (mut planner, start) = live(&[], &[]);
-        assert_eq!(reads(&mut planner, start + BEAT), [What::Root]);
-        let now = start + BEAT + BEAT + Duration::from_millis(1);
-        assert_eq!(reads(&mut planner, now), [], "the heartbeat is under way");
-        assert!(planner.wake_at() > now);
-        planner.done(What::Root, Verdict::Settled, now);
-        assert!(planner.wake_at() <= now, "the next one is due");
-        reads(&mut planner, now);
-        (0..MAX_READS).for_each(|n| planner.changed(table(&format!("t{n}"))));
-        assert_eq!(reads(&mut planner, now).len(), MAX_READS - 1);
-        planner.sweep_round_at = now;
-        assert!(planner.wake_at() > now, "all readers are busy");
-    }
-
-    #[test]
-    fn a_late_read_gives_the_client_up_and_dials_at_once_then_slower() {
-        let (mut planner, start) = live(&["t"], &[]);
-        reads(&mut planner, start);
-        let now = start + READ_LIMIT;
-        assert!(planner.wake_at() <= now);
-        assert!(matches!(planner.next_action(now), Some(Action::GiveUp(_))));
-        assert_eq!(planner.unconfirmed(), 1, "stale until read again");
-        planner.miss("m");
-        assert_eq!(planner.next_action(now), Some(Action::Dial(2)), "it had been stable");
-        let mut last = Duration::ZERO;
-        let mut at = now;
-        for _ in 0..8 {
-            planner.dial_failed(at);
-            last = planner.wake_at() - at;
-            at = planner.wake_at();
-            assert!(matches!(planner.next_action(at), Some(Action::Dial(_))));
-        }
-        assert!(last >= MAX_PAUSE.mul_f64(0.8) && last <= MAX_PAUSE.mul_f64(1.2), "{last:?}");
-        let late = at + DIAL_LIMIT;
-        assert_eq!(planner.next_action(late), None);
-        assert!(!planner.awaits(9), "a dial that takes for ever is not waited for");
-    }
-
-    #[test]
-    fn the_sweep_is_slow_and_never_ends() {
-        let (mut planner, start) = live(&[], &[]);
-        let mut now = start;
-        let mut swept = Vec::new();
-        let mut rounds = 0;
-        while now < start + Duration::from_secs(100) {
-            match planner.next_action(now) {
-                Some(Action::StartSweep) => {
-                    rounds += 1;
-                    planner.sweep((0..100).map(|n| format!("t{n}").into()).collect());
-                }
-                Some(Action::Read(what)) => {
-                    if what != What::Root && what != What::Names {
-                        swept.push(now);
-                    }
-                    planner.done(what, Verdict::Settled, now);
-                }
-                Some(_) => {}
-                None => now = planner.wake_at().max(now + Duration::from_millis(1)),
-            }
-        }
-        assert!((2..=4).contains(&rounds), "{rounds} rounds in 100 s");
-        assert_eq!(swept.len(), 100 * rounds);
-        assert!(swept.windows(2).all(|pair| pair[1] - pair[0] >= SWEEP_STEP));
-    }
-}
+mod tests;

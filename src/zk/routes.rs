@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use log::{Level, info, log, warn};
 
-use super::client::{Found, ReadError, What};
+use super::codec::{Op, Stat};
 use super::lag::is_older;
 use super::planner::Verdict;
+use super::read::{Found, Paths, ReadError, What};
 use crate::logging::Throttle;
+use crate::route::names::Names;
 use crate::route::record::{self, BadRecord, Record, Target};
 use crate::route::table::{Cached, Route, RouteWriter};
 use crate::upstream::cluster::Clusters;
@@ -60,6 +62,8 @@ struct NamedCluster {
     sight: Sight,
     /// It is missing, or hidden.
     is_unreadable: bool,
+    /// It is missing: its watch tells when it comes.
+    is_missing: bool,
     /// Why it cannot be used as it was last read; the last good record counts.
     fault: Option<String>,
     /// Tables whose record names it.
@@ -110,6 +114,8 @@ pub struct Routes {
     names_readable: bool,
     /// As it was when the names were asked for.
     root_of_names: Root,
+    /// The names are to be read, be it later.
+    are_names_due: bool,
     /// The newest change that was ever seen.
     newest_zxid: i64,
     /// The newest creation or deletion below the root that was ever seen.
@@ -149,6 +155,7 @@ impl Routes {
             named: HashMap::new(),
             names_readable: true,
             root_of_names: Root::Unseen,
+            are_names_due: false,
             changed_at: HashMap::new(),
             deleted: HashSet::new(),
         }
@@ -164,9 +171,72 @@ impl Routes {
         self.writer.get(table).is_some()
     }
 
-    /// Whether the names of all tables are known, so that one that is missing among them is unknown.
-    pub fn names_are_readable(&self) -> bool {
-        self.names_readable
+    /// Whether the names of all tables are known, be it as they were a while ago.
+    pub fn names_are_known(&self) -> bool {
+        self.writer.names().0
+    }
+
+    /// Whether a table that is missing among the names is unknown.
+    pub fn names_are_current(&self) -> bool {
+        self.writer.names().1
+    }
+
+    /// Names came or went. Until they are read again, each that is not among them costs a read.
+    pub fn names_changed(&mut self) {
+        self.writer.set_names_current(false);
+        self.root_of_names = Root::Unseen;
+    }
+
+    /// Names came or went while they were being read; they are read again.
+    pub fn names_are_old(&mut self) {
+        self.writer.set_names_current(false);
+        self.are_names_due = true;
+    }
+
+    /// Whether anybody would miss a table or cluster.
+    pub fn is_used(&self, what: &What) -> bool {
+        match what {
+            What::Table(table) => self.has(table) || self.naming(table).is_some(),
+            What::Cluster(name) => self.named.contains_key(name),
+            What::Root | What::Names => true,
+        }
+    }
+
+    /// The request that sets watches again which another connection had.
+    pub fn set_watches(&self, since: i64, set: &[What], paths: &Paths) -> Op {
+        let (mut data, mut exist, mut child) = (Vec::new(), Vec::new(), Vec::new());
+        for what in set {
+            let is_missing = |name| self.named.get(name).is_some_and(|named| named.is_missing);
+            let watches = match what {
+                What::Names => &mut child,
+                What::Cluster(name) if is_missing(name) => &mut exist,
+                What::Root | What::Table(_) | What::Cluster(_) => &mut data,
+            };
+            watches.push(paths.of(what));
+        }
+        Op::SetWatches { since, data, exist, child }
+    }
+
+    /// The watch of a znode stands again, and it has not changed meanwhile. Tables of which it is now known where they
+    /// live.
+    pub fn rearmed(&mut self, what: &What) -> Vec<Box<str>> {
+        match what {
+            What::Table(table) => match self.naming(table) {
+                Some((name, naming)) => self.follow(table, &name, naming).known,
+                None => {
+                    self.writer.confirm(table);
+                    vec![table.clone()]
+                }
+            },
+            What::Cluster(name) => match self.named.get_mut(name) {
+                Some(cluster) => {
+                    cluster.sight = Sight::Read;
+                    self.put_tables_of(name)
+                }
+                None => Vec::new(),
+            },
+            What::Root | What::Names => Vec::new(),
+        }
     }
 
     /// All tables cached, the busiest first.
@@ -198,8 +268,6 @@ impl Routes {
     pub fn new_client(&mut self, server_zxid: i64) {
         self.writer.trust();
         self.server_zxid = server_zxid;
-        self.names_readable = true;
-        self.root_of_names = Root::Unseen;
         for cluster in self.named.values_mut() {
             // Who gets a client reads all clusters that are named.
             cluster.sight = Sight::Asked;
@@ -214,7 +282,7 @@ impl Routes {
     /// Without a client nobody can tell which tables there are not.
     pub fn lost_client(&mut self) {
         self.writer.distrust();
-        self.writer.set_names(None);
+        self.writer.set_names_current(false);
         self.changed_at.clear();
     }
 
@@ -283,7 +351,7 @@ impl Routes {
     }
 
     /// The server knows of this change.
-    fn knows(&mut self, zxid: i64) {
+    pub fn knows(&mut self, zxid: i64) {
         self.server_zxid = self.server_zxid.max(zxid);
         self.newest_zxid = self.newest_zxid.max(zxid);
     }
@@ -300,7 +368,7 @@ impl Routes {
         let mut taken = Taken::new(Verdict::Settled);
         let known = self.newest_root_zxid;
         let root = match found {
-            Ok(Found::Root { pzxid }) => {
+            Ok(Found::Root(Stat { pzxid, .. })) => {
                 self.check(&self.root, pzxid, known)?;
                 self.knows(pzxid);
                 self.newest_root_zxid = pzxid.max(known);
@@ -317,21 +385,25 @@ impl Routes {
         // Their own watch only says that the root is to be read, and is not trusted even so far: ZooKeeper drops it
         // without a word when a table comes or goes while an ACL hides them.
         if root != self.root_of_names || (root != Root::Missing && !self.names_readable) {
-            self.root_of_names = root;
+            (self.root_of_names, self.are_names_due) = (root, true);
+            self.writer.set_names_current(false);
             taken.read.push(What::Names);
+        } else if !self.are_names_due {
+            self.writer.set_names_current(true);
         }
         Ok(taken)
     }
 
     fn take_names(&mut self, found: Result<Found, ReadError>) -> Taken {
-        let names: Result<HashSet<Box<str>>, &str> = match found {
+        let names: Result<Names, &str> = match found {
+            Ok(Found::Names(names)) if names.iter().all(is_table_name) => Ok(names),
             Ok(Found::Names(names)) => {
-                let names = names.into_iter().filter(|name| is_table_name(name));
-                Ok(names.map(Box::from).collect())
+                Ok(Names::new(names.iter().filter(|name| is_table_name(name)).collect()))
             }
             Err(ReadError::NoNode) => Err("it does not exist, so there are no tables"),
             _ => Err("its children may not be read, so each unknown table costs a read"),
         };
+        self.are_names_due = false;
         let was_readable = mem::replace(&mut self.names_readable, names.is_ok());
         match &names {
             Ok(names) if !was_readable => info!("root {}: {} tables", self.root, names.len()),
@@ -365,7 +437,7 @@ impl Routes {
         let znode = format!("{}/{table}", self.root);
         let is_wanted = is_wanted || self.naming(table).is_some_and(|(_, n)| n.is_wanted);
         match found {
-            Ok(Found::Record { data, mzxid }) => {
+            Ok(Found::Record { data, stat: Stat { mzxid, .. } }) => {
                 self.check(&znode, mzxid, known)?;
                 self.knows(mzxid);
                 match is_wanted || self.has(table) {
@@ -374,7 +446,7 @@ impl Routes {
                     false => Ok(Taken::new(Verdict::Settled)),
                 }
             }
-            Err(ReadError::NoNode) => {
+            Ok(Found::Absent { .. }) => {
                 // A server that knows of nothing as new as this route may only not have it yet.
                 self.check(&znode, self.server_zxid, known)?;
                 self.detach(table);
@@ -501,9 +573,9 @@ impl Routes {
         };
         let znode = format!("{}/{name}", self.clusters_root.as_deref().unwrap_or_default());
         let mut taken = Taken::new(Verdict::Settled);
-        let mut is_unreadable = false;
+        let (mut is_unreadable, mut is_missing) = (false, false);
         let record = match found {
-            Ok(Found::Record { data, mzxid }) => {
+            Ok(Found::Record { data, stat: Stat { mzxid, .. } }) => {
                 self.check(&znode, mzxid, known)?;
                 self.knows(mzxid);
                 let record = record::read(&data).map_err(|fault| {
@@ -514,7 +586,8 @@ impl Routes {
             }
             unreadable => {
                 // Of one that is missing a watch tells when it comes.
-                if unreadable != Err(ReadError::NoNode) {
+                is_missing = unreadable == Err(ReadError::NoNode);
+                if !is_missing {
                     taken.verdict = Verdict::Again(NO_AUTH_PAUSE);
                 }
                 static UNREADABLE: Throttle = Throttle::new();
@@ -529,7 +602,7 @@ impl Routes {
             return Ok(taken);
         };
         cluster.sight = Sight::Read;
-        cluster.is_unreadable = is_unreadable;
+        (cluster.is_unreadable, cluster.is_missing) = (is_unreadable, is_missing);
         cluster.fault = match record {
             Ok((record, mzxid)) => {
                 cluster.record = Some(Record { cluster: name.to_owned(), ..record });
@@ -538,15 +611,25 @@ impl Routes {
             }
             Err(fault) => Some(fault),
         };
+        taken.known = self.put_tables_of(name);
+        Ok(taken)
+    }
+
+    /// A cluster's record is known. Tables of which it is now known where they live.
+    fn put_tables_of(&mut self, name: &str) -> Vec<Box<str>> {
+        let Some(cluster) = self.named.get_mut(name) else {
+            return Vec::new();
+        };
         // Tables that had to make room do not come back by it.
         cluster.tables.retain(|table, naming| naming.is_wanted || self.writer.get(table).is_some());
+        let mut known = Vec::new();
         for (table, naming) in cluster.tables.clone() {
             self.put_named(name, &table, naming);
             if naming.is_current {
-                taken.known.push(table);
+                known.push(table);
             }
         }
-        Ok(taken)
+        known
     }
 
     /// The table's record does not name the cluster any more that it named.
@@ -673,7 +756,7 @@ mod tests {
         let mut routes = routes();
         let read_names = [What::Names];
         let mut beat = |root| !routes.take(&What::Root, root, false).unwrap().read.is_empty();
-        let there = |pzxid| Ok(Found::Root { pzxid });
+        let there = |pzxid| Ok(Found::Root(Stat { pzxid, ..Stat::default() }));
         for (why, root, want) in [
             ("a first look", there(7), true),
             ("nothing came or went", there(7), false),
@@ -686,13 +769,13 @@ mod tests {
         }
         routes.new_client(0);
         let beat = |routes: &mut Routes| routes.take(&What::Root, there(10), false).unwrap().read;
-        assert_eq!(beat(&mut routes), read_names, "another server");
+        assert_eq!(beat(&mut routes), [], "another server, which knows no less");
         routes.take(&What::Names, Err(ReadError::NoAuth), false).unwrap();
         assert_eq!(beat(&mut routes), read_names, "they are hidden");
     }
 
     fn record(text: &str, mzxid: i64) -> Result<Found, ReadError> {
-        Ok(Found::Record { data: text.into(), mzxid })
+        Ok(Found::Record { data: text.into(), stat: Stat { mzxid, ..Stat::default() } })
     }
 
     #[test]
@@ -716,8 +799,8 @@ mod tests {
     fn what_is_older_than_what_was_seen_is_not_taken() {
         let metas = || r#"{"meta_addrs": "h:1"}"#;
         let table = What::Table("t".into());
-        let root = |pzxid| Ok(Found::Root { pzxid });
-        let gone = || Err(ReadError::NoNode);
+        let root = |pzxid| Ok(Found::Root(Stat { pzxid, ..Stat::default() }));
+        let gone = || Ok(Found::Absent { root: None });
         let seen = || {
             let mut routes = routes();
             routes.new_client(0);

@@ -1,70 +1,103 @@
-//! The session as the server granted it: it may cut the time-out that was asked for, or stretch it.
+//! A session for who asks one thing after another and waits for each answer: commands, not the proxy.
 //!
-//! The crate does not tell, but it logs the server's answer at TRACE. The logger passes the crate's records on
-//! to [`hear`], which keeps what the last answer granted, and nothing of the session's password.
+//! It is [`connection`](super::connection) with a caller that blocks. A request that was under way when the connection was
+//! cut fails with [`Code::CONNECTION_LOSS`]: whether it was done only a look can tell.
 
-use std::fmt::Write as _;
-use std::time::Duration;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use log::Record;
-use parking_lot::Mutex;
+use crossbeam_channel::Receiver;
 
-/// Target of the crate's records, and its prefix.
-pub const TARGET: &str = "zookeeper";
+use super::codec::{Answer, Code, Op};
+use super::connection::{Connection, Event, Options};
+use crate::upstream::resolver::Resolver;
 
-/// What a server granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An open session. Dropping it ends it.
 pub struct Session {
-    /// Its number, as ZooKeeper's own tools show it in hexadecimal.
-    pub id: i64,
-    /// A session whose client is silent for longer expires.
-    pub timeout: Duration,
+    // Before the connection, which waits until its events are taken.
+    events: Receiver<Event>,
+    connection: Connection,
+    link: Option<u64>,
+    last_ticket: u64,
+    limit: Duration,
+    why: String,
 }
 
-static LAST: Mutex<Option<Session>> = Mutex::new(None);
-
-/// The session that was granted last.
-pub fn last() -> Option<Session> {
-    *LAST.lock()
+/// Why a request has no answer.
+#[derive(Debug)]
+pub enum Failed {
+    /// The server refused it.
+    Code(Code),
+    /// There is no connection, for this reason.
+    Unreachable(String),
 }
 
-/// Reads one record of the crate.
-pub fn hear(record: &Record<'_>) {
-    // Most records are of packets; only this one is worth formatting.
-    if record.file().is_some_and(|file| file.ends_with("io.rs")) {
-        let mut text = String::new();
-        if write!(text, "{}", record.args()).is_ok()
-            && let Some(session) = parse(&text)
-        {
-            *LAST.lock() = Some(session);
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failed::Code(code) => code.fmt(f),
+            Failed::Unreachable(why) => write!(f, "ZooKeeper cannot be reached: {why}"),
         }
     }
 }
 
-fn parse(text: &str) -> Option<Session> {
-    let fields = text.strip_prefix("Connected: ConnectResponse {")?;
-    let number = |name: &str| {
-        let (_, rest) = fields.split_once(name)?;
-        rest.split([',', ' ', '}']).next()?.parse().ok()
-    };
-    let timeout_ms = u64::try_from(number("timeout: ")?).ok()?;
-    Some(Session { id: number("session_id: ")?, timeout: Duration::from_millis(timeout_ms) })
-}
+impl Session {
+    /// Connects to one of the servers. Each request waits at most for `limit`.
+    pub fn connect(
+        address: &[String],
+        timeout: Duration,
+        digest: Option<&str>,
+        limit: Duration,
+    ) -> io::Result<Self> {
+        let resolver = Arc::new(Resolver::start()?);
+        let resolve = Box::new(move |name: &str| resolver.known(name));
+        let digest = digest.map(str::to_owned);
+        let options = Options { address: address.to_vec(), timeout, digest, root: None };
+        let (connection, events) =
+            Connection::start(options, resolve, 0, std::process::id().into())?;
+        let why = "no server was reached yet".to_owned();
+        Ok(Session { events, connection, link: None, last_ticket: 0, limit, why })
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Asks, and waits for the answer.
+    pub fn request(&mut self, op: Op) -> Result<Answer, Failed> {
+        let until = Instant::now() + self.limit;
+        // What happened since the last request.
+        while let Ok(event) = self.events.try_recv() {
+            self.hear(event);
+        }
+        let link = loop {
+            match self.link {
+                Some(link) => break link,
+                None => self.hear(self.next(until)?),
+            }
+        };
+        self.last_ticket += 1;
+        self.connection.ask(link, self.last_ticket, op);
+        loop {
+            match self.next(until)? {
+                Event::Reply { ticket, result, .. } if ticket == self.last_ticket => {
+                    return result.map_err(Failed::Code);
+                }
+                event => self.hear(event),
+            }
+            if self.link != Some(link) {
+                return Err(Failed::Code(Code::CONNECTION_LOSS));
+            }
+        }
+    }
 
-    #[test]
-    fn only_the_servers_answer_counts() {
-        let text = "Connected: ConnectResponse { protocol_version: 0, timeout: 4000, \
-                    session_id: -72057, passwd: [1, 2], read_only: false }";
-        let want = Session { id: -72057, timeout: Duration::from_secs(4) };
-        assert_eq!(parse(text), Some(want));
-        for other in
-            ["", "Connected: ", "timeout: 1, session_id: 2", "Connected: ConnectResponse {"]
-        {
-            assert_eq!(parse(other), None, "{other:?}");
+    fn next(&self, until: Instant) -> Result<Event, Failed> {
+        self.events.recv_deadline(until).map_err(|_| Failed::Unreachable(self.why.clone()))
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Up { link, .. } => self.link = Some(link),
+            Event::Down(why) => (self.link, self.why) = (None, why),
+            Event::Reply { .. } | Event::Fired { .. } | Event::Looked { .. } => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::session::{self, Session};
+use super::connection::Granting;
 
 /// Whether changes of routes are noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,7 +31,7 @@ pub struct View {
     /// The server, while there is a connection.
     pub server: Option<SocketAddr>,
     /// The session, once the server has answered.
-    pub session: Option<Session>,
+    pub session: Option<Granting>,
     /// The session time-out asked for.
     pub asked_timeout: Duration,
     /// Connections built since the start.
@@ -63,20 +63,17 @@ impl Status {
         self.0.lock().clone()
     }
 
-    /// A connection to this server is to be tried out.
-    pub fn connected(&self, server: SocketAddr) {
+    /// There is a connection to this server.
+    pub fn connected(&self, server: SocketAddr, session: Granting) {
         let mut view = self.0.lock();
-        view.server = Some(server);
-        view.session = None;
+        (view.server, view.session) = (Some(server), Some(session));
         view.built += 1;
         turn(&mut view, Trust::Confirming);
     }
 
-    /// The server has answered. Returns the session that it granted.
-    pub fn greeted(&self) -> Option<Session> {
-        let session = session::last();
-        self.0.lock().session = session;
-        session
+    /// From now on another time-out is asked for.
+    pub fn asked(&self, timeout: Duration) {
+        self.0.lock().asked_timeout = timeout;
     }
 
     /// All that was cached is current.

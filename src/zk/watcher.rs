@@ -1,12 +1,12 @@
 //! Thread `zk-watch`: the only writer of the routes when they come from ZooKeeper.
 //!
 //! ```text
-//! misses ──┐                    ┌─▶ planner ─▶ Dial, Read, GiveUp ...
+//! misses ──┐                    ┌─▶ planner ─▶ reads, watches to set again ─▶ zk-link
 //! events ──┼─ select! ─ handle ─┤
-//! dialed ──┤                    └─▶ routes: put, remove, names ─▶ Retry / Refuse jobs for who waited
+//! orders ──┤                    └─▶ routes: put, remove, names ─▶ Retry / Refuse jobs for who waited
 //! time  ───┘
 //! ```
-//! It never does I/O itself, so nothing that ZooKeeper does can hold it up, and it holds queries that wait
+//! It never touches a socket, so nothing that ZooKeeper does can hold it up, and it holds queries that wait
 //! for a table as values, until the table is read or their time is over.
 
 use std::collections::HashMap;
@@ -17,17 +17,17 @@ use std::mem;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use log::{error, info, warn};
 
-use super::client::{Alive, Client, ClientEvent, ConnectOptions, Found, ReadError, Told, What};
-use super::dial::{Dialed, Dialer, NoClient};
+use super::codec::{Answer, Code, Event as Fired, Op, Stat};
+use super::connection::{Connection, Event, Granting, Options};
 use super::lag::{LAG_LIMIT, Lag};
 use super::planner::{Action, Planner, Verdict};
+use super::read::{Found, Paths, Progress, Read, ReadError, What};
 use super::routes::Routes;
 use super::status::Status;
 use crate::client::ask::Ask;
@@ -41,8 +41,7 @@ use crate::work::jobs::Jobs;
 
 /// How often it is told that there is still no connection.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// How long a table counts as unknown after ZooKeeper said so, while the names of all tables cannot
-/// be read.
+/// How long a table counts as unknown after ZooKeeper said so, while the names of all tables are not known.
 const ABSENT_FOR: Duration = Duration::from_secs(1);
 /// Tables remembered as absent at most.
 const MAX_ABSENT: usize = 10_000;
@@ -52,6 +51,7 @@ pub struct ZkWatch {
     stop: Sender<()>,
     thread: JoinHandle<()>,
     all_confirmed: Receiver<()>,
+    orders: Sender<ZooKeeperSettings>,
     status: Status,
 }
 
@@ -67,30 +67,37 @@ impl ZkWatch {
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (confirmed, all_confirmed) = bounded(1);
-        // Unbounded, so that no thread of the crate ever blocks on it; one watch per znode bounds it.
-        let (events, told) = unbounded();
-        let (dials, dialed) = unbounded();
-        let options = ConnectOptions {
-            root: settings.root.clone(),
-            clusters_root: settings.clusters_root.clone(),
-            timeout: settings.timeout,
-            digest: settings.digest,
-        };
-        let alive: Alive = Arc::new(AtomicUsize::new(0));
-        let dialer = Dialer { address: settings.address, options, upstream, events, alive };
-        let routes = Routes::new(settings.root, settings.clusters_root, writer, clusters);
+        let (orders, ordered) = unbounded();
         let status = Status::new(settings.timeout);
-        let shown = status.clone();
-        let mut watch = Watch::new(routes, dialer, dials, jobs, settings.preload, confirmed, shown);
-        let thread = thread::Builder::new()
-            .name("zk-watch".to_owned())
-            .spawn(move || watch.run_on(|watch| watch.run(&missed, &told, &dialed, &stopped)))?;
-        Ok(ZkWatch { stop, thread, all_confirmed, status })
+        let paths =
+            Paths { root: settings.root.clone(), clusters_root: settings.clusters_root.clone() };
+        let routes =
+            Routes::new(settings.root.clone(), settings.clusters_root.clone(), writer, clusters);
+        let seed = RandomState::new().hash_one(std::process::id());
+        let resolve = Box::new(move |name: &str| upstream.resolver.known(name));
+        let newest_zxid = routes.newest_zxid();
+        let (connection, told) = Connection::start(options(&settings), resolve, newest_zxid, seed)?;
+        let mut watch =
+            Watch::new(routes, paths, jobs, settings.preload, confirmed, status.clone(), seed);
+        watch.connection = Some(connection);
+        let thread = thread::Builder::new().name("zk-watch".to_owned()).spawn(move || {
+            watch.run_on(|watch| watch.run(&missed, &told, &ordered, &stopped));
+            // First, for the connection waits until its events are taken.
+            drop(told);
+            drop(watch);
+        })?;
+        Ok(ZkWatch { stop, thread, all_confirmed, orders, status })
     }
 
     /// How it stands.
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// Takes other addresses, another time-out and another digest; the routes serve on meanwhile.
+    pub fn apply(&self, settings: ZooKeeperSettings) {
+        // Fails when it stops.
+        let _ = self.orders.send(settings);
     }
 
     /// Waits until ZooKeeper has confirmed all routes that were there at start; false: not within `limit`.
@@ -105,26 +112,51 @@ impl ZkWatch {
     }
 }
 
+fn options(settings: &ZooKeeperSettings) -> Options {
+    Options {
+        address: settings.address.clone(),
+        timeout: settings.timeout,
+        digest: settings.digest.clone(),
+        root: Some(settings.root.clone()),
+    }
+}
+
+/// What an answer is to.
+enum Pending {
+    Read(Read),
+    /// Watches that are set again.
+    Watches(Vec<What>),
+    /// The watch on the names, while the list itself is not read yet.
+    NamesWatch,
+}
+
 struct Watch {
     routes: Routes,
+    paths: Paths,
     jobs: Jobs<Job>,
-    dialer: Dialer,
-    dials: Sender<Dialed>,
     planner: Planner,
-    client: Option<Client>,
-    /// The server of the client given up last.
-    avoid: Option<SocketAddr>,
-    /// The last generation whose client has answered anything.
-    greeted: u64,
+    /// `None` in tests.
+    connection: Option<Connection>,
+    /// The number of the link that there is, and its server.
+    link: Option<(u64, SocketAddr)>,
+    /// Requests that are under way, by ticket.
+    pending: HashMap<u64, Pending>,
+    last_ticket: u64,
+    /// Watches are set again since this zxid.
+    since: i64,
+    /// The last connection ended before all were set again.
+    keeps_since: bool,
+    /// The server tells when the names change.
+    are_names_watched: bool,
     lag: Lag,
     /// Bounded by `limits.max_pending`, as all queries are.
     waiting: HashMap<Box<str>, Vec<Ask>>,
     absent: HashMap<Box<str>, Instant>,
     /// When it was last told that there is no connection.
     told_at: Option<Instant>,
-    /// All tables are to be cached, those that there are when a client comes.
+    /// All tables are to be cached, those that there are when a connection comes.
     preloads: bool,
-    /// The current client has yet to do so.
+    /// The current connection has yet to do so.
     preload_is_due: bool,
     /// Told when all routes that were cached at start are confirmed.
     confirmed: Sender<()>,
@@ -132,26 +164,31 @@ struct Watch {
 }
 
 impl Watch {
-    /// With no client yet.
+    /// With no connection yet.
     fn new(
         routes: Routes,
-        dialer: Dialer,
-        dials: Sender<Dialed>,
+        paths: Paths,
         jobs: Jobs<Job>,
         preloads: bool,
         confirmed: Sender<()>,
         status: Status,
+        seed: u64,
     ) -> Self {
-        let seed = RandomState::new().hash_one(std::process::id());
+        let parent = paths.clusters_root.as_ref().map_or(0, String::len).max(paths.root.len());
+        let mut planner = Planner::new(Instant::now(), seed, parent + 1);
+        planner.distrust(routes.by_use());
         Watch {
             routes,
+            paths,
             jobs,
-            dialer,
-            dials,
-            planner: Planner::new(Instant::now(), seed),
-            client: None,
-            avoid: None,
-            greeted: 0,
+            planner,
+            connection: None,
+            link: None,
+            pending: HashMap::new(),
+            last_ticket: 0,
+            since: 0,
+            keeps_since: false,
+            are_names_watched: false,
             lag: Lag::default(),
             waiting: HashMap::new(),
             absent: HashMap::new(),
@@ -171,12 +208,12 @@ impl Watch {
         }
     }
 
-    /// What was going on is given up. All that is cached serves on, and is read again by a new client.
+    /// What was going on is given up. All that is cached serves on, and is read again over a new connection.
     fn start_over(&mut self) {
         error!("zk-watch panicked, and starts over");
-        let action = self.planner.doubt("zk-watch panicked".to_owned(), Instant::now());
-        self.act(action, Instant::now());
+        self.give_up("zk-watch panicked".to_owned());
         self.status.down("zk-watch panicked");
+        self.planner.distrust(self.routes.by_use());
         self.routes.forget_named();
         let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
         self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
@@ -185,54 +222,55 @@ impl Watch {
     fn run(
         &mut self,
         missed: &Receiver<Ask>,
-        told: &Receiver<ClientEvent>,
-        dialed: &Receiver<Dialed>,
+        told: &Receiver<Event>,
+        ordered: &Receiver<ZooKeeperSettings>,
         stopped: &Receiver<()>,
     ) {
         let mut next_expiry = Instant::now();
         loop {
             let now = Instant::now();
             while let Some(action) = self.planner.next_action(now) {
-                self.act(action, now);
+                self.act(action);
             }
             if next_expiry <= now {
                 self.expire(now);
                 next_expiry = now + SLICE / 2;
             }
-            let mut wake_at = self.planner.wake_at();
-            if !self.waiting.is_empty() {
-                wake_at = wake_at.min(next_expiry);
-            }
-            let timer = crossbeam_channel::at(wake_at);
+            let expiry = (!self.waiting.is_empty()).then_some(next_expiry);
+            let wake_at = self.planner.wake_at().into_iter().chain(expiry).min();
+            let timer = wake_at.map_or_else(never, crossbeam_channel::at);
             select! {
-                recv(told) -> event => event.into_iter().for_each(|event| self.hear(event)),
+                recv(told) -> event => match event {
+                    Ok(event) => self.hear(event),
+                    Err(_) => return,
+                },
                 recv(missed) -> ask => match ask {
                     Ok(ask) => self.miss(ask),
                     Err(_) => return,
                 },
-                recv(dialed) -> dialed => dialed.into_iter().for_each(|dialed| self.dialed(dialed)),
+                recv(ordered) -> settings => settings.into_iter().for_each(|settings| self.apply(&settings)),
                 recv(timer) -> _ => {}
                 recv(stopped) -> _ => return,
             }
         }
     }
 
-    fn act(&mut self, action: Action, now: Instant) {
+    fn apply(&mut self, settings: &ZooKeeperSettings) {
+        self.status.asked(settings.timeout);
+        if let Some(connection) = &self.connection {
+            connection.configure(options(settings));
+        }
+    }
+
+    fn act(&mut self, action: Action) {
         match action {
-            Action::Dial(generation) => {
-                let (newest_zxid, dials) = (self.routes.newest_zxid(), self.dials.clone());
-                if let Err(e) = self.dialer.start(generation, self.avoid, newest_zxid, dials) {
-                    let client = Err(e.to_string().into());
-                    self.dialed(Dialed { generation, client });
-                }
-            }
-            Action::GiveUp(why) => self.give_up(&why),
             Action::Read(what) => {
-                let is_taken = self.client.as_ref().is_some_and(|client| client.read(what));
-                if !is_taken {
-                    let action = self.planner.doubt("its readers are stuck".to_owned(), now);
-                    self.act(action, now);
-                }
+                let (read, op) = Read::begin(what, &self.paths);
+                self.ask(Pending::Read(read), op);
+            }
+            Action::SetWatches(set) => {
+                let op = self.routes.set_watches(self.since, &set, &self.paths);
+                self.ask(Pending::Watches(set), op);
             }
             Action::StartSweep => {
                 self.routes.forget_unnamed();
@@ -253,46 +291,140 @@ impl Watch {
         }
     }
 
-    fn give_up(&mut self, why: &str) {
-        self.routes.lost_client();
-        self.absent.clear();
-        let Some(client) = self.client.take() else {
-            return;
-        };
-        let cached = self.routes.cached();
-        let addr = client.server.addr;
-        warn!("zookeeper: {addr} given up: {why}; {cached} cached routes serve on, maybe stale");
-        self.avoid = Some(addr);
-        self.status.down(&format!("{addr} given up: {why}"));
+    fn ask(&mut self, pending: Pending, op: Op) {
+        if let (Some(connection), Some((link, _))) = (&self.connection, self.link) {
+            self.last_ticket += 1;
+            self.pending.insert(self.last_ticket, pending);
+            connection.ask(link, self.last_ticket, op);
+        }
     }
 
-    fn dialed(&mut self, dialed: Dialed) {
-        let now = Instant::now();
-        if !self.planner.awaits(dialed.generation) {
-            return;
+    /// The server is not to be believed.
+    fn give_up(&mut self, why: String) {
+        if let (Some(connection), Some((link, _))) = (&self.connection, self.link) {
+            connection.give_up(link, why.clone());
         }
-        match dialed.client {
-            Ok(client) => {
-                self.status.connected(client.server.addr);
-                self.told_at = None;
-                self.preload_is_due = self.preloads;
-                self.routes.new_client(client.server.zxid);
-                self.client = Some(client);
-                let missing = self.waiting.keys().cloned().collect();
-                self.planner.dialed(self.routes.by_use(), missing, now);
-                let clusters = self.routes.named_clusters();
-                clusters.into_iter().for_each(|what| self.planner.changed(what));
+        self.down(&why);
+    }
+
+    fn hear(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Up { link, server, session, since } => {
+                self.up(link, server, session, since, now)
             }
-            Err(NoClient { why, lags }) => {
-                // An outage of hours is tried every second and told now and then.
-                if self.told_at.is_none_or(|at| now >= at + TELL_EVERY) {
-                    self.told_at = Some(now);
-                    let cached = self.routes.cached();
-                    warn!("zookeeper: no connection, {cached} cached routes serve: {why}");
+            Event::Down(why) => self.down(&why),
+            Event::Fired { event, path, at } => self.fired(event, &path, at),
+            Event::Reply { ticket, zxid, result } => {
+                if let Some(pending) = self.pending.remove(&ticket) {
+                    self.answered(pending, zxid, result, now);
                 }
-                self.status.down(&why);
-                self.planner.dial_failed(now);
-                if lags { self.lags(now) } else { self.lag.ended() }
+            }
+            Event::Looked { server, zxid, root } => self.looked(server, zxid, root),
+        }
+    }
+
+    fn up(&mut self, link: u64, server: SocketAddr, session: Granting, since: i64, now: Instant) {
+        let cached = self.routes.cached();
+        info!(
+            "zookeeper: connected to {server}, session={:#x} session_timeout={:?}, {cached} cached routes to confirm",
+            session.id, session.timeout
+        );
+        // Watches that the connection before had not set again yet are due since it came.
+        if !mem::take(&mut self.keeps_since) {
+            self.since = since;
+        }
+        self.status.connected(server, session);
+        self.told_at = None;
+        self.preload_is_due = self.preloads;
+        self.link = Some((link, server));
+        self.routes.new_client(0);
+        let mut others = self.routes.named_clusters();
+        self.are_names_watched = self.routes.names_are_known();
+        if self.are_names_watched {
+            others.push(What::Names);
+        }
+        self.planner.up(self.routes.by_use(), others, now);
+    }
+
+    fn down(&mut self, why: &str) {
+        let cached = self.routes.cached();
+        if self.link.take().is_some() {
+            warn!(
+                "zookeeper: connection lost, {cached} cached routes serve on, maybe stale: {why}"
+            );
+            self.told_at = Some(Instant::now());
+            self.routes.lost_client();
+            self.absent.clear();
+            self.pending.clear();
+            self.keeps_since |= self.planner.is_resetting();
+            self.planner.down();
+        } else if self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            // An outage of hours is tried every second and told now and then.
+            self.told_at = Some(Instant::now());
+            warn!("zookeeper: no connection, {cached} cached routes serve: {why}");
+        }
+        self.status.down(why);
+    }
+
+    fn fired(&mut self, event: Fired, path: &str, at: Instant) {
+        match self.routes.what_is(path) {
+            Some(What::Root) if event == Fired::ChildrenChanged => self.names_changed(),
+            // The event of a table that had to make room, or of a cluster that nobody names any more.
+            Some(what @ (What::Table(_) | What::Cluster(_)))
+                if !self.routes.is_used(&what) && !self.planner.reads(&what) => {}
+            Some(what) => {
+                self.routes.changed(&what, at);
+                self.planner.changed(what);
+            }
+            None => warn!("zookeeper: a watch told of {path}, which is not watched"),
+        }
+    }
+
+    /// Until the list is read again, each unknown name costs a read.
+    fn names_changed(&mut self) {
+        self.are_names_watched = false;
+        self.absent.clear();
+        self.routes.names_changed();
+        self.planner.changed(What::Root);
+    }
+
+    fn answered(
+        &mut self,
+        pending: Pending,
+        zxid: i64,
+        result: Result<Answer, Code>,
+        now: Instant,
+    ) {
+        self.routes.knows(zxid);
+        match (pending, result) {
+            (Pending::Read(read), result) => match read.answered(result, &self.paths) {
+                Progress::Ask(read, op) => self.ask(Pending::Read(read), op),
+                Progress::Done(what, found) => self.take(what, found, now),
+                Progress::Failed(code) => self.give_up(format!("a read failed: {code}")),
+            },
+            (Pending::Watches(set), Ok(_)) => {
+                for what in self.planner.watches_set(set) {
+                    let known = self.routes.rearmed(&what);
+                    self.known(known, now);
+                }
+            }
+            (Pending::NamesWatch, Ok(_)) => {}
+            (Pending::Watches(_) | Pending::NamesWatch, Err(code)) => {
+                self.give_up(format!("watches cannot be set again: {code}"));
+            }
+        }
+    }
+
+    fn known(&mut self, tables: Vec<Box<str>>, now: Instant) {
+        tables.iter().for_each(|table| self.planner.confirmed(table, now));
+        self.retry(tables);
+    }
+
+    fn retry(&mut self, tables: Vec<Box<str>>) {
+        for table in tables {
+            if let Some(asks) = self.waiting.remove(&table) {
+                self.jobs.send(Job::Retry(asks));
             }
         }
     }
@@ -301,7 +433,7 @@ impl Watch {
         let now = Instant::now();
         if self.routes.has(&ask.table) {
             self.jobs.send(Job::Retry(vec![ask]));
-        } else if !self.routes.names_are_readable()
+        } else if !self.routes.names_are_current()
             && self.absent.get(&ask.table).is_some_and(|until| now < *until)
         {
             self.jobs.send(Job::Refuse(vec![ask], OwnError::UnknownTable));
@@ -328,45 +460,84 @@ impl Watch {
         }
     }
 
-    fn hear(&mut self, event: ClientEvent) {
-        let now = Instant::now();
-        if self.planner.live() != Some(event.generation) {
-            return;
-        }
-        match event.told {
-            Told::Doubt(why) => {
-                let action = self.planner.doubt(why, now);
-                self.act(action, now);
-            }
-            Told::Changed(path) => match self.routes.what_is(&path) {
-                Some(what) => {
-                    self.routes.changed(&what, now);
-                    self.planner.changed(what);
-                }
-                None => warn!("zookeeper: a watch told of {path}, which is not watched"),
-            },
-            Told::Read(_, Err(ReadError::Lost(why))) => {
-                let action = self.planner.doubt(why, now);
-                self.act(action, now);
-            }
-            Told::Read(what, found) => {
-                self.greet(event.generation);
-                self.take(what, found, now);
-            }
+    /// No server lets us in that knows what was seen before. One was asked for its root as by a newcomer.
+    fn looked(&mut self, server: SocketAddr, zxid: i64, root: Result<Stat, Code>) {
+        warn!(
+            "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}; {server} has zxid={zxid:#x}, its root \
+             {root:?}: it was set up anew, and is taken as it is now"
+        );
+        self.routes.set_up_anew();
+        self.planner.distrust(self.routes.by_use());
+        if let Some(connection) = &self.connection {
+            connection.start_over();
         }
     }
 
-    fn greet(&mut self, generation: u64) {
-        if let Some(client) = &self.client
-            && mem::replace(&mut self.greeted, generation) != generation
+    fn take(&mut self, what: What, found: Result<Found, ReadError>, now: Instant) {
+        let is_wanted = self.planner.wants(&what);
+        let names = match &found {
+            Ok(Found::Names(names)) => Some(names.len()),
+            _ => None,
+        };
+        let pzxid = match &found {
+            Ok(Found::Root(stat)) => Some(stat.pzxid),
+            _ => None,
+        };
+        let taken = match self.routes.take(&what, found, is_wanted) {
+            Ok(taken) => taken,
+            Err(why) => {
+                self.give_up(why);
+                return self.lags(now);
+            }
+        };
+        let (is_root, is_names) = (what == What::Root, what == What::Names);
+        let own = match &what {
+            What::Table(table) if taken.verdict != Verdict::Waits => Some(table.clone()),
+            _ => None,
+        };
+        if self.planner.done(what, taken.verdict, now) {
+            let known = taken.known.iter().chain(&own);
+            known.for_each(|table| self.planner.confirmed(table, now));
+        } else if is_names {
+            self.routes.names_are_old();
+        }
+        self.retry(taken.known);
+        if let Some(table) = taken.gone {
+            if let Some(asks) = self.waiting.remove(&table) {
+                self.jobs.send(Job::Refuse(asks, OwnError::UnknownTable));
+            }
+            if self.absent.len() >= MAX_ABSENT {
+                self.absent.clear();
+            }
+            self.absent.insert(table, now + ABSENT_FOR);
+        }
+        if is_names {
+            self.planner.names_read(names.unwrap_or(0), now);
+            self.are_names_watched = names.is_some();
+        }
+        taken.read.into_iter().for_each(|what| self.planner.changed(what));
+        if is_root {
+            self.watch_names(pzxid);
+        }
+        if (is_root || is_names)
+            && self.routes.names_are_current()
+            && mem::take(&mut self.preload_is_due)
         {
-            let cached = self.routes.cached();
-            let timeout = self.status.greeted().map(|session| session.timeout);
-            info!(
-                "zookeeper: connected to {}, session_timeout={:?}, {cached} cached routes to confirm",
-                client.server.addr,
-                timeout.unwrap_or_default()
-            );
+            self.planner.preload(self.routes.names_to_preload());
+        }
+    }
+
+    /// The list of names is read later, and their watch has fired: it is set again, so that what was found to be absent
+    /// is not told for longer than it is true.
+    fn watch_names(&mut self, pzxid: Option<i64>) {
+        if let Some(since) = pzxid
+            && !self.are_names_watched
+            && self.routes.names_are_known()
+        {
+            self.are_names_watched = true;
+            let child = vec![self.paths.root.clone()];
+            let op = Op::SetWatches { since, data: Vec::new(), exist: Vec::new(), child };
+            self.ask(Pending::NamesWatch, op);
         }
     }
 
@@ -378,49 +549,8 @@ impl Watch {
                  as it is now"
             );
             self.routes.set_up_anew();
+            self.planner.distrust(self.routes.by_use());
         }
-    }
-
-    fn take(&mut self, what: What, found: Result<Found, ReadError>, now: Instant) {
-        let is_wanted = self.planner.wants(&what);
-        let taken = match self.routes.take(&what, found, is_wanted) {
-            Ok(taken) => taken,
-            Err(why) => {
-                let action = self.planner.doubt(why, now);
-                self.act(action, now);
-                return self.lags(now);
-            }
-        };
-        let is_names = what == What::Names;
-        let own = match &what {
-            What::Table(table) if taken.verdict != Verdict::Waits => Some(table.clone()),
-            _ => None,
-        };
-        if self.planner.done(what, taken.verdict, now) {
-            let known = taken.known.iter().chain(&own);
-            known.for_each(|table| self.planner.confirmed(table, now));
-        }
-        for table in taken.known {
-            if let Some(asks) = self.waiting.remove(&table) {
-                self.jobs.send(Job::Retry(asks));
-            }
-        }
-        if let Some(table) = taken.gone {
-            if let Some(asks) = self.waiting.remove(&table) {
-                self.jobs.send(Job::Refuse(asks, OwnError::UnknownTable));
-            }
-            if self.absent.len() >= MAX_ABSENT {
-                self.absent.clear();
-            }
-            self.absent.insert(table, now + ABSENT_FOR);
-        }
-        if is_names {
-            self.absent.clear();
-            if mem::take(&mut self.preload_is_due) {
-                self.planner.preload(self.routes.names_to_preload());
-            }
-        }
-        taken.read.into_iter().for_each(|what| self.planner.changed(what));
     }
 }
 
@@ -446,37 +576,43 @@ mod tests {
         writer.confirm("orders");
         let clusters = Clusters::new(upstream.clone());
         let routes = Routes::new("/r".to_owned(), None, writer, clusters);
-        let options = ConnectOptions {
-            root: "/r".to_owned(),
-            clusters_root: None,
-            timeout: Duration::from_secs(6),
-            digest: None,
-        };
-        let (events, alive) = (unbounded().0, Alive::default());
-        let dialer = Dialer { address: Vec::new(), options, upstream, events, alive };
         let status = Status::new(Duration::from_secs(6));
-        let (dials, confirmed, shown) = (unbounded().0, bounded(1).0, status.clone());
-        let jobs = Jobs::default();
-        let mut watch = Watch::new(routes, dialer, dials, jobs, false, confirmed, shown);
+        let paths = Paths { root: "/r".to_owned(), clusters_root: None };
+        let (confirmed, jobs) = (bounded(1).0, Jobs::default());
+        let mut watch = Watch::new(routes, paths, jobs, false, confirmed, status.clone(), 7);
         let mut runs = 0;
         watch.run_on(|watch| {
             runs += 1;
             let now = Instant::now();
+            let up = |watch: &mut Watch| {
+                let session = Granting { id: 1, timeout: Duration::from_secs(6) };
+                watch.up(runs, "127.0.0.1:1".parse().unwrap(), session, 0, now);
+                assert_eq!(watch.planner.next_action(now), Some(Action::Read(What::Root)));
+                watch.planner.done(What::Root, Verdict::Settled, now);
+            };
             if runs == 1 {
-                assert_eq!(watch.planner.next_action(now), Some(Action::Dial(1)));
-                watch.planner.dialed(watch.routes.by_use(), Vec::new(), now);
-                watch.status.connected("127.0.0.1:1".parse().unwrap());
+                watch.planner.distrust(Vec::new()); // they have been read
+                up(watch);
+                let set = vec![What::Table("orders".into())];
+                assert_eq!(watch.planner.next_action(now), Some(Action::SetWatches(set)));
+                watch.routes.rearmed(&What::Table("orders".into()));
                 watch.status.confirmed();
                 assert!(!table.list()[0].is_stale);
                 panic!("a fault of ours");
             }
-            assert_eq!(watch.planner.live(), None);
-            let later = now + Duration::from_secs(2);
-            assert_eq!(watch.planner.next_action(later), Some(Action::Dial(2)));
+            assert!(table.list()[0].is_stale);
+            let view = status.view();
+            let want = (Trust::Down, Some("zk-watch panicked"));
+            assert_eq!((view.trust, view.fault.as_deref()), want);
+            up(watch);
+            let read = Action::Read(What::Table("orders".into()));
+            assert_eq!(
+                watch.planner.next_action(now),
+                Some(read),
+                "its watch is not to be relied on"
+            );
         });
         assert_eq!(runs, 2);
         assert!(table.list()[0].is_stale);
-        let view = status.view();
-        assert_eq!((view.trust, view.fault.as_deref()), (Trust::Down, Some("zk-watch panicked")));
     }
 }
