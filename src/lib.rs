@@ -22,11 +22,14 @@
 //!
 //! # One ZooKeeper event
 //! ```text
-//! watches, states, results ──▶ zk-watch: planner ──▶ zk-read-N (blocking reads), zk-dial (a new client)
-//!                                  └──▶ route table, and jobs for the queries that waited
+//! ZooKeeper ◀──one socket──▶ zk-link ──up, down, answers, watches that fired──▶ zk-watch: planner, routes
+//!                               ▲                                                 │        └──▶ route table, and jobs
+//!                               └───────────────── what is read next ◀────────────┘             for who waited
 //! ```
-//! `zk::client` is the only file that names the `zookeeper` crate, and treats it as disposable: in any doubt
-//! `zk::planner` has it given up, a new one built, and every cached route read again.
+//! 1. `zk::connection` keeps one session over all its connections, chosen by `zk::dial`, and speaks the protocol of
+//!    `zk::codec`.
+//! 2. `zk::watcher` hears what it tells. `zk::planner` says what is read next, `zk::read` in which requests.
+//! 3. `zk::routes` decides what an answer means for the routes, and writes them.
 //!
 //! # Threads
 //! | thread | owner | blocks on | ends when |
@@ -36,16 +39,13 @@
 //! | `worker-NNN` | `server` | the job queue; one MetaServer, for a slice at a time | a job says so |
 //! | `watchdog` | `cli::serve` | a beat through `accept` and a worker | its stop channel closes |
 //! | `zk-watch` | `server` | its channels, at most until the planner's next act | its stop channel closes |
-//! | `zk-read-N` | a ZooKeeper client | one read, for as long as ZooKeeper likes | the client is given up |
-//! | `zk-dial`, `zk-preflight` | nobody: one dial each | connect, name lookup | the dial is done |
+//! | `zk-link` | `zk-watch` | poll on its socket and a waker, at most until a deadline | its commands' channel closes |
 //! | `routes-file` | `server` | its stop channel, 200 ms | the channel closes |
 //! | `state-file` | `server` | its stop channel, 2 s | the channel closes |
 //! | `log` | the process | the disk, or who reads stderr | the process ends |
 //! | `admin-N` | `server` | poll on its exchanges, 250 ms | a flag says so |
 //! | `falcon` | `server` | its stop channel; the agent, 250 ms at a time | the channel closes |
 //! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
-//!
-//! The `zookeeper` crate has two more, `event` and `io`, for each client that is not closed yet.
 //!
 //! # Locks
 //! None is held across I/O that can block, and none while another is taken, but for one: what a client used last, then
@@ -55,7 +55,8 @@
 //! # What bounds it
 //! Connections, frames, pending queries, unread answers and half frames: settings. Lobby: each connection at most once.
 //! Jobs: the readers that are called, and the pending queries. Calls to a cluster: a quarter of the workers, at most
-//! eight. Waits: [`patience`]. Routes: the capacity of the cache. Reads of ZooKeeper at once: sixteen.
+//! eight. Waits: [`patience`]. Routes: the capacity of the cache. Reads of ZooKeeper at once: 64. Connects to
+//! ZooKeeper: five at once, then one a second.
 //!
 //! # Choices that may surprise
 //! - A notice that a connection closed goes to `accept` as a note, not as an epoll event: shutting down a socket
@@ -75,15 +76,16 @@
 //!   answer reads on meanwhile (`work::lobby`). `accept` yields after it has found some, for the same reason.
 //! - A worker lingers some microseconds at a client that always asks again at once (`work::linger`); epoll forgets
 //!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
-//! - Whether a server of ZooKeeper lags is seen when it is chosen (`zk::lag`): later it only goes forward.
+//! - A server of ZooKeeper that knows less than what was seen closes the connection, and so do a full one, one without
+//!   a quorum and one that was set up anew. They cannot be told apart at once (`zk::dial`).
+//! - After a cut no route is read again whose watch stood: the server tells which changed (`zk::planner`).
 //! - Queries that wait for ZooKeeper and routes to be confirmed are read by turns: with the former first, a client
 //!   that asks for ever new names would keep the latter stale.
-//! - Clients of the crate that were given up need no reaper: the last of their reading threads closes them.
 //! - Pages are served by a small server of our own on `httparse` (`admin::http`): those among the crates give a
 //!   connection no deadline, and a thread each. They listen on all addresses at the Go proxy's port unless told
 //!   otherwise, so that a Prometheus which scrapes that one finds them.
-//! - The session time-out as granted is read from the one log record in which the `zookeeper` crate tells it
-//!   (`zk::session`): asking the server for a session only to learn of it would cost the ensemble two writes a dial.
+//! - ZooKeeper's protocol is spoken by some hundred lines of our own: the `zookeeper` crate reconnects without a pause
+//!   while an ensemble is in trouble, cannot be closed then, and cannot set watches again.
 //! - The metrics' label of a cluster is `pegasus_cluster`: operators have tags named `cluster`.
 //! - The service manager is told by some lines of our own: `sd-notify` does not know abstract sockets.
 //! - Idle connections leave at 61 s, not 60: a Go client counts its minute from when it learned that it is connected,

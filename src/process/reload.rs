@@ -21,6 +21,11 @@ pub fn take_over(running: &mut Settings, new: Settings) -> Changes {
     running.accept = new.accept;
     let max_pending_total = running.client.max_pending_total;
     running.client = ClientLimits { max_pending_total, ..new.client };
+    // The routes of another root are others, and so they wait for a start.
+    if let (Some(running), Some(new)) = (&mut running.zookeeper, new.zookeeper) {
+        (running.address, running.timeout) = (new.address, new.timeout);
+        running.digest = new.digest;
+    }
     running.log = new.log;
     running.stop = new.stop;
     changes
@@ -61,14 +66,16 @@ mod tests {
     /// Of each section, what takes effect at once does so in the settings, too.
     #[test]
     fn what_is_said_to_take_effect_does() {
+        let root = "zookeeper: {root: /r, address: ['h:1']}\n";
         let new = "query_timeout_ms: 700\n\
+            zookeeper: {root: /r, address: ['h:2'], timeout: 777, digest: 'u:p'}\n\
             limits: {max_connections: 7, max_connections_per_address: 7, keepalive_s: 7, \
             max_frame_bytes: 777, max_pending_per_client: 7, max_unread_bytes: 7777, \
             max_unread_total_bytes: 7777777, frame_timeout_ms: 777, unread_timeout_ms: 777}\n\
             log: {level: warn, format: json, max_file_mb: 7, max_file_age_days: 8, max_files: 7, \
             access_sample: 7}\n\
             stop: {delay: 7, min_age: 7, grace: 777}\n";
-        let mut running = settings("");
+        let mut running = settings(root);
         let changes = take_over(&mut running, settings(new));
         let told: Vec<&str> = changes.live.iter().map(|change| change.key.as_str()).collect();
         let defaults = settings("").values;

@@ -279,6 +279,11 @@ impl Server {
         let limits = fit_to_descriptors(&settings.accept);
         self.hub.tell(Note::Limits(limits, Arc::new(settings.client.clone())));
         self.life.set(settings.stop.clone());
+        if let (RouteSource::ZooKeeper(watch, _), Some(zookeeper)) =
+            (&self.source, &settings.zookeeper)
+        {
+            watch.apply(zookeeper.clone());
+        }
     }
 
     /// The settings file has this fault, among others perhaps: nothing of it is taken.

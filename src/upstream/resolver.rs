@@ -1,7 +1,7 @@
 //! Host names to addresses, without a thread of the main job ever waiting for a name server.
 //!
 //! ```text
-//! worker, zk-dial ──▶ cache ──miss or old──▶ names ──▶ resolve-N (getaddrinfo, which has no deadline)
+//! worker, zk-link ──▶ cache ──miss or old──▶ names ──▶ resolve-N (getaddrinfo, which has no deadline)
 //!        ◀── all addresses ──┘ ◀──────────────────────────┘
 //! ```
 //! An old result serves while a new one is fetched, and when none can be had: a name server's trouble
