@@ -78,7 +78,7 @@ mod tests {
         let mut running = settings(root);
         let changes = take_over(&mut running, settings(new));
         let told: Vec<&str> = changes.live.iter().map(|change| change.key.as_str()).collect();
-        let defaults = settings("").values;
+        let defaults = settings(root).values;
         let live = defaults.iter().filter(|(_, setting)| setting.reload == Reload::Live);
         let live: Vec<&str> = live.map(|(key, _)| key).collect();
         assert_eq!(told, live, "every live setting is changed here");

@@ -20,6 +20,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ const MAX_ADDRS: usize = 32;
 const FIRST_CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// A link that lived for less did not end the trouble that the one before had.
 const STABLE: Duration = Duration::from_secs(2);
+/// Pause after a panic.
+const PANIC_PAUSE: Duration = Duration::from_secs(1);
 /// Time for a goodbye to be sent.
 const CLOSE_LIMIT: Duration = Duration::from_millis(200);
 
@@ -168,8 +171,14 @@ impl Connection {
             last_zxid,
         };
         let run = move || {
-            // Ends when it is told to, or nobody listens any more.
-            let _ = dialer.run();
+            // Ends when it is told to, or nobody listens any more. A panic is a fault of ours, and one of this link.
+            while catch_unwind(AssertUnwindSafe(|| dialer.run())).is_err() {
+                dialer.inbox.link += 1;
+                if dialer.tell(Event::Down("zk-link panicked".to_owned())).is_err() {
+                    return;
+                }
+                thread::sleep(PANIC_PAUSE);
+            }
         };
         let thread = thread::Builder::new().name("zk-link".to_owned()).spawn(run)?;
         Ok((Connection { commands: Some(commands), waker, thread: Some(thread) }, told))
@@ -347,11 +356,6 @@ impl Dialer {
             match ended {
                 Ended::Stopped => return Err(Stopped),
                 Ended::Changed => {
-                    self.inbox.is_changed = false;
-                    if std::mem::take(&mut self.inbox.starts_over) {
-                        self.forget_session();
-                        self.last_zxid = 0;
-                    }
                     self.tell(Event::Down("the settings changed".to_owned()))?;
                 }
                 Ended::Expired => {
@@ -395,6 +399,7 @@ impl Dialer {
             if std::mem::take(&mut self.inbox.starts_over) {
                 self.forget_session();
                 self.last_zxid = 0;
+                self.dialing.start_over();
             }
             let hosts = self.hosts();
             let addrs: Vec<SocketAddr> = hosts.iter().map(|host| host.addr).collect();
@@ -642,10 +647,13 @@ impl Dialer {
     /// Asks for the root as one who has never seen anything. Nothing else is read: it may be another ZooKeeper.
     fn look(&mut self, host: &Host) -> Result<(), Stopped> {
         let new = Granted { timeout_ms: 0, id: 0, password: Password::default() };
+        let looked = self.look_at(host, &new);
         let now = Instant::now();
-        self.dialing.looked(now);
-        match self.look_at(host, &new) {
-            Ok((zxid, root)) => self.tell(Event::Looked { server: host.addr, zxid, root })?,
+        match looked {
+            Ok((zxid, root)) => {
+                self.dialing.looked(now);
+                self.tell(Event::Looked { server: host.addr, zxid, root })?;
+            }
             Err(Ended::Stopped) => return Err(Stopped),
             Err(Ended::Failed(failure, why)) => {
                 self.dialing.failed(host.addr, failure, now);
@@ -871,3 +879,6 @@ fn plain(e: &io::Error) -> String {
     let text = e.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,6 +134,12 @@ impl Dialing {
         self.early_since = Some(now);
     }
 
+    /// All addresses are as good as new. The budget stays.
+    pub fn start_over(&mut self) {
+        self.troubles.clear();
+        self.early_since = None;
+    }
+
     fn random(&mut self) -> u64 {
         // xorshift64: any spread will do.
         self.random ^= self.random << 13;
