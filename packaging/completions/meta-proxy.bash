@@ -4,6 +4,10 @@ _meta_proxy() {
   COMPREPLY=()
   case ${COMP_WORDS[COMP_CWORD - 1]} in
     --via | --listen | --timeout-ms) return ;;
+    --protocol)
+      mapfile -t COMPREPLY < <(compgen -W 'thft rdsn' -- "$word")
+      return
+      ;;
     --routes)
       mapfile -t COMPREPLY < <(compgen -f -- "$word")
       return
@@ -13,7 +17,7 @@ _meta_proxy() {
   case $command in
     check) words='--strict --json --routes' files=(-f) ;;
     help) words='run check query' ;;
-    query) words='--via --json --timeout-ms' ;;
+    query) words='--via --protocol --json --timeout-ms' ;;
     *) words='--routes --listen --help --version' files=(-f) ;;
   esac
   if ((COMP_CWORD == 1)); then

@@ -8,6 +8,7 @@ complete -c meta-proxy -n 'not __fish_seen_subcommand_from check query help' -l 
 complete -c meta-proxy -n 'not __fish_seen_subcommand_from check query help' -l version -d 'Print the version'
 complete -c meta-proxy -n '__fish_seen_subcommand_from query' -l via -x -d 'Whom to ask, host:port'
 complete -c meta-proxy -n '__fish_seen_subcommand_from query' -l json -d 'Print JSON'
+complete -c meta-proxy -n '__fish_seen_subcommand_from query' -l protocol -x -a 'thft rdsn' -d 'How to ask'
 complete -c meta-proxy -n '__fish_seen_subcommand_from query' -l timeout-ms -x -d 'Give up after so many ms'
 complete -c meta-proxy -n '__fish_seen_subcommand_from check' -l strict -d 'Warnings count as faults'
 complete -c meta-proxy -n '__fish_seen_subcommand_from check' -l json -d 'Print JSON'

@@ -3,6 +3,7 @@
 mod check;
 mod log_file;
 mod query;
+mod rdsn_query;
 mod serve;
 
 use std::ffi::{OsStr, OsString};

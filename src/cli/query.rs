@@ -1,6 +1,7 @@
 //! `meta-proxy query TABLE --via HOST:PORT`: asks a proxy or a MetaServer as a client does, and prints
 //! the answer.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,8 @@ use lexopt::Parser;
 use lexopt::prelude::*;
 use serde_json::json;
 
+use super::rdsn_query;
+use crate::patience::Patience;
 use crate::upstream::link::Link;
 use crate::upstream::resolver::Resolver;
 use crate::wire::address::is_host_port;
@@ -15,16 +18,19 @@ use crate::wire::answer::Answer;
 use crate::wire::config_view::{self, Address, ConfigView};
 use crate::wire::error_code::{ERR_FORWARD_TO_OTHERS, ERR_OK};
 use crate::wire::message;
+use crate::wire::protocol::Protocol;
+use crate::wire::rdsn;
 
 pub const HELP: &str = "\
 meta-proxy query: ask a proxy or a MetaServer as a client does, and print the answer
 
 Usage:
-  meta-proxy query TABLE --via HOST:PORT [--json] [--timeout-ms N]
+  meta-proxy query TABLE --via HOST:PORT [--protocol thft | rdsn] [--json] [--timeout-ms N]
 
-  --via HOST:PORT   whom to ask
-  --json            print JSON: table, err, app_id, partition_count, partitions
-  --timeout-ms N    give up after N ms [5000]
+  --via HOST:PORT         whom to ask
+  --protocol thft | rdsn  ask as Go, Java, Python and Node clients do, or as C++ clients do [thft]
+  --json                  print JSON: table, err, app_id, partition_count, partitions
+  --timeout-ms N          give up after N ms [5000]
 
 Exit codes: 0 the answer is ERR_OK, 1 it is another, or there is none, 2 arguments that mean nothing.
 ";
@@ -35,6 +41,8 @@ pub struct Options {
     pub table: String,
     /// Whom to ask, `host:port`.
     pub via: String,
+    /// How to ask.
+    pub protocol: Protocol,
     /// Print JSON.
     pub json: bool,
     /// When to give up.
@@ -44,12 +52,21 @@ pub struct Options {
 /// `None`: help is wanted.
 pub fn parse(parser: &mut Parser) -> Result<Option<Options>, lexopt::Error> {
     let (mut table, mut via) = (None, None);
-    let mut json = false;
+    let (mut protocol, mut json) = (Protocol::Thft, false);
     let mut timeout = Duration::from_secs(5);
     while let Some(arg) = parser.next()? {
         match arg {
             Value(word) if table.is_none() => table = Some(word.string()?),
             Long("via") => via = Some(parser.value()?.string()?),
+            Long("protocol") => {
+                protocol = match parser.value()?.string()?.as_str() {
+                    "thft" => Protocol::Thft,
+                    "rdsn" => Protocol::Rdsn,
+                    other => {
+                        return Err(format!("want --protocol thft or rdsn, got {other}").into());
+                    }
+                }
+            }
             Long("json") => json = true,
             Long("timeout-ms") => timeout = Duration::from_millis(parser.value()?.parse()?),
             Long("help") | Short('h') => return Ok(None),
@@ -59,7 +76,7 @@ pub fn parse(parser: &mut Parser) -> Result<Option<Options>, lexopt::Error> {
     let (Some(table), Some(via)) = (table, via) else {
         return Err("want a table, and --via HOST:PORT".into());
     };
-    Ok(Some(Options { table, via, json, timeout }))
+    Ok(Some(Options { table, via, protocol, json, timeout }))
 }
 
 /// 0 if the answer is ERR_OK.
@@ -89,21 +106,45 @@ fn ask(options: &Options) -> Result<ConfigView, String> {
         false => format!("{}: want host:port", options.via),
     };
     for addr in addrs {
-        let answer = Link::connect(addr, &mut patience)
-            .and_then(|mut link| {
-                link.send(&message::query_args(&options.table), &mut patience)?;
-                link.receive(Duration::ZERO, &(), &mut patience)
-            })
-            .map_err(|e| format!("{addr}: {e}"));
+        let answer = match options.protocol {
+            Protocol::Thft => ask_thft(addr, &options.table, &mut patience),
+            Protocol::Rdsn => ask_rdsn(addr, &options.table, end),
+        };
         match answer {
-            Ok((Answer::Leader { result_at, .. }, frame, _)) => {
-                return config_view::read(&frame[result_at..]).map_err(|e| e.to_string());
-            }
-            Ok((Answer::Follower { leader }, ..)) => return Ok(follower(leader)),
-            Err(e) => why = e,
+            Ok(view) => return Ok(view),
+            Err(e) => why = format!("{addr}: {e}"),
         }
     }
     Err(why)
+}
+
+fn ask_thft(
+    addr: SocketAddr,
+    table: &str,
+    patience: &mut Patience<'_>,
+) -> Result<ConfigView, String> {
+    let answer = Link::connect(addr, patience).and_then(|mut link| {
+        link.send(&message::query_args(table), patience)?;
+        link.receive(Duration::ZERO, &(), patience)
+    });
+    match answer.map_err(|e| e.to_string())? {
+        (Answer::Leader { result_at, .. }, frame, _) => {
+            config_view::read(&frame[result_at..]).map_err(|e| e.to_string())
+        }
+        (Answer::Follower { leader }, ..) => Ok(follower(leader)),
+    }
+}
+
+fn ask_rdsn(addr: SocketAddr, table: &str, end: Instant) -> Result<ConfigView, String> {
+    let result = rdsn_query::ask(addr, &message::query_args(table), end)?;
+    rdsn::check_result(&result).map_err(|e| format!("a C++ client aborts on the answer: {e}"))?;
+    let view = config_view::read(&result).map_err(|e| e.to_string())?;
+    match view.err.as_str() {
+        ERR_FORWARD_TO_OTHERS => {
+            Ok(follower(view.partitions.into_iter().next().and_then(|p| p.primary)))
+        }
+        _ => Ok(view),
+    }
 }
 
 fn follower(leader: Option<Address>) -> ConfigView {

@@ -1,8 +1,8 @@
 //! The commands of the binary: what they print, where, and their exit codes.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -12,13 +12,14 @@ use std::time::Duration;
 use harness::client::{Client, NoAnswer};
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::process::Process;
+use harness::rdsn::Frame;
 use harness::scratch::Scratch;
 use harness::wait::eventually;
 use harness::wire::QueryCfgResponse;
 use serde_json::{Value, json};
 
 use crate::run::{Finished, run};
-use crate::support::{BINARY, QUERY_TIMEOUT, Routes, SOON, addr, meta_with, record};
+use crate::support::{BINARY, QUERY_TIMEOUT, Routes, SOON, addr, golden, meta_with, record};
 
 const PRIMARY: &str = "10.0.0.1:34801";
 
@@ -238,8 +239,13 @@ fn query_prints_the_answer_of_a_proxy_or_a_meta_server() {
         "     1  ballot 3      primary 10.0.0.1:34801        secondaries 10.0.0.2:34801 10.0.0.3:34801",
         "     2  ballot 12     primary none                  secondaries none",
     ];
-    for via in [proxy.addr(), meta.addr()] {
-        let done = query("orders", via, &[]).expect_code(0);
+    for (via, more) in [
+        (proxy.addr(), &[][..]),
+        (meta.addr(), &[]),
+        (proxy.addr(), &["--protocol", "thft"]),
+        (proxy.addr(), &["--protocol", "rdsn"]),
+    ] {
+        let done = query("orders", via, more).expect_code(0);
         let told: Vec<&str> = done.stdout.lines().map(str::trim_end).collect();
         assert_eq!(told, want);
         assert_eq!(done.stderr, "");
@@ -285,6 +291,62 @@ fn query_fails_with_the_error_of_the_answer() {
     meta.set(Behaviour::Follower { leader: Some(addr("10.0.0.9:34601")) });
     let done = query("orders", meta.addr(), &[]).expect_code(1);
     assert!(done.stdout.starts_with("orders: ERR_FORWARD_TO_OTHERS (10.0.0.9:34601),"), "{done}");
+}
+
+#[test]
+fn query_as_a_cpp_client_tells_what_such_a_client_would_meet() {
+    let meta = meta_with("orders", PRIMARY);
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let rdsn = |table, via| query(table, via, &["--protocol", "rdsn", "--timeout-ms", "300"]);
+    let done = rdsn("nosuch", proxy.addr()).expect_code(1);
+    assert_eq!(done.stdout, "nosuch: ERR_OBJECT_NOT_FOUND, app id 0, 0 partitions\n");
+
+    // A server that answers each connection with the same bytes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let via = listener.local_addr().unwrap();
+    let forward = Frame::decode(&golden("probe-follower-noforward.response.bin")).unwrap();
+    let ok = Frame { id: 1, ..forward };
+    let body = QueryCfgResponse::table(1, 4, addr(PRIMARY)).encode();
+    let cases = [
+        (ok.encode(), "orders: ERR_FORWARD_TO_OTHERS (127.0.0.1:26601), app id 0"),
+        (Frame { id: 2, ..ok.clone() }.encode(), "want id 1, got 2"),
+        (Frame { context: 0, ..ok.clone() }.encode(), "got context 0x0"),
+        (
+            Frame { error_name: "ERR_BUSY".into(), ..ok.clone() }.encode(),
+            "want a result, got header error \"ERR_BUSY\"",
+        ),
+        (
+            Frame { body: body[..body.len() - 1].to_vec(), ..ok.clone() }.encode(),
+            "a C++ client aborts on the answer",
+        ),
+        (ok.encode()[..300].to_vec(), "closed before the answer"),
+        (b"HTTP/1.1 400 Bad Request".repeat(20), "want an RDSN header, got other bytes"),
+    ];
+    thread::scope(|scope| {
+        let answers: Vec<Vec<u8>> = cases.iter().map(|(bytes, _)| bytes.clone()).collect();
+        scope.spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; 192]).unwrap();
+                stream.write_all(&answer).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                // Or what is still unread would have the answer reset.
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        for (_, want) in &cases {
+            let done = rdsn("orders", via).expect_code(1);
+            assert!(done.stdout.contains(want) || done.stderr.contains(want), "{want}: {done}");
+        }
+    });
+
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let done = rdsn("orders", silent.local_addr().unwrap()).expect_code(1);
+    assert!(done.stderr.ends_with(": no answer in time\n"), "{done}");
+    drop(silent);
+    let done = rdsn("orders", addr("127.0.0.1:1")).expect_code(1);
+    assert!(done.stderr.starts_with("meta-proxy: 127.0.0.1:1: Connection refused"), "{done}");
 }
 
 #[test]
@@ -422,6 +484,7 @@ fn arguments_that_mean_nothing() {
         ("no value", &["query", "t", "--via"]),
         ("query without a table", &["query", "--via", "h:1"]),
         ("no number", &["query", "t", "--via", "h:1", "--timeout-ms", "soon"]),
+        ("no protocol", &["query", "t", "--via", "h:1", "--protocol", "http"]),
         ("no address", &["--routes", "f", "--listen", "here"]),
         ("--via is for query", &["meta-proxy.yaml", "--via", "h:1"]),
     ] {
