@@ -3,25 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::wait::is_timeout;
+use crate::peer::Peer;
+pub use crate::peer::{ANSWER_WITHIN, NoAnswer};
 use crate::wire::{ERR_OK, QueryCfgResponse, Request, Response, Version};
-
-/// How long a wait lasts unless the test says otherwise; far beyond what a proxy may take to answer.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// One connection to a MetaServer, or to a proxy that stands for one.
 pub struct Client {
-    stream: TcpStream,
+    peer: Peer,
     version: Version,
     last_seq: i32,
-    /// Bytes that came and are no whole answer yet.
-    unread: Vec<u8>,
 }
 
 /// What came back for one query.
@@ -37,17 +33,6 @@ pub struct Answer {
     pub err: Option<String>,
     /// The whole frame.
     pub bytes: Vec<u8>,
-}
-
-/// Why no answer came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// The peer closed the connection, in order or by a reset.
-    Closed,
-    /// Nothing, or not a whole frame, within the time.
-    Silence { after: Duration, unread: usize },
-    /// Bytes that are no frame.
-    Malformed(String),
 }
 
 impl Client {
@@ -72,9 +57,7 @@ impl Client {
     }
 
     fn of(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(ANSWER_WITHIN))?;
-        Ok(Client { stream, version: Version::V0, last_seq: 0, unread: Vec::new() })
+        Ok(Client { peer: Peer::of(stream)?, version: Version::V0, last_seq: 0 })
     }
 
     /// The same, asking with headers of another version.
@@ -85,13 +68,13 @@ impl Client {
 
     /// The socket, for what this type has no method for.
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.peer.stream()
     }
 
     /// The own end of the connection: what the peer sees as the client's address.
     #[track_caller]
     pub fn local_addr(&self) -> SocketAddr {
-        self.stream.local_addr().expect("it is connected")
+        self.stream().local_addr().expect("it is connected")
     }
 
     // ---- out
@@ -99,14 +82,12 @@ impl Client {
     /// Any bytes.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        if let Err(e) = self.try_send(bytes) {
-            panic!("cannot send {} bytes: {e}", bytes.len());
-        }
+        self.peer.send(bytes);
     }
 
     /// Any bytes; fails when the peer is gone, or takes nothing for 5 s.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        self.peer.try_send(bytes)
     }
 
     /// One query, its answer left to be read.
@@ -131,8 +112,7 @@ impl Client {
 
     /// Says that nothing more will be sent; answers can still be read.
     pub fn finish_sending(&self) {
-        // Fails only if the peer has closed already, and then nothing more can be sent either.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        self.peer.finish_sending();
     }
 
     // ---- in
@@ -165,23 +145,17 @@ impl Client {
 
     /// The next answer, or why there is none.
     pub fn try_read_answer(&mut self, within: Duration) -> Result<Answer, NoAnswer> {
-        let deadline = Instant::now() + within;
-        loop {
-            if let Some(answer) = self.cut_answer()? {
-                return Ok(answer);
-            }
-            match self.read_some(deadline) {
-                Ok(0) => return Err(NoAnswer::Closed),
-                Ok(_) => {}
-                Err(e) if is_timeout(&e) => {
-                    let unread = self.unread.len();
-                    return Err(NoAnswer::Silence { after: within, unread });
-                }
-                // A read with a timeout ends so when this process was stopped and goes on: signal(7).
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(NoAnswer::Closed),
-            }
-        }
+        let bytes = self.peer.frame(within, Response::frame_len)?;
+        let response =
+            Response::decode(&bytes).map_err(|fault| NoAnswer::Malformed(fault.to_string()))?;
+        Ok(Answer {
+            err: response.config().ok().map(|config| config.err),
+            frame_error: response.error,
+            name: response.name,
+            seq: response.seq,
+            result: response.result,
+            bytes,
+        })
     }
 
     /// `count` answers by seq, in whichever order they come. Two with the same seq are a fault.
@@ -218,12 +192,7 @@ impl Client {
     /// The peer closes the connection, in order or by a reset, and sends nothing before.
     #[track_caller]
     pub fn expect_closed(&mut self, within: Duration) {
-        match self.try_read_answer(within) {
-            Err(NoAnswer::Closed) if self.unread.is_empty() => {}
-            other => {
-                panic!("want the connection closed, got {other:?} and {} bytes", self.unread.len())
-            }
-        }
+        self.peer.expect_closed(within, Response::frame_len);
     }
 
     /// The peer sends nothing and keeps the connection.
@@ -238,35 +207,6 @@ impl Client {
     fn next_seq(&mut self) -> i32 {
         self.last_seq += 1;
         self.last_seq
-    }
-
-    fn cut_answer(&mut self) -> Result<Option<Answer>, NoAnswer> {
-        let malformed = |fault: crate::wire::Malformed| NoAnswer::Malformed(fault.to_string());
-        let len = match Response::frame_len(&self.unread).map_err(malformed)? {
-            Some(len) if len <= self.unread.len() => len,
-            _ => return Ok(None),
-        };
-        let bytes: Vec<u8> = self.unread.drain(..len).collect();
-        let response = Response::decode(&bytes).map_err(malformed)?;
-        Ok(Some(Answer {
-            err: response.config().ok().map(|config| config.err),
-            frame_error: response.error,
-            name: response.name,
-            seq: response.seq,
-            result: response.result,
-            bytes,
-        }))
-    }
-
-    /// Appends what has come to `unread`; 0 at the end of the stream.
-    fn read_some(&mut self, deadline: Instant) -> io::Result<usize> {
-        // Zero would mean to wait for ever.
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-        let mut bytes = [0; 16 << 10];
-        let len = self.stream.read(&mut bytes)?;
-        self.unread.extend(&bytes[..len]);
-        Ok(len)
     }
 }
 
@@ -297,25 +237,11 @@ impl fmt::Debug for Answer {
     }
 }
 
-impl fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NoAnswer::Closed => f.write_str("the peer closed the connection"),
-            NoAnswer::Silence { after, unread: 0 } => write!(f, "silence for {after:?}"),
-            NoAnswer::Silence { after, unread } => {
-                write!(f, "after {after:?} only {unread} bytes of an answer")
-            }
-            NoAnswer::Malformed(why) => write!(f, "bytes that are no answer: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for NoAnswer {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::{QUERY_CONFIG, append_response};
+    use std::io::Write;
     use std::net::TcpListener;
 
     fn pair() -> (Client, TcpStream) {

@@ -8,12 +8,10 @@
 //! All little-endian, 192 bytes before the body. Layout: incubator-pegasus `src/rpc/rpc_message.h`.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
-use crate::client::{ANSWER_WITHIN, NoAnswer};
-use crate::wait::is_timeout;
+use crate::peer::{ANSWER_WITHIN, NoAnswer, Peer};
 use crate::wire::{ERR_OK, HostPort, MAX_BODY, Malformed, QUERY_CONFIG, Query, QueryCfgResponse};
 
 /// Bytes before the body.
@@ -242,38 +240,28 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 
 /// One of the connections of a C++ client.
 pub struct RdsnClient {
-    stream: TcpStream,
+    peer: Peer,
     last_id: u64,
-    /// Bytes that came and are no whole answer yet.
-    unread: Vec<u8>,
 }
 
 impl RdsnClient {
     /// Connects.
     #[track_caller]
     pub fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&addr, ANSWER_WITHIN)
-            .and_then(|stream| {
-                stream.set_nodelay(true)?;
-                stream.set_write_timeout(Some(ANSWER_WITHIN))?;
-                Ok(stream)
-            })
-            .unwrap_or_else(|e| panic!("cannot connect to {addr}: {e}"));
-        RdsnClient { stream, last_id: 0, unread: Vec::new() }
+        let peer = TcpStream::connect_timeout(&addr, ANSWER_WITHIN).and_then(Peer::of);
+        let peer = peer.unwrap_or_else(|e| panic!("cannot connect to {addr}: {e}"));
+        RdsnClient { peer, last_id: 0 }
     }
 
     /// Any bytes.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream
-            .write_all(bytes)
-            .unwrap_or_else(|e| panic!("cannot send {} bytes: {e}", bytes.len()));
+        self.peer.send(bytes);
     }
 
     /// Says that nothing more will be sent; answers can still be read.
     pub fn finish_sending(&self) {
-        // Fails only if the peer has closed already, and then nothing more can be sent either.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        self.peer.finish_sending();
     }
 
     /// One query, its answer left to be read; returns its id. Ids have holes, as those of the real client.
@@ -312,43 +300,8 @@ impl RdsnClient {
 
     /// The next answer, or why there is none.
     pub fn try_read_answer(&mut self, within: Duration) -> Result<Frame, NoAnswer> {
-        let deadline = Instant::now() + within;
-        let malformed = |fault: Malformed| NoAnswer::Malformed(fault.to_string());
-        loop {
-            match Frame::frame_len(&self.unread).map_err(malformed)? {
-                Some(len) if len <= self.unread.len() => {
-                    let bytes: Vec<u8> = self.unread.drain(..len).collect();
-                    return Frame::decode(&bytes).map_err(malformed);
-                }
-                _ => {}
-            }
-            // Zero would mean to wait for ever.
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = left.max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(left)).expect("a socket of ours");
-            let mut bytes = [0; 16 << 10];
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return Err(NoAnswer::Closed),
-                Ok(len) => self.unread.extend(&bytes[..len]),
-                Err(e) if is_timeout(&e) => {
-                    let unread = self.unread.len();
-                    return Err(NoAnswer::Silence { after: within, unread });
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(NoAnswer::Closed),
-            }
-        }
-    }
-
-    /// The peer closes the connection, in order or by a reset, and sends nothing before.
-    #[track_caller]
-    pub fn expect_closed(&mut self, within: Duration) {
-        match self.try_read_answer(within) {
-            Err(NoAnswer::Closed) if self.unread.is_empty() => {}
-            other => {
-                panic!("want the connection closed, got {other:?} and {} bytes", self.unread.len())
-            }
-        }
+        let bytes = self.peer.frame(within, Frame::frame_len)?;
+        Frame::decode(&bytes).map_err(|fault| NoAnswer::Malformed(fault.to_string()))
     }
 }
 
