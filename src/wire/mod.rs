@@ -13,6 +13,7 @@ pub mod crc32c;
 pub mod error_code;
 pub mod frame;
 pub mod host_port;
+pub mod invariants;
 pub mod message;
 pub mod protocol;
 pub mod rdsn;

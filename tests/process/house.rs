@@ -73,6 +73,7 @@ const PURE: &[&str] = &[
     "wire/error_code.rs",
     "wire/frame.rs",
     "wire/host_port.rs",
+    "wire/invariants.rs",
     "wire/message.rs",
     "wire/mod.rs",
     "wire/protocol.rs",

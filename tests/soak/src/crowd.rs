@@ -18,9 +18,9 @@ use std::time::Duration;
 use crate::checker::{Asked, Checker, Right};
 use crate::history::{History, Time, Value};
 use crate::report;
-use crate::rng::Rng;
 use crate::weather::{Excuse, Ticket, View, Whom};
 use crate::world::{CLUSTERS, World};
+use harness::rng::Rng;
 
 /// They share the tables.
 pub const WRITERS: usize = 2;

@@ -10,9 +10,9 @@ use crate::aftermath::{self, Holdings};
 use crate::arguments::Options;
 use crate::crowd::{self, Judged, Reach};
 use crate::faults::{Fault, LAST, Scene};
-use crate::rng::Rng;
 use crate::weather::Bounds;
 use crate::world::World;
+use harness::rng::Rng;
 
 /// Calm before the next fault, in which the bounds of calm are tried.
 const REST: Duration = Duration::from_secs(1);

@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::aftermath;
 use crate::crowd::another_cluster;
 use crate::history::Value;
-use crate::rng::Rng;
 use crate::weather::{Excuse, Whom};
 use crate::world::{ROOT, World};
+use harness::rng::Rng;
 
 /// A fault: its name on the command line, and how it is done.
 pub struct Fault {

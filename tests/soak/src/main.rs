@@ -22,7 +22,6 @@ mod drive;
 mod faults;
 mod history;
 mod report;
-mod rng;
 mod scale;
 mod weather;
 mod world;

@@ -13,9 +13,9 @@ use crate::arguments::Options;
 use crate::checker::Told;
 use crate::crowd::another_cluster;
 use crate::history::Value;
-use crate::rng::Rng;
 use crate::weather::View;
 use crate::world::{ROOT, World};
+use harness::rng::Rng;
 
 /// Reconnects that are measured.
 const ROUNDS: usize = 3;

@@ -26,8 +26,8 @@ use harness::zookeeper::{Ensemble, Sessions, ZooKeeper};
 
 use crate::checker::{Asked, Told};
 use crate::history::{History, Time, Value};
-use crate::rng::Rng;
 use crate::weather::{Bounds, Excuse, Ticket, View, Weather, Whom};
+use harness::rng::Rng;
 
 /// Tables are its children.
 pub const ROOT: &str = "/pegasus-cluster";
