@@ -95,8 +95,8 @@ pub struct Acceptor {
     readable: Vec<Arc<Connection>>,
     /// A listener has more to accept, from then on.
     accept_at: Option<Instant>,
-    /// Clients hold more than this many bytes: close those that take nothing, from then on.
-    overfull: Option<(usize, Instant)>,
+    /// Clients hold more than they may together: close those that take nothing, from then on.
+    overfull_at: Option<Instant>,
     stop: Option<Stop>,
     next_id: u64,
 }
@@ -166,7 +166,7 @@ impl Acceptor {
             deadlines: Deadlines::default(),
             readable: Vec::new(),
             accept_at: None,
-            overfull: None,
+            overfull_at: None,
             stop: None,
             next_id: 1,
         })
@@ -205,7 +205,7 @@ impl Acceptor {
             if self.life_at.is_some_and(|at| at <= now) {
                 self.follow_life(now);
             }
-            if self.overfull.is_some_and(|(_, at)| at <= now) {
+            if self.overfull_at.is_some_and(|at| at <= now) {
                 self.make_room(now);
             }
             if self.follow_stop(now).is_break() {
@@ -215,9 +215,9 @@ impl Acceptor {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let overfull_at = self.overfull.map(|(_, at)| at);
         let stop_at = self.stop.as_ref().map(|stop| stop.look_at);
-        let times = [self.deadlines.first(), self.accept_at, self.life_at, overfull_at, stop_at];
+        let times =
+            [self.deadlines.first(), self.accept_at, self.life_at, self.overfull_at, stop_at];
         let next = times.into_iter().flatten().min()?;
         // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
         let left = next.saturating_duration_since(Instant::now());
@@ -253,7 +253,7 @@ impl Acceptor {
                 Note::Closed(key) => self.forget(key),
                 Note::Watch(key) => self.watch(key, now),
                 Note::Readable(key) => self.readable.extend(self.find(key).cloned()),
-                Note::Overfull(max_bytes) => self.overfull = Some((max_bytes, now)),
+                Note::Overfull => self.overfull_at = Some(now),
                 Note::Life => self.life_at = Some(now),
                 Note::Limits(limits, client_limits) => {
                     (self.limits, self.client_limits) = (limits, client_limits);
@@ -350,14 +350,14 @@ impl Acceptor {
 
     /// Closes clients that take nothing, those that hold most first, until all together hold no more than they may.
     fn make_room(&mut self, now: Instant) {
-        self.overfull = None;
+        self.overfull_at = None;
         self.hub.overfull_seen();
         let max_bytes = self.client_limits.max_unread_total_bytes;
         let sums = self.hub.sums().clone();
         if sums.held_bytes() <= max_bytes {
             return;
         }
-        self.overfull = Some((max_bytes, now + OVERFULL_TICK));
+        self.overfull_at = Some(now + OVERFULL_TICK);
         let patience = match sums.held_bytes() / 2 > max_bytes {
             true => STALLED_AT_WORST,
             false => STALLED,

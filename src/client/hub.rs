@@ -70,7 +70,7 @@ impl ClientHub {
     /// Tells `accept`, once until it looks, if connections hold more than this.
     pub fn check_held(&self, max_bytes: usize) {
         if self.sums.held_bytes() > max_bytes && !self.is_overfull_told.swap(true, SeqCst) {
-            self.tell(Note::Overfull(max_bytes));
+            self.tell(Note::Overfull);
         }
     }
 

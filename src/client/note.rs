@@ -24,8 +24,8 @@ pub enum Note {
     Watch(ConnectionKey),
     /// It was not read while its answers were unsent, and may be read again.
     Readable(ConnectionKey),
-    /// Clients hold more than this together: close those that take nothing.
-    Overfull(usize),
+    /// Clients hold more than they may together: close those that take nothing.
+    Overfull,
     /// Life has changed: see what is due.
     Life,
     /// Take these limits for clients that come from now on.

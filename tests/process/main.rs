@@ -2,6 +2,7 @@
 
 mod admin;
 mod cli;
+mod clients;
 mod docs;
 mod golden;
 mod host_ports;
