@@ -13,7 +13,6 @@
 //! an earlier holder of a token only makes a worker find nothing to read.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
@@ -29,13 +28,14 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::connection::{CloseReason, Connection};
+use super::connection::Connection;
 use super::deadlines::Deadlines;
 use super::host;
+use super::hosts::Hosts;
 use super::hub::ClientHub;
 use super::listener::{HANDSHAKES, Listener};
 use super::note::{ConnectionKey, Note, StopBy};
-use super::share::HostShare;
+use super::stop::Stop;
 use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::Refusal;
@@ -63,13 +63,11 @@ const OVERFULL_TICK: Duration = Duration::from_millis(100);
 /// A client that has taken nothing for as long may be closed when clients hold more than they may together. It is as
 /// long as a process may stand still for its garbage collector.
 const STALLED: Duration = Duration::from_secs(5);
-/// A client that has taken nothing for as long may be closed when clients hold twice what they may, or at a stop.
+/// A client that has taken nothing for as long may be closed when clients hold twice what they may.
 const STALLED_AT_WORST: Duration = Duration::from_secs(1);
 
 /// Between two looks at what a stop waits for.
 const STOP_TICK: Duration = Duration::from_millis(10);
-/// How long a client that has all its answers at a stop may take to close its side.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The state of the thread.
 pub struct Acceptor {
@@ -89,7 +87,7 @@ pub struct Acceptor {
     notes: Receiver<Note>,
     lobby: Arc<Lobby>,
     registry: Slab<Arc<Connection>>,
-    hosts: HashMap<IpAddr, Host>,
+    hosts: Hosts,
     deadlines: Deadlines<ConnectionKey>,
     /// Connections that are to be put in the queue.
     readable: Vec<Arc<Connection>>,
@@ -98,26 +96,9 @@ pub struct Acceptor {
     /// Clients hold more than they may together: close those that take nothing, from then on.
     overfull_at: Option<Instant>,
     stop: Option<Stop>,
+    /// Look what a stop still waits for, then.
+    stop_at: Option<Instant>,
     next_id: u64,
-}
-
-/// A host that has connections.
-struct Host {
-    connections: usize,
-    share: Arc<HostShare>,
-}
-
-/// A stop that waits for what is under way and unsent.
-struct Stop {
-    by: StopBy,
-    /// Look again.
-    look_at: Instant,
-    /// Who has all its answers and has been told so, since when.
-    goodbyes: HashMap<ConnectionKey, Instant>,
-    /// Queries that stay without an answer.
-    lost_queries: u32,
-    /// Clients that did not take their answers.
-    cut_clients: usize,
 }
 
 /// What the thread needs from others.
@@ -158,16 +139,17 @@ impl Acceptor {
             life: parts.life,
             life_at: None,
             on_drained: Some(parts.on_drained),
+            hosts: Hosts::new(parts.hub.sums().clone()),
             hub: parts.hub,
             notes: parts.notes,
             lobby: parts.lobby,
             registry: Slab::new(),
-            hosts: HashMap::new(),
             deadlines: Deadlines::default(),
             readable: Vec::new(),
             accept_at: None,
             overfull_at: None,
             stop: None,
+            stop_at: None,
             next_id: 1,
         })
     }
@@ -215,9 +197,8 @@ impl Acceptor {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let stop_at = self.stop.as_ref().map(|stop| stop.look_at);
         let times =
-            [self.deadlines.first(), self.accept_at, self.life_at, self.overfull_at, stop_at];
+            [self.deadlines.first(), self.accept_at, self.life_at, self.overfull_at, self.stop_at];
         let next = times.into_iter().flatten().min()?;
         // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
         let left = next.saturating_duration_since(Instant::now());
@@ -238,12 +219,10 @@ impl Acceptor {
         if !event.is_readable() && !ends {
             return;
         }
-        let has_left =
-            |stop: &Stop| stop.goodbyes.contains_key(&connection.key()) && connection.discard();
         match &self.stop {
             None if connection.notify(now) => self.readable.push(connection.clone()),
-            Some(stop) if has_left(stop) => connection.close(CloseReason::Stop),
-            None | Some(_) => {}
+            None => {}
+            Some(stop) => stop.hear(connection),
         }
     }
 
@@ -337,13 +316,7 @@ impl Acceptor {
         if self.registry.is_empty() && self.listeners.is_empty() {
             self.life_at = Some(Instant::now());
         }
-        let ip = connection.host();
-        if let Some(host) = self.hosts.get_mut(&ip) {
-            host.connections -= 1;
-            if host.connections == 0 {
-                self.hosts.remove(&ip);
-            }
-        }
+        self.hosts.disconnected(connection.host());
     }
 
     // ---- clients that hold too much
@@ -400,16 +373,13 @@ impl Acceptor {
         self.hub.stop_reading();
         let (count, pending) = (self.registry.len(), self.hub.sums().pending());
         match &mut self.stop {
-            Some(stop) => {
-                stop.by.answered = stop.by.answered.min(by.answered);
-                stop.by.taken = stop.by.taken.min(by.taken);
-            }
+            Some(stop) => stop.hasten(by),
             None => {
                 info!("stopping: {count} clients are connected, {pending} queries are under way");
-                let (goodbyes, lost_queries, cut_clients) = (HashMap::new(), 0, 0);
-                self.stop = Some(Stop { by, look_at: now, goodbyes, lost_queries, cut_clients });
+                self.stop = Some(Stop::new(by));
             }
         }
+        self.stop_at = Some(now);
     }
 
     /// Breaks when a stop has nothing to wait for any more.
@@ -417,20 +387,14 @@ impl Acceptor {
         let Some(stop) = &mut self.stop else {
             return ControlFlow::Continue(());
         };
-        if stop.look_at <= now {
-            stop.look_at = now + STOP_TICK;
+        if self.stop_at.is_some_and(|at| at <= now) {
+            self.stop_at = Some(now + STOP_TICK);
             self.registry.iter().for_each(|(_, connection)| stop.look_after(connection, now));
         }
         if !self.registry.is_empty() {
             return ControlFlow::Continue(());
         }
-        match (stop.lost_queries, stop.cut_clients) {
-            (0, 0) => info!("stopping, no query is under way"),
-            (queries, clients) => warn!(
-                "stopping, {queries} queries stay without an answer, \
-                 {clients} clients did not take their answers in time"
-            ),
-        }
+        stop.log_end();
         ControlFlow::Break(())
     }
 
@@ -487,8 +451,7 @@ impl Acceptor {
             return Err((Refusal::MaxConnections, why));
         }
         let host_ip = host::host_of(peer.ip());
-        let same_host = self.hosts.get(&host_ip).map_or(0, |host| host.connections);
-        if same_host >= max_connections_per_address {
+        if self.hosts.connections(host_ip) >= max_connections_per_address {
             let most = max_connections_per_address;
             let why = format!("max_connections_per_address {most} are open from there");
             return Err((Refusal::MaxPerAddress, why));
@@ -511,49 +474,16 @@ impl Acceptor {
         host_ip: IpAddr,
         host_port_fields: HostPortFields,
     ) -> io::Result<()> {
-        let share = match self.hosts.get(&host_ip) {
-            Some(host) => host.share.clone(),
-            None => Arc::new(HostShare::new(host_ip, self.hub.sums().clone())),
-        };
+        let share = self.hosts.share(host_ip);
         let slot = self.registry.vacant_entry();
         let key = ConnectionKey { slot: slot.key(), id: self.next_id };
         let (hub, limits) = (self.hub.clone(), self.client_limits.clone());
-        let connection =
-            Connection::new(key, peer, stream, host_port_fields, share.clone(), hub, limits);
+        let connection = Connection::new(key, peer, stream, host_port_fields, share, hub, limits);
         connection.watch_socket()?;
         self.next_id += 1;
         slot.insert(Arc::new(connection));
-        self.hosts.entry(host_ip).or_insert(Host { connections: 0, share }).connections += 1;
+        self.hosts.connected(host_ip);
         Ok(())
-    }
-}
-
-impl Stop {
-    /// Says goodbye to a client that has all its answers, and closes one that is waited for no longer.
-    fn look_after(&mut self, connection: &Arc<Connection>, now: Instant) {
-        if let Some(since) = self.goodbyes.get(&connection.key()) {
-            if now >= *since + GOODBYE || now >= self.by.taken {
-                connection.close(CloseReason::Stop);
-            }
-            return;
-        }
-        if connection.finish_if_done() {
-            self.goodbyes.insert(connection.key(), now);
-            if connection.discard() {
-                connection.close(CloseReason::Stop);
-            }
-            return;
-        }
-        let is_stalled =
-            connection.stalled_since().is_some_and(|since| now >= since + STALLED_AT_WORST);
-        let pending = connection.pending();
-        let is_over =
-            now >= self.by.taken || if pending > 0 { now >= self.by.answered } else { is_stalled };
-        if is_over && !connection.is_closed() {
-            self.lost_queries += pending;
-            self.cut_clients += usize::from(pending == 0);
-            connection.close(CloseReason::Stop);
-        }
     }
 }
 

@@ -340,11 +340,15 @@ impl Connection {
         (!self.is_closed() && is_listed).then(|| self.hub.epoch() + Duration::from_millis(next_ms))
     }
 
+    /// Since when the client has taken none of its unsent answers; `None` if there are none.
+    pub fn unsent_since(&self) -> Option<Instant> {
+        self.hub.instant(self.unsent.since_ms())
+    }
+
     /// Since when the client does nothing about what is held for it; `None` if nothing is.
     pub fn stalled_since(&self) -> Option<Instant> {
-        let since_ms = [self.unsent.since_ms(), self.half_frame_since_ms.load(SeqCst)];
-        let since_ms = since_ms.into_iter().find(|ms| *ms > 0)?;
-        Some(self.hub.epoch() + Duration::from_millis(since_ms))
+        let half_frame_since = || self.hub.instant(self.half_frame_since_ms.load(SeqCst));
+        self.unsent_since().or_else(half_frame_since)
     }
 
     // ---- queries under way

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use mio::unix::SourceFd;
@@ -111,6 +111,11 @@ impl ClientHub {
     /// `now` on this clock, ms.
     pub fn ms(&self, now: Instant) -> u64 {
         1 + now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    /// The other way round; `None` for never.
+    pub fn instant(&self, ms: u64) -> Option<Instant> {
+        (ms > 0).then(|| self.epoch + Duration::from_millis(ms))
     }
 
     /// `now` on this clock, us.

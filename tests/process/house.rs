@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "client/close_reason.rs",
     "client/deadlines.rs",
     "client/host.rs",
+    "client/hosts.rs",
     "client/inbox.rs",
     "client/note.rs",
     "client/outbox.rs",

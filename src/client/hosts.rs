@@ -1,0 +1,91 @@
+//! The hosts of all clients: how many connections each has, and its share of what all may use. Pure.
+//!
+//! A host that has left keeps its share while queries of it are under way, so that nobody gets a new one by coming again.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::share::{HostShare, Sums};
+
+/// Hosts without a connection that may be kept beside twice as many as have one.
+const SPARE: usize = 64;
+
+/// All hosts, owned by `accept`.
+pub struct Hosts {
+    by_ip: HashMap<IpAddr, Host>,
+    /// Hosts that have a connection.
+    connected: usize,
+    all: Arc<Sums>,
+}
+
+struct Host {
+    connections: usize,
+    share: Arc<HostShare>,
+}
+
+impl Hosts {
+    /// None yet; their shares are parts of `all`.
+    pub fn new(all: Arc<Sums>) -> Self {
+        Hosts { by_ip: HashMap::new(), connected: 0, all }
+    }
+
+    /// Connections of this host.
+    pub fn connections(&self, ip: IpAddr) -> usize {
+        self.by_ip.get(&ip).map_or(0, |host| host.connections)
+    }
+
+    /// What the host may use; with [`Hosts::connected`] it has one connection more.
+    pub fn share(&mut self, ip: IpAddr) -> Arc<HostShare> {
+        if let Some(host) = self.by_ip.get(&ip) {
+            return host.share.clone();
+        }
+        if self.by_ip.len() > 2 * self.connected + SPARE {
+            self.by_ip.retain(|_, host| host.connections > 0 || Arc::strong_count(&host.share) > 1);
+        }
+        let share = Arc::new(HostShare::new(ip, self.all.clone()));
+        self.by_ip.insert(ip, Host { connections: 0, share: share.clone() });
+        share
+    }
+
+    /// The host has a connection more. Only after [`Hosts::share`].
+    pub fn connected(&mut self, ip: IpAddr) {
+        if let Some(host) = self.by_ip.get_mut(&ip) {
+            self.connected += usize::from(host.connections == 0);
+            host.connections += 1;
+        }
+    }
+
+    /// The host has a connection less.
+    pub fn disconnected(&mut self, ip: IpAddr) {
+        if let Some(host) = self.by_ip.get_mut(&ip) {
+            host.connections -= 1;
+            self.connected -= usize::from(host.connections == 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_keeps_its_share_while_anything_of_it_is_under_way() {
+        let mut hosts = Hosts::new(Arc::default());
+        let ip = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]);
+        let share = hosts.share(ip(1));
+        hosts.connected(ip(1));
+        hosts.connected(ip(1));
+        assert_eq!(hosts.connections(ip(1)), 2);
+        for _ in 0..2 {
+            hosts.disconnected(ip(1));
+        }
+        for n in 2..1_000 {
+            drop(hosts.share(ip(n)));
+            hosts.connected(ip(n));
+            hosts.disconnected(ip(n));
+        }
+        assert!(Arc::ptr_eq(&share, &hosts.share(ip(1))), "it has come again");
+        assert!(hosts.by_ip.len() <= SPARE + 2, "{} hosts are kept", hosts.by_ip.len());
+    }
+}
