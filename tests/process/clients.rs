@@ -166,20 +166,20 @@ fn client_with_little_room(proxy: &Proxy) -> Client {
 #[test]
 fn many_clients_that_take_one_big_table_slowly_are_all_served() {
     let names = ["big".to_owned()];
-    let (meta, routes) = tables_of(2 << 20, &names);
+    let (meta, routes) = tables_of(5 << 20, &names);
     let proxy =
-        routes.proxy_with("query_timeout_ms: 60000\nlimits: {max_unread_total_bytes: 16000000}");
+        routes.proxy_with("query_timeout_ms: 60000\nlimits: {max_unread_total_bytes: 40000000}");
     meta.set(Behaviour::Slow(Duration::MAX));
-    let mut clients: Vec<Client> = (0..200).map(|_| client_with_little_room(&proxy)).collect();
+    let mut clients: Vec<Client> = (0..100).map(|_| client_with_little_room(&proxy)).collect();
     for client in &mut clients {
         client.send_query(1, "big");
         client.send_query(2, "nosuch");
     }
-    // All are under way when the queries behind them have their answers. Theirs are 200 times 2 MB then, and two or
-    // three times 2 MB of memory.
+    // All are under way when the queries behind them have their answers. Theirs are 100 times 5 MB then, half of
+    // which the kernel takes, and two or three times 5 MB of memory.
     clients.iter_mut().for_each(|client| assert_eq!(client.read_answer().seq, 2));
     meta.set(Behaviour::Leader);
-    take_slowly(clients, 500_000, 1, Duration::from_secs(60));
+    take_slowly(clients, 1_500_000, 1, Duration::from_secs(60));
     assert!(!proxy.log().contains("max_unread_total_bytes"), "{}", proxy.log());
 }
 
