@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use super::family::{Families, Family, Histogram, Labels, label};
+use super::process_stats;
 use super::snapshot::{self, Inside, Named};
 use crate::logging;
-use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Reason};
+use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Latency, Reason};
 use crate::route::table::Listed;
-use crate::upstream::cluster::Stats;
+use crate::upstream::stats::Stats;
 use crate::version;
-use crate::wire::error_code::COUNTED;
+use crate::wire::error_code::{COUNTED, ERR_OK};
 use crate::zk::status::Trust;
 
 /// All metrics now.
@@ -116,6 +117,14 @@ fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {
     });
     let help = "MetaServers that gave no usable answer";
     out.counters("meta_proxy_upstream_failures", help, failures);
+    let unanswered =
+        by_name.iter().map(|(name, (stats, _))| (vec![of(name)], stats.unanswered.get()));
+    let help = "Queries answered ERR_SERVICE_NOT_ACTIVE because no MetaServer of the cluster did";
+    out.counters("meta_proxy_cluster_unanswered", help, unanswered);
+    let latency = by_name.iter().take(MAX_LATENCY_CLUSTERS);
+    let latency = latency.map(|(name, (stats, _))| (vec![of(name)], coarse(&stats.latency)));
+    let help = "Time that a MetaServer of the cluster takes to answer a call";
+    out.histograms("meta_proxy_call_latency_seconds", help, latency);
     let failing = by_name
         .iter()
         .map(|(name, (_, is_failing))| (vec![of(name)], f64::from(u8::from(*is_failing))));
@@ -130,9 +139,28 @@ fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {
     out.gauge("meta_proxy_clusters", "Clusters that cached routes name", clusters.len() as f64)
 }
 
+/// Clusters whose latency is told apart, the first by name: each has some ten series.
+const MAX_LATENCY_CLUSTERS: usize = 256;
+/// Upper bounds for the calls of one cluster, us: some of [`LATENCY_BOUNDS_US`].
+const CALL_BOUNDS_US: [u64; 8] = [500, 1_000, 5_000, 20_000, 50_000, 200_000, 500_000, 1_000_000];
+
+fn coarse(latency: &Latency) -> Histogram {
+    let (buckets, sum) = latency.get();
+    let infinite = [(f64::INFINITY, 0)];
+    let bounds = CALL_BOUNDS_US.iter().map(|us| (*us as f64 / 1e6, 0)).chain(infinite);
+    let mut histogram = Histogram { sum: sum.as_secs_f64(), buckets: bounds.collect() };
+    for (at, n) in buckets.into_iter().enumerate() {
+        let bound = LATENCY_BOUNDS_US.get(at).copied().unwrap_or(u64::MAX);
+        let place = CALL_BOUNDS_US.partition_point(|coarse| *coarse < bound);
+        histogram.buckets[place].1 += n;
+    }
+    histogram
+}
+
 fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
     let by_table = |n: fn(&Listed) -> u64| {
-        listed.iter().map(move |listed| (label("table", &*listed.table), n(listed)))
+        let shown = if inside.has_table_series { listed } else { &[] };
+        shown.iter().map(move |listed| (label("table", &*listed.table), n(listed)))
     };
     let help = "Queries by table, of tables that are cached";
     out.go_counters("client_query_config_count", help, by_table(|listed| listed.queries));
@@ -144,12 +172,28 @@ fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
         inside.metrics.misses.get(),
     );
     out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64);
+    let help = "Tables that had to make room for others in the cache";
+    out.counter("meta_proxy_routes_evicted", help, inside.routes.evicted.get());
+    let zxids = listed.iter().filter_map(|listed| Some(listed.route.as_ref()?.mzxid));
+    let help = "zxid of the newest record among the cached ones: whether proxies agree";
+    out.gauge("meta_proxy_newest_zxid", help, zxids.max().unwrap_or(0) as f64);
     let unusable = listed.iter().filter(|listed| listed.fault.is_some()).count();
     let help = "Tables whose record cannot be used; the last good one serves, if there is one";
     out.gauge("meta_proxy_routes_unusable", help, unusable as f64);
     let unserved = listed.iter().filter(|listed| listed.route.is_none()).count();
     let help = "Tables of which no record could ever be used";
     out.gauge("meta_proxy_routes_unserved", help, unserved as f64);
+    let error = |listed: &Listed| {
+        let route = listed.route.as_ref()?;
+        Some(route.cluster.stats.table_errors.get(&listed.table)?.err)
+    };
+    let errors: Vec<&str> = listed.iter().filter_map(error).collect();
+    let refused = COUNTED.iter().filter(|err| **err != ERR_OK).map(|err| {
+        let tables = errors.iter().filter(|other| *other == err).count();
+        (label("err", *err), tables as f64)
+    });
+    let help = "Tables to which their cluster last answered with this error";
+    out.gauges("meta_proxy_tables_refused", help, refused);
     let stale = || listed.iter().filter(|listed| listed.is_stale);
     let help = "Cached tables that may have changed unseen";
     out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64);
@@ -193,6 +237,7 @@ fn process(out: &mut Families, inside: &Inside) {
     let settings = inside.settings.lock();
     let is_rejected = f64::from(u8::from(settings.rejected.is_some()));
     let waiting = settings.waiting.len() as f64;
+    let limits: Vec<_> = settings.limits.clone();
     drop(settings);
     let help = "1 after a SIGHUP that changed nothing because the settings file has a fault";
     out.gauge("meta_proxy_settings_rejected", help, is_rejected);
@@ -204,7 +249,14 @@ fn process(out: &mut Families, inside: &Inside) {
     out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready);
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64());
-    let version = label("version", version::VERSION);
-    let info = [(version, 1.0)];
-    out.gauges("meta_proxy_build_info", "The version that runs", info);
+    let limits = limits.into_iter().map(|(name, value)| (label("limit", name), value as f64));
+    let help = "Limits in use; of connections what the system has descriptors for";
+    out.gauges("meta_proxy_limit", help, limits);
+    let build = vec![
+        ("version", version::VERSION.to_owned()),
+        ("commit", version::COMMIT.to_owned()),
+        ("build", version::BUILD.to_owned()),
+    ];
+    out.gauges("meta_proxy_build_info", "What runs", [(build, 1.0)]);
+    process_stats::gather(out, start.as_secs_f64());
 }

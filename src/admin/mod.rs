@@ -15,6 +15,7 @@ pub mod family;
 pub mod http;
 pub mod http_message;
 pub mod metrics;
+pub mod process_stats;
 pub mod snapshot;
 pub mod status_page;
 pub mod verdict;

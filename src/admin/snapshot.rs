@@ -13,12 +13,14 @@ use super::verdict::{
 };
 use crate::age::Age;
 use crate::client::hub::ClientHub;
+use crate::config::Values;
 use crate::logging;
 use crate::metrics::{Metrics, Tally};
 use crate::process::life::{Life, Phase};
 use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
-use crate::upstream::cluster::{Cluster, Failures, State};
+use crate::upstream::cluster::{Cluster, State};
+use crate::upstream::stats::Failures;
 use crate::version;
 use crate::wire::error_code::{COUNTED, ERR_OK};
 use crate::work::job::Job;
@@ -43,6 +45,8 @@ pub struct Inside {
     pub restored: Option<Age>,
     /// The settings file.
     pub settings: Mutex<SettingsFile>,
+    /// Whether metrics have series by table.
+    pub has_table_series: bool,
     /// When the proxy started, by the wall clock of then.
     pub started: SystemTime,
     pub up: Age,
@@ -84,7 +88,7 @@ impl Inside {
                 Phase::Draining => verdict::Life::Draining,
                 Phase::Stopping { .. } => verdict::Life::Stopping,
             },
-            zookeeper: self.zookeeper.as_ref().map(|status| zookeeper(status, &routes)),
+            zookeeper: self.zookeeper.as_ref().map(|status| self.zookeeper(status, &routes)),
             clusters: clusters(&routes).into_iter().map(cluster).collect(),
             routes: routes.iter().map(|listed| self.route(listed)).collect(),
             clients: verdict::Clients {
@@ -101,6 +105,7 @@ impl Inside {
 
     fn route(&self, listed: &Listed) -> verdict::Route {
         let route = listed.route.as_ref();
+        let error = route.and_then(|route| route.cluster.stats.table_errors.get(&listed.table));
         verdict::Route {
             table: listed.table.to_string(),
             cluster: route.map(|route| route.cluster_name.clone()),
@@ -117,6 +122,28 @@ impl Inside {
             stale: listed.is_stale,
             queries: listed.queries,
             reads: listed.reads,
+            error: error.map(|error| error.err),
+            error_s: error.map(|error| error.last.as_secs()),
+            error_queries: error.map_or(0, |error| error.queries),
+        }
+    }
+
+    fn zookeeper(&self, status: &Status, routes: &[Listed]) -> verdict::ZooKeeper {
+        let view = status.view();
+        verdict::ZooKeeper {
+            state: view.trust,
+            since_s: view.since.elapsed().as_secs(),
+            server: view.server.map(|server| server.to_string()),
+            session: view.session.map(|session| format!("{:#x}", session.id)),
+            asked_timeout_ms: view.asked_timeout.as_millis() as u64,
+            granted_timeout_ms: view.session.map(|session| session.timeout.as_millis() as u64),
+            rebuilds: view.built.saturating_sub(1),
+            last_fault: view.fault,
+            cached: routes.len(),
+            unconfirmed: routes.iter().filter(|listed| listed.is_stale).count(),
+            capacity: self.routes.capacity(),
+            evicted: self.routes.evicted.get(),
+            evicted_s: self.routes.evicted.last().map(|span| span.as_secs()),
         }
     }
 
@@ -146,6 +173,10 @@ pub struct SettingsFile {
     pub rejected: Option<(String, Instant)>,
     /// Settings that wait for a restart.
     pub waiting: Vec<String>,
+    /// The settings that are in use.
+    pub running: Values,
+    /// Limits in use, by the name of the setting without its section; what the system allows counts.
+    pub limits: Vec<(&'static str, u64)>,
 }
 
 fn refused(metrics: &Metrics) -> Vec<Refused> {
@@ -188,22 +219,6 @@ pub fn clusters(routes: &[Listed]) -> Vec<Named> {
     named
 }
 
-fn zookeeper(status: &Status, routes: &[Listed]) -> verdict::ZooKeeper {
-    let view = status.view();
-    verdict::ZooKeeper {
-        state: view.trust,
-        since_s: view.since.elapsed().as_secs(),
-        server: view.server.map(|server| server.to_string()),
-        session: view.session.map(|session| format!("{:#x}", session.id)),
-        asked_timeout_ms: view.asked_timeout.as_millis() as u64,
-        granted_timeout_ms: view.session.map(|session| session.timeout.as_millis() as u64),
-        rebuilds: view.built.saturating_sub(1),
-        last_fault: view.fault,
-        cached: routes.len(),
-        unconfirmed: routes.iter().filter(|listed| listed.is_stale).count(),
-    }
-}
-
 fn cluster(named: Named) -> verdict::Cluster {
     let Named { cluster, state, tables } = named;
     let answers = || COUNTED.iter().zip(&cluster.stats.answers);
@@ -230,5 +245,6 @@ fn cluster(named: Named) -> verdict::Cluster {
         usual_us: state.usual.map(|usual| usual.as_micros() as u64),
         answers_ok: sum(true),
         answers_other: sum(false),
+        unanswered: cluster.stats.unanswered.get(),
     }
 }

@@ -3,12 +3,13 @@
 //! Whoever fills it only reads what the proxy knows; what that means for an operator is decided here, in
 //! [`Overview::verdict`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 pub use crate::metrics::{Refusal, Shed};
+use crate::wire::error_code::ERR_OBJECT_NOT_FOUND;
 pub use crate::zk::status::Trust;
 
 /// Everything at one moment.
@@ -72,6 +73,12 @@ pub struct ZooKeeper {
     pub cached: usize,
     /// Those of them that were not read again since the connection was lost.
     pub unconfirmed: usize,
+    /// Tables that can be cached.
+    pub capacity: usize,
+    /// Tables that had to make room for others, since the start.
+    pub evicted: u64,
+    /// Time since the last one had to.
+    pub evicted_s: Option<u64>,
 }
 
 /// One cluster.
@@ -103,6 +110,8 @@ pub struct Cluster {
     pub answers_ok: u64,
     /// All others.
     pub answers_other: u64,
+    /// Queries that the proxy answered ERR_SERVICE_NOT_ACTIVE because no MetaServer answered.
+    pub unanswered: u64,
 }
 
 /// How often a MetaServer failed in one way.
@@ -143,6 +152,12 @@ pub struct Route {
     pub queries: u64,
     /// Reads of ZooKeeper for it since it is cached.
     pub reads: u64,
+    /// What its cluster last answered, if that was an error.
+    pub error: Option<&'static str>,
+    /// Time since the last such answer.
+    pub error_s: Option<u64>,
+    /// Queries that were answered so, one after the other.
+    pub error_queries: u64,
 }
 
 /// What clients do.
@@ -232,6 +247,8 @@ pub enum Level {
 const NAMES_IN_A_SENTENCE: usize = 3;
 /// What was refused or lost for the last time so long ago is no news any more.
 const NEWS_S: u64 = 60;
+/// A table that its cluster does not have is told of for this long after the last query.
+const MISSING_S: u64 = 3_600;
 /// Confirming the routes takes so long at times; longer is a reason to look.
 const CONFIRMING_S: u64 = 10;
 
@@ -278,8 +295,12 @@ impl Overview {
         found.extend(self.bad_records(unserved).map(|what| (Level::Bad, what)));
         let last_good = self.bad_records(last_good);
         found.extend(last_good.map(|what| (Level::Warning, what + "; the last good one serves")));
+        found.extend(self.not_in_their_cluster().map(|what| (Level::Bad, what)));
+        found.extend(self.refused_tables().map(|what| (Level::Warning, what)));
+        found.extend(self.ambiguous_clusters().into_iter().map(|what| (Level::Warning, what)));
         if let Some(zookeeper) = &self.zookeeper {
             found.extend(zookeeper.wrong());
+            found.extend(zookeeper.overflow().map(|what| (Level::Warning, what)));
         }
         if self.routes.is_empty() {
             match &self.zookeeper {
@@ -317,6 +338,87 @@ impl Overview {
                 Some(format!("{} MetaServers gave no usable answer: {names}", failing.len()))
             }
         }
+    }
+
+    /// Tables that the cluster of their route does not have: the route is wrong, or the table is gone.
+    fn not_in_their_cluster(&self) -> Option<String> {
+        let is_missing = |route: &&Route| {
+            route.error == Some(ERR_OBJECT_NOT_FOUND)
+                && route.error_s.is_some_and(|last_s| last_s < MISSING_S)
+        };
+        let missing: Vec<&Route> = self.routes.iter().filter(is_missing).collect();
+        let named = |route: &&Route| {
+            let cluster = route.cluster.as_deref().unwrap_or_default();
+            format!("{} ({cluster})", route.table)
+        };
+        match missing[..] {
+            [] => None,
+            [Route { table, cluster, error_queries, error_s, .. }] => {
+                let cluster = cluster.as_deref().unwrap_or_default();
+                let (queries, last) =
+                    (counted(*error_queries, "query"), span(error_s.unwrap_or(0)));
+                Some(format!(
+                    "Cluster {cluster} does not have table {table}: {queries} answered \
+                     {ERR_OBJECT_NOT_FOUND}, the last {last} ago; is its route right?"
+                ))
+            }
+            _ => {
+                let names: Vec<String> = missing.iter().map(named).collect();
+                let names = some_of(names.iter().map(String::as_str));
+                Some(format!(
+                    "{} tables are not in the cluster of their route: {names}",
+                    thousands(missing.len() as u64)
+                ))
+            }
+        }
+    }
+
+    /// Tables to which their cluster answered another error just now.
+    fn refused_tables(&self) -> Option<String> {
+        let is_refused = |route: &&Route| {
+            let is_news = route.error_s.is_some_and(|last_s| last_s < NEWS_S);
+            route.error.is_some_and(|error| error != ERR_OBJECT_NOT_FOUND) && is_news
+        };
+        let refused: Vec<&Route> = self.routes.iter().filter(is_refused).collect();
+        let named =
+            |route: &&Route| format!("{} ({})", route.table, route.error.unwrap_or_default());
+        let names: Vec<String> = refused.iter().map(named).collect();
+        let names = some_of(names.iter().map(String::as_str));
+        match refused.len() {
+            0 => None,
+            1 => Some(format!("The cluster of a table answers with an error: {names}")),
+            n => Some(format!("The clusters of {n} tables answer with errors: {names}")),
+        }
+    }
+
+    /// A name that stands for several sets of MetaServers, and a set that has several names: records were written by hand,
+    /// or a move of MetaServers is half done.
+    fn ambiguous_clusters(&self) -> Vec<String> {
+        let mut by_name: BTreeMap<&str, BTreeSet<&[String]>> = BTreeMap::new();
+        let mut by_metas: BTreeMap<&[String], BTreeSet<&str>> = BTreeMap::new();
+        for route in &self.routes {
+            if let Some(name) = route.cluster.as_deref() {
+                by_name.entry(name).or_default().insert(&route.metas);
+                by_metas.entry(&route.metas).or_default().insert(name);
+            }
+        }
+        let sets = by_name.iter().filter(|(_, sets)| sets.len() > 1).map(|(name, sets)| {
+            let shown: Vec<String> = sets.iter().map(|metas| metas.join(" ")).collect();
+            let shown = some_of(shown.iter().map(String::as_str));
+            format!("Cluster {name} has {} different sets of MetaServers: {shown}", sets.len())
+        });
+        let names = by_metas.values().filter(|names| names.len() > 1).map(|names| {
+            let shown = some_of(names.iter().copied().collect::<Vec<_>>().into_iter());
+            format!("One set of MetaServers has {} names: {shown}", names.len())
+        });
+        let (sets, names): (Vec<String>, Vec<String>) = (sets.collect(), names.collect());
+        let limited = |mut told: Vec<String>| {
+            let more = told.len().saturating_sub(NAMES_IN_A_SENTENCE);
+            told.truncate(NAMES_IN_A_SENTENCE);
+            told.extend((more > 0).then(|| format!("{more} more clusters are named ambiguously")));
+            told
+        };
+        limited(sets.into_iter().chain(names).collect())
     }
 
     fn bad_records(&self, is_bad: impl Fn(&&Route) -> bool) -> Option<String> {
@@ -424,6 +526,17 @@ impl Upkeep {
 }
 
 impl ZooKeeper {
+    /// Tables are evicted: each is read again, before the answer, when it is asked for next.
+    fn overflow(&self) -> Option<String> {
+        let last_s = self.evicted_s.filter(|last_s| *last_s < NEWS_S)?;
+        let (capacity, evicted, last) =
+            (thousands(self.capacity as u64), thousands(self.evicted), span(last_s));
+        Some(format!(
+            "The cache is too small: zookeeper.table_watcher_cache_capacity is {capacity}, and \
+             {evicted} tables were evicted, the last {last} ago; queries for them wait for ZooKeeper"
+        ))
+    }
+
     fn wrong(&self) -> Option<(Level, String)> {
         let (since, unconfirmed) = (span(self.since_s), self.unconfirmed);
         let sentence = match self.state {
@@ -452,8 +565,12 @@ fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
 
 /// `1 table`, `1,200 tables`.
 pub fn counted(number: u64, what: &str) -> String {
-    let s = if number == 1 { "" } else { "s" };
-    format!("{} {what}{s}", thousands(number))
+    let number = thousands(number);
+    match (&*number, what.strip_suffix('y')) {
+        ("1", _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {what}s"),
+    }
 }
 
 /// A time for people: one number, one unit.
@@ -532,6 +649,7 @@ pub(super) mod tests {
             usual_us: Some(usual_us),
             answers_ok: 1_234_567,
             answers_other: 12,
+            unanswered: 0,
         };
         let route = |table: &str, cluster: &Cluster, queries| Route {
             table: table.to_owned(),
@@ -545,6 +663,9 @@ pub(super) mod tests {
             stale: false,
             queries,
             reads: 3,
+            error: None,
+            error_s: None,
+            error_queries: 0,
         };
         let (ad, ml) = (cluster("c3srv-ad", 1, 410), cluster("c4srv-ml", 2, 2_300));
         Overview {
@@ -563,6 +684,9 @@ pub(super) mod tests {
                 last_fault: None,
                 cached: 3,
                 unconfirmed: 0,
+                capacity: 1_024,
+                evicted: 0,
+                evicted_s: None,
             }),
             routes: vec![
                 route("orders", &ad, 900_123),
@@ -737,6 +861,72 @@ pub(super) mod tests {
         );
         overview.clusters[1].meta_failures[0].last_s = NEWS_S;
         assert_eq!(overview.verdict().level, Level::Well);
+    }
+
+    #[test]
+    fn a_table_that_its_cluster_does_not_have_is_never_green() {
+        let mut overview = sample();
+        let refuse = |route: &mut Route, error, last_s| {
+            (route.error, route.error_s, route.error_queries) = (Some(error), Some(last_s), 5);
+        };
+        refuse(&mut overview.routes[0], ERR_OBJECT_NOT_FOUND, 3);
+        let verdict = overview.verdict();
+        assert_eq!(verdict.level, Level::Bad);
+        assert_eq!(
+            verdict.headline,
+            "Cluster c3srv-ad does not have table orders: 5 queries answered ERR_OBJECT_NOT_FOUND, \
+             the last 3 s ago; is its route right?"
+        );
+        refuse(&mut overview.routes[2], ERR_OBJECT_NOT_FOUND, MISSING_S - 1);
+        assert_eq!(
+            overview.verdict().headline,
+            "2 tables are not in the cluster of their route: orders (c3srv-ad), items (c4srv-ml)"
+        );
+        refuse(&mut overview.routes[0], "ERR_BUSY_CREATING", NEWS_S - 1);
+        refuse(&mut overview.routes[2], ERR_OBJECT_NOT_FOUND, MISSING_S);
+        let verdict = overview.verdict();
+        assert_eq!(
+            (verdict.level, verdict.headline.as_str()),
+            (
+                Level::Warning,
+                "The cluster of a table answers with an error: orders (ERR_BUSY_CREATING)"
+            )
+        );
+        refuse(&mut overview.routes[0], "ERR_BUSY_CREATING", NEWS_S);
+        assert_eq!(overview.verdict().level, Level::Well);
+    }
+
+    #[test]
+    fn a_cache_that_overflows_is_told_while_it_does() {
+        let mut overview = sample();
+        let zookeeper = overview.zookeeper.as_mut().unwrap();
+        (zookeeper.evicted, zookeeper.evicted_s) = (4_096, Some(NEWS_S - 1));
+        let verdict = overview.verdict();
+        assert_eq!(
+            (verdict.level, verdict.headline.as_str()),
+            (
+                Level::Warning,
+                "The cache is too small: zookeeper.table_watcher_cache_capacity is 1,024, and \
+                 4,096 tables were evicted, the last 59 s ago; queries for them wait for ZooKeeper"
+            )
+        );
+        overview.zookeeper.as_mut().unwrap().evicted_s = Some(NEWS_S);
+        assert_eq!(overview.verdict().level, Level::Well);
+    }
+
+    #[test]
+    fn a_name_for_two_sets_and_a_set_with_two_names_are_told() {
+        let mut overview = sample();
+        overview.routes[1].metas = vec!["10.9.0.1:34601".to_owned()];
+        overview.routes[2].metas = overview.routes[0].metas.clone();
+        let verdict = overview.verdict();
+        assert_eq!(verdict.level, Level::Warning);
+        assert_eq!(
+            verdict.headline,
+            "Cluster c3srv-ad has 2 different sets of MetaServers: \
+             10.1.0.1:34601 10.1.0.2:34601 10.1.0.3:34601, 10.9.0.1:34601"
+        );
+        assert_eq!(verdict.details, ["One set of MetaServers has 2 names: c3srv-ad, c4srv-ml"]);
     }
 
     #[test]

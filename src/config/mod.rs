@@ -169,6 +169,7 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
         metric: MetricSettings {
             kind,
             tags: s.tags("metric.tags", kind, NeedsRestart),
+            by_table: s.flag("metric.by_table", true, NeedsRestart),
             falcon_agent: s.address("metric.falcon_agent", "127.0.0.1:1988", NeedsRestart),
             falcon_step: s.seconds("metric.falcon_step_s", 1..=3_600, 60, NeedsRestart),
         },

@@ -47,6 +47,8 @@ pub struct MetricSettings {
     pub kind: MetricKind,
     /// Names and values that every metric has, no name twice.
     pub tags: Vec<(String, String)>,
+    /// Whether there are series by table.
+    pub by_table: bool,
     /// The open-falcon agent that gets them.
     pub falcon_agent: SocketAddr,
     /// It gets them this often.

@@ -1,8 +1,20 @@
 //! Tags that all metrics get: which names their readers take. Pure.
 
 /// Labels that metrics have of their own. None is called `cluster` or the like, which are good names for tags.
-const OWN_LABELS: &[&str] =
-    &["table", "pegasus_cluster", "err", "le", "why", "method", "meta", "kind", "version"];
+const OWN_LABELS: &[&str] = &[
+    "table",
+    "pegasus_cluster",
+    "err",
+    "le",
+    "why",
+    "method",
+    "meta",
+    "kind",
+    "limit",
+    "version",
+    "commit",
+    "build",
+];
 
 /// Who gets the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -190,15 +190,17 @@ fn metrics_have_the_tags_of_the_file() {
     let default = MetricSettings {
         kind: MetricKind::Prometheus,
         tags: Vec::new(),
+        by_table: true,
         falcon_agent: "127.0.0.1:1988".parse().unwrap(),
         falcon_step: Duration::from_secs(60),
     };
     assert_eq!(metric("").unwrap(), default);
     assert_eq!(metric("metric: {tags: }").unwrap(), default);
-    let text = "metric: {type: falcon, tags: 'region=a b, x-y=b=c', falcon_agent: '10.0.0.1:1', falcon_step_s: 5}";
+    let text = "metric: {type: falcon, tags: 'region=a b, x-y=b=c', falcon_agent: '10.0.0.1:1', falcon_step_s: 5, by_table: false}";
     let want = MetricSettings {
         kind: MetricKind::Falcon,
         tags: vec![pair("region", "a b"), pair("x-y", "b=c")],
+        by_table: false,
         falcon_agent: "10.0.0.1:1".parse().unwrap(),
         falcon_step: Duration::from_secs(5),
     };

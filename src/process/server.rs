@@ -196,10 +196,11 @@ impl Server {
             let listener = Listener::new(socket, false, further.host_port_fields);
             listeners.push(listener.map_err(io("listener"))?);
         }
+        let fitted = fit_to_descriptors(&settings.accept);
         let acceptor = Acceptor::new(Parts {
             poll,
             listeners,
-            limits: fit_to_descriptors(&settings.accept),
+            limits: fitted.clone(),
             client_limits: Arc::new(settings.client.clone()),
             life: life.clone(),
             on_drained: Box::new(on_drained.clone()),
@@ -227,7 +228,12 @@ impl Server {
             zookeeper,
             restored: state_file.as_ref().and_then(|file| file.view().written),
             state_file,
-            settings: Mutex::default(),
+            settings: Mutex::new(SettingsFile {
+                running: settings.values.clone(),
+                limits: limits_in_use(settings, &fitted),
+                ..SettingsFile::default()
+            }),
+            has_table_series: settings.metric.by_table,
             started: SystemTime::now(),
             up: Age::zero(),
             life: life.clone(),
@@ -277,6 +283,10 @@ impl Server {
     pub fn apply(&self, settings: &Settings) {
         self.query_timeout.set(settings.query_timeout);
         let limits = fit_to_descriptors(&settings.accept);
+        let mut shown = self.inside.settings.lock();
+        shown.limits = limits_in_use(settings, &limits);
+        shown.running = settings.values.clone();
+        drop(shown);
         self.hub.tell(Note::Limits(limits, Arc::new(settings.client.clone())));
         self.life.set(settings.stop.clone());
         if let (RouteSource::ZooKeeper(watch, _), Some(zookeeper)) =
@@ -293,7 +303,8 @@ impl Server {
 
     /// The settings file is good; these settings in it wait for a restart.
     pub fn accept_settings(&self, waiting: Vec<String>) {
-        *self.inside.settings.lock() = SettingsFile { rejected: None, waiting };
+        let mut settings = self.inside.settings.lock();
+        (settings.rejected, settings.waiting) = (None, waiting);
     }
 
     /// Where clients connect.
@@ -369,6 +380,22 @@ fn start_admin(
     let admin = admin.map_err(|e| StartError::Io("start admin", e))?;
     info!("pages for operators at http://{}/", admin.addr());
     Ok(Some(admin))
+}
+
+/// Limits by the name of their setting, as metrics tell them.
+fn limits_in_use(settings: &Settings, accept: &AcceptLimits) -> Vec<(&'static str, u64)> {
+    let client = &settings.client;
+    let mut limits = vec![
+        ("max_connections", accept.max_connections as u64),
+        ("max_connections_per_address", accept.max_connections_per_address as u64),
+        ("max_pending", client.max_pending_total as u64),
+        ("max_pending_per_client", client.max_pending.into()),
+        ("max_unread_total_bytes", client.max_unread_total_bytes as u64),
+        ("workers", settings.workers as u64),
+    ];
+    let cache = settings.zookeeper.as_ref().map(|zookeeper| zookeeper.cache_capacity as u64);
+    limits.extend(cache.map(|capacity| ("table_watcher_cache_capacity", capacity)));
+    limits
 }
 
 /// Without its accept loop the proxy is deaf: it stops, in order, and is started anew.

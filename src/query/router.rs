@@ -172,8 +172,9 @@ impl Router {
         reply::own_error(id, error)
     }
 
-    fn shed(&self, ask: Ask, why: Shed) {
-        self.metrics.shed.at(why).add(1);
+    fn turn_away_from(&self, failing: &Cluster, ask: Ask) {
+        self.metrics.shed.at(Shed::FailingCluster).add(1);
+        failing.stats.unanswered.add(1);
         ask.refuse(OwnError::Unavailable);
     }
 
@@ -182,7 +183,7 @@ impl Router {
             Found::Cluster(cluster) => match cluster.join(ask) {
                 Joined::Lead(lead) => flights.push(Flight { cluster, lead: Some(lead) }),
                 Joined::Waiting => {}
-                Joined::Refused(ask) => self.shed(ask, Shed::FailingCluster),
+                Joined::Refused(ask) => self.turn_away_from(&cluster, ask),
             },
             Found::Unusable => ask.refuse(OwnError::UnusableRoute),
             Found::Unknown => ask.refuse(OwnError::UnknownTable),
@@ -216,11 +217,14 @@ impl Router {
             }
             match outcome {
                 Outcome::Answered(body) => {
-                    cluster.stats.answers[body.counted_as].add(aboard.len() as u64);
+                    if let Some(Ask { table, .. }) = aboard.first() {
+                        cluster.stats.answered(table, body.counted_as, aboard.len() as u64);
+                    }
                     answer_all(aboard, &cluster.name, &body);
                 }
                 Outcome::Moved => course.ask_again(aboard),
                 Outcome::Failed => {
+                    cluster.stats.unanswered.add(aboard.len() as u64);
                     aboard.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));
                 }
                 Outcome::Abandoned => drop(aboard),
@@ -251,7 +255,7 @@ impl Router {
         let (moved, refused): (Vec<Ask>, Vec<Ask>) =
             asks.into_iter().partition(|ask| course.has_moved(&ask.table));
         course.ask_again(moved);
-        refused.into_iter().for_each(|ask| self.shed(ask, Shed::FailingCluster));
+        refused.into_iter().for_each(|ask| self.turn_away_from(course.cluster, ask));
     }
 }
 

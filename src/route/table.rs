@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use super::names::Names;
+use crate::metrics::Tally;
 use crate::upstream::cluster::Cluster;
 
 /// Where a table lives, as far as this proxy knows.
@@ -102,6 +103,9 @@ pub struct RouteTable {
     version: AtomicU64,
     /// What was confirmed since then is known to be current; `u64::MAX`: nothing is.
     trusted_since_ms: AtomicU64,
+    capacity: usize,
+    /// Entries that had to make room for others.
+    pub evicted: Tally,
 }
 
 /// The writing side; there is one.
@@ -118,6 +122,8 @@ impl RouteTable {
             start: Instant::now(),
             version: AtomicU64::new(0),
             trusted_since_ms: AtomicU64::new(u64::MAX),
+            capacity,
+            evicted: Tally::default(),
         });
         (table.clone(), RouteWriter { table, capacity })
     }
@@ -188,6 +194,11 @@ impl RouteTable {
         self.inner.read().entries.len()
     }
 
+    /// Number of tables that can be cached.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -231,7 +242,8 @@ impl RouteWriter {
             }
             None => {
                 if inner.entries.len() >= self.capacity {
-                    evict(&mut inner.entries, self.capacity);
+                    let evicted = evict(&mut inner.entries, self.capacity);
+                    self.table.evicted.add(evicted as u64);
                 }
                 let entry = Entry {
                     cached,
@@ -354,8 +366,9 @@ impl RouteWriter {
     }
 }
 
-/// Makes room for a sixty-fourth at once, so that a full cache does not search itself for each new table.
-fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) {
+/// Makes room for a sixty-fourth at once, so that a full cache does not search itself for each new table. Returns how many
+/// were evicted.
+fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) -> usize {
     let room = (capacity / 64).max(1);
     let mut used: Vec<u64> = entries.values().map(|entry| entry.used_ms.load(Relaxed)).collect();
     let last = room.min(used.len()) - 1;
@@ -367,6 +380,7 @@ fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) {
         left -= usize::from(goes);
         !goes
     });
+    room - left
 }
 
 #[cfg(test)]

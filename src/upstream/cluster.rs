@@ -19,7 +19,7 @@
 //! are few, and each holds one link to a server at a time: that bounds the links to a MetaServer and keeps
 //! a dead cluster from taking all workers.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -32,17 +32,17 @@ use super::flight::{Flights, Key, Lead};
 use super::health::Health;
 use super::leader::{Memory, Plan};
 use super::link::{Link, LinkError};
+use super::stats::Stats;
 use crate::client::ask::Ask;
 use crate::client::outbox::Body;
 use crate::config::UpstreamLimits;
 use crate::logging::Throttle;
-use crate::metrics::Count;
 use crate::patience::{Meanwhile, QueryTimeout, SLICE};
 use crate::route::record::Record;
 use crate::upstream::resolver::Resolver;
 use crate::wire::address::is_host_port;
 use crate::wire::answer::Answer;
-use crate::wire::error_code::{COUNTED, OwnError};
+use crate::wire::error_code::OwnError;
 
 /// A link idle for longer is not used again: a firewall between may have forgotten it, and then a request
 /// on it is lost without a word.
@@ -156,48 +156,6 @@ impl Clusters {
         let cluster = Arc::new(cluster);
         self.by_addrs.insert(addrs, Arc::downgrade(&cluster));
         cluster
-    }
-}
-
-/// What is counted of all clusters of one name.
-#[derive(Default)]
-pub struct Stats {
-    /// Answers that its leaders gave to queries, by `error_code::COUNTED`.
-    pub answers: [Count; COUNTED.len()],
-    /// Failures by MetaServer and kind.
-    failures: Mutex<BTreeMap<(SocketAddr, &'static str), Failures>>,
-}
-
-/// Failures of a MetaServer in one way.
-#[derive(Clone, Copy, Debug)]
-pub struct Failures {
-    /// Since the start.
-    pub count: u64,
-    /// When the last was.
-    pub last: Instant,
-}
-
-/// MetaServers and kinds for which failures are counted apart, those that failed last; forwards can name many
-/// servers, and servers are replaced.
-const MAX_FAILURE_KINDS: usize = 128;
-
-impl Stats {
-    fn failed(&self, meta: SocketAddr, kind: &'static str) {
-        let mut failures = self.failures.lock();
-        let now = Instant::now();
-        let counted = failures.entry((meta, kind)).or_insert(Failures { count: 0, last: now });
-        *counted = Failures { count: counted.count + 1, last: now };
-        if failures.len() > MAX_FAILURE_KINDS {
-            let oldest = failures.iter().min_by_key(|(_, counted)| counted.last);
-            let oldest = oldest.map(|(key, _)| *key);
-            failures.retain(|key, _| Some(*key) != oldest);
-        }
-    }
-
-    /// Failures by MetaServer and kind.
-    pub fn failures(&self) -> Vec<(SocketAddr, &'static str, Failures)> {
-        let failures = self.failures.lock();
-        failures.iter().map(|((meta, kind), counted)| (*meta, *kind, *counted)).collect()
     }
 }
 
@@ -347,6 +305,7 @@ impl Cluster {
     fn look_after(&self, aboard: &mut Vec<Ask>, routes: &dyn Routes) -> Option<Outcome> {
         let now = Instant::now();
         for ask in aboard.extract_if(.., |ask| ask.deadline <= now) {
+            self.stats.unanswered.add(1);
             ask.refuse(OwnError::Unavailable);
         }
         self.look_after_waiting(routes, now);
@@ -368,6 +327,7 @@ impl Cluster {
         let tables: HashSet<Box<str>> =
             core.flights.first_waiters().map(|ask| ask.table.clone()).collect();
         drop(core);
+        self.stats.unanswered.add(expired.len() as u64);
         expired.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));
         let moved: HashSet<_> =
             tables.into_iter().filter(|table| routes.has_moved(table)).collect();
@@ -387,6 +347,7 @@ impl Cluster {
 
     /// Keeps the running mean of the time that answers take.
     fn answered_in(&self, took: Duration) {
+        self.stats.latency.add(took, 1);
         let took_us = took.as_micros().min(1_000_000) as u32;
         let usual_us = match self.usual_us.load(Relaxed) {
             NEVER_US => took_us,
@@ -639,20 +600,5 @@ mod tests {
         assert_eq!((new.stats.answers[0].get(), other.stats.answers[0].get()), (7, 0));
         drop(new);
         assert_eq!(get("c3", "h:4").stats.answers[0].get(), 0, "nobody remembers the old one");
-    }
-
-    #[test]
-    fn servers_whose_failures_are_counted_are_bounded_and_the_latest() {
-        let stats = Stats::default();
-        let meta = |n| SocketAddr::from(([10, 0, 0, 1], n));
-        for n in 0..2 * MAX_FAILURE_KINDS as u16 {
-            stats.failed(meta(1), "refused");
-            stats.failed(meta(2 + n), "timeout");
-        }
-        let failures = stats.failures();
-        assert_eq!(failures.len(), MAX_FAILURE_KINDS);
-        let (first, _, counted) = failures[0];
-        assert_eq!((first, counted.count), (meta(1), 2 * MAX_FAILURE_KINDS as u64));
-        assert_eq!(failures.last().unwrap().0, meta(1 + 2 * MAX_FAILURE_KINDS as u16));
     }
 }

@@ -10,3 +10,5 @@ pub mod health;
 pub mod leader;
 pub mod link;
 pub mod resolver;
+pub mod stats;
+pub mod table_errors;

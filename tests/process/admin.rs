@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, SystemTime};
 
 use harness::http::{self, get, request};
-use harness::meta_server::Behaviour;
+use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::scratch::Scratch;
 use harness::wait::eventually;
+use harness::wire::QueryCfgResponse;
 use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -119,6 +120,88 @@ fn a_broken_record_over_a_good_one_is_seen() {
         proxy.ask("users").err.as_deref() == Some("ERR_INVALID_DATA")
     });
     assert_eq!(unusable(), [1.0, 1.0]);
+}
+
+#[test]
+fn a_route_to_the_wrong_cluster_is_seen() {
+    let (right, wrong) =
+        (meta_with("orders", "10.1.1.1:34801"), meta_with("users", "10.1.1.1:34801"));
+    let zk = ZooKeeper::start();
+    let znode = format!("{ROOT}/orders");
+    zk.create(&znode, record("b", &[wrong.addr()]));
+    zk.create(&format!("{ROOT}/users"), record("b", &[wrong.addr()]));
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();
+    eventually("users is served", SOON, || proxy.ask("users").is_ok());
+    let refused = || {
+        let err = r#"meta_proxy_tables_refused{region="test",err="ERR_OBJECT_NOT_FOUND"}"#;
+        metric(&proxy, err)
+    };
+    assert_eq!(refused(), Some(0.0));
+    for _ in 0..5 {
+        assert_eq!(proxy.ask("orders").err.as_deref(), Some("ERR_OBJECT_NOT_FOUND"));
+    }
+    let route = || json(&proxy, "/routes?table=orders")["routes"][0].clone();
+    assert_eq!(
+        (&route()["error"], &route()["error_queries"]),
+        (&"ERR_OBJECT_NOT_FOUND".into(), &5.into())
+    );
+    assert_eq!(refused(), Some(1.0));
+    let page = get(proxy.admin(), "/");
+    let told = "Cluster b does not have table orders: 5 queries answered ERR_OBJECT_NOT_FOUND";
+    assert!(page.contains(told), "{page}");
+    assert!(page.contains("class=\"live bad\" role=\"status\""), "{page}");
+
+    zk.set(&znode, record("a", &[right.addr()]));
+    eventually("orders is served", SOON, || proxy.ask("orders").is_ok());
+    assert_eq!((&route()["error"], refused()), (&Value::Null, Some(0.0)));
+    assert!(get(proxy.admin(), "/").contains("All is well"));
+
+    // Records that were written by hand: one name for two clusters.
+    zk.set(&znode, record("b", &[right.addr()]));
+    eventually("it is told", SOON, || {
+        get(proxy.admin(), "/").contains("Cluster b has 2 different sets of MetaServers")
+    });
+}
+
+#[test]
+fn a_cache_that_overflows_is_seen() {
+    let meta = MetaServer::start();
+    let zk = ZooKeeper::start();
+    let tables = ["a", "b", "c", "d"];
+    for table in tables {
+        meta.put_table(table, QueryCfgResponse::table(1, 1, "10.1.1.1:34801".parse().unwrap()));
+        zk.create(&format!("{ROOT}/{table}"), record("a", &[meta.addr()]));
+    }
+    let capacity = format!(
+        "zookeeper: {{address: '{}', root: {ROOT}, table_watcher_cache_capacity: 2}}",
+        zk.addr()
+    );
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).config_extra(&capacity).start();
+    for table in tables {
+        eventually("it is served", SOON, || proxy.ask(table).is_ok());
+    }
+    let evicted = metric(&proxy, r#"meta_proxy_routes_evicted_total{region="test"}"#);
+    assert!(evicted >= Some(2.0), "{evicted:?}");
+    let limit = r#"meta_proxy_limit{region="test",limit="table_watcher_cache_capacity"}"#;
+    assert_eq!(metric(&proxy, limit), Some(2.0));
+    let page = get(proxy.admin(), "/");
+    let told = "The cache is too small: zookeeper.table_watcher_cache_capacity is 2, and ";
+    assert!(page.contains(told), "{page}");
+    assert_eq!(json(&proxy, "/clusters")["zookeeper"]["capacity"], 2);
+}
+
+#[test]
+fn series_by_table_can_be_turned_off() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let proxy = routes.proxy_with("metric: {by_table: false}");
+    assert!(proxy.ask("orders").is_ok());
+    let text = get(proxy.admin(), "/metrics");
+    assert!(!text.contains("table=") && text.contains("client_connection_count"), "{text}");
+    assert!(text.contains("meta_proxy_build_info{version=") && text.contains("commit="), "{text}");
+    assert!(text.contains("\nprocess_open_fds "), "{text}");
+    let called = r#"meta_proxy_call_latency_seconds_count{pegasus_cluster="a"}"#;
+    assert_eq!(metric(&proxy, called), Some(1.0));
 }
 
 #[test]

@@ -21,7 +21,7 @@ const RULES_TESTS: &str = "tests/prometheus-rules.yaml";
 const DASHBOARD: &str = "docs/grafana.json";
 
 /// How names of metrics begin.
-const BEGINNINGS: [&str; 3] = ["meta_proxy_", "client_", "zk_"];
+const BEGINNINGS: [&str; 4] = ["meta_proxy_", "client_", "zk_", "process_"];
 
 /// What the rows of tables begin with, `| name |` in backticks.
 fn first_cells(page: &str) -> Vec<String> {

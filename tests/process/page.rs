@@ -39,6 +39,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             usual_us: Some(380 + 170 * n as u64),
             answers_ok: 8_412_345 / (n as u64 + 1),
             answers_other: 3 * n as u64,
+            unanswered: 0,
         })
         .collect();
     let route = |n: usize| {
@@ -55,6 +56,9 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             stale: false,
             queries: 2_345_678 / (n as u64 + 1),
             reads: 3,
+            error: None,
+            error_s: None,
+            error_queries: 0,
         }
     };
     Overview {
@@ -73,6 +77,9 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             last_fault: None,
             cached: tables,
             unconfirmed: 0,
+            capacity: 1_024,
+            evicted: 0,
+            evicted_s: None,
         }),
         routes: (0..tables).map(route).collect(),
         clusters,
