@@ -14,7 +14,8 @@
 //! ```
 //! 1. `client::accept` sees a readable socket and leaves it in the lobby; `client::readiness` says that one worker
 //!    reads it, `work::lobby` how many workers come to read.
-//! 2. A worker (`work::workers`, `client::connection`) reads what is there and cuts frames (`wire`).
+//! 2. A worker (`work::workers`, `client::connection`) reads what is there and cuts frames (`wire`). The
+//!    first four bytes of a connection say whether they are THFT or RDSN (`wire::protocol`); both ask the same question.
 //! 3. `query::router` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
 //! 4. `upstream::cluster` shares calls (`upstream::flight`); one worker makes the call (`upstream::link`), whom to
 //!    ask is `upstream::leader`'s decision, when to stop asking `upstream::health`'s.
@@ -70,6 +71,9 @@
 //! - A leader's `ERR_SERVICE_NOT_ACTIVE` is passed on at once, it is the leader's answer. A *frame* error of a
 //!   MetaServer is not: it would hang Go and Node clients, so another server is asked, and in the end the client
 //!   reads `ERR_SERVICE_NOT_ACTIVE`.
+//! - A C++ client aborts on an answer that it cannot parse. So it gets a MetaServer's answer only after all of it was
+//!   read once (`wire::rdsn::check_result`), and an error of ours otherwise. Other clients get it unread.
+//! - Ports with `host_port_fields: remove` leave these fields to C++ clients, which read no other addresses.
 //! - Workers do not sleep in the channel's `recv`, which spins and yields first, but on a count beside it (`work::jobs`).
 //! - Readable sockets do not go over the channel one by one: waking a worker costs several times what reading a client
 //!   does. They wait in a lobby, the channel calls as few readers as it takes, and a worker that waits for a near

@@ -18,7 +18,6 @@ impl Protocol {
         let starts_as =
             |magic: &[u8; 4]| bytes[..bytes.len().min(4)] == magic[..bytes.len().min(4)];
         match (starts_as(frame::MAGIC), starts_as(rdsn::MAGIC)) {
-            _ if bytes.is_empty() => Ok(None),
             (false, false) => Err(Malformed::Magic),
             _ if bytes.len() < 4 => Ok(None),
             (true, _) => Ok(Some(Protocol::Thft)),

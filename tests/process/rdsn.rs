@@ -147,6 +147,61 @@ fn recorded_requests_are_answered_with_the_body_of_the_real_server() {
 }
 
 #[test]
+fn requests_made_by_hand_are_served_with_their_checksums() {
+    for name in MORE_REQUESTS {
+        let bytes = golden(&format!("{name}.request.bin"));
+        let request = Frame::decode(&bytes).unwrap();
+        let asked = request.query_args().unwrap();
+        let (meta, proxy, _routes) = behind_a_proxy(&[&asked.table]);
+        let mut client = RdsnClient::connect(proxy.addr());
+        client.send(&bytes);
+        let config = QueryCfgResponse::table(1, 4, addr(PRIMARY)).with_host_ports();
+        let want = config.only(&asked.indices.unwrap());
+        assert_eq!(client.read_answer().judge(request.id), Verdict::Takes(want), "{name}");
+        assert_eq!(meta.violations(), [] as [String; 0], "{name}");
+    }
+}
+
+#[test]
+fn a_limit_is_told_as_an_error_that_the_client_tries_again() {
+    let meta = meta_with("t", PRIMARY);
+    meta.set(Behaviour::Mute);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy_with("limits: {max_pending_per_client: 2}");
+    let mut client = RdsnClient::connect(proxy.addr());
+    let ids: Vec<u64> = (0..5).map(|_| client.send_query("t", &[])).collect();
+    let refused = QueryCfgResponse::error("ERR_SERVICE_NOT_ACTIVE").encode();
+    // The three over the limit at once, then the two that were never answered.
+    let answers: Vec<Frame> = ids.iter().map(|_| client.read_answer()).collect();
+    let order: Vec<u64> = answers.iter().map(|answer| answer.id).collect();
+    assert_eq!(order[..3], ids[2..]);
+    for answer in answers {
+        assert_eq!(answer, minimal(answer.id, ERR_OK, refused.clone()));
+    }
+    let shed = count_of(&proxy, "meta_proxy_requests_refused_total", "client_pending");
+    assert_eq!(shed, 3.0);
+}
+
+#[test]
+fn half_a_frame_closes_the_connection_in_time() {
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy_with("limits: {frame_timeout_ms: 300}");
+    let frame = Frame::query(1, "t", &[]).encode();
+    let mut halves: Vec<_> = [1, 3, 4, 100, 192, frame.len() - 1]
+        .map(|len| {
+            let mut client = RdsnClient::connect(proxy.addr());
+            client.send(&frame[..len]);
+            client
+        })
+        .into();
+    for half in &mut halves {
+        assert_eq!(half.try_read_answer(SOON).unwrap_err(), NoAnswer::Closed);
+    }
+    assert_eq!(meta.calls(), 0);
+}
+
+#[test]
 fn other_requests_are_refused_in_the_header_and_the_connection_goes_on() {
     let (meta, proxy, _routes) = behind_a_proxy(&["temp"]);
     let mut client = RdsnClient::connect(proxy.addr());
