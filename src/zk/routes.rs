@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use log::{Level, info, log, warn};
 
 use super::codec::{Op, Stat};
+use super::flaps::Flaps;
 use super::lag::is_older;
 use super::planner::Verdict;
 use super::read::{Found, Paths, ReadError, What};
@@ -128,6 +129,7 @@ pub struct Routes {
     changed_at: HashMap<What, Instant>,
     /// Tables that were deleted, for the log: their return is no first sight.
     deleted: HashSet<Box<str>>,
+    flaps: Flaps,
 }
 
 impl Routes {
@@ -158,6 +160,7 @@ impl Routes {
             are_names_due: false,
             changed_at: HashMap::new(),
             deleted: HashSet::new(),
+            flaps: Flaps::default(),
         }
     }
 
@@ -301,10 +304,19 @@ impl Routes {
         }
     }
 
+    /// Tells of tables that change so often that not each change had a line.
+    pub fn tell_of_flaps(&mut self, now: Instant) {
+        for (table, hidden) in self.flaps.ended(now) {
+            let to = self.route_of(&table).map_or("none".to_owned(), |r| r.cluster_name.clone());
+            warn!("table={table} to={to}: {hidden} more changes of this table were not shown");
+        }
+    }
+
     /// A watch told of a change.
     pub fn changed(&mut self, what: &What, now: Instant) {
         if matches!(what, What::Table(_) | What::Cluster(_)) {
-            self.changed_at.insert(what.clone(), now);
+            // The first that was not taken yet: a change of a change took as long.
+            self.changed_at.entry(what.clone()).or_insert(now);
         }
     }
 
@@ -452,11 +464,10 @@ impl Routes {
                 self.detach(table);
                 self.writer.remove(table);
                 if let Some(route) = before {
-                    info!(
-                        "table={table} from={} to=none{}",
-                        route.cluster_name,
-                        self.took(table, None)
-                    );
+                    let took = self.took(table, None);
+                    if self.flaps.shows(table, Instant::now()) {
+                        info!("table={table} from={} to=none{took}", route.cluster_name);
+                    }
                     if self.deleted.len() >= MAX_DELETED {
                         self.deleted.clear();
                     }
@@ -639,7 +650,11 @@ impl Routes {
         }
     }
 
-    fn warn_of(&self, znode: &str, mzxid: i64, fault: &BadRecord) {
+    fn warn_of(&mut self, znode: &str, mzxid: i64, fault: &BadRecord) {
+        let name = znode.rsplit_once('/').map_or(znode, |(_, name)| name);
+        if !self.flaps.shows(name, Instant::now()) {
+            return;
+        }
         warn!("znode {znode} zxid={mzxid:#x}: {fault}; the last good one counts, if there is one");
     }
 
@@ -668,6 +683,9 @@ impl Routes {
     /// Caches a route, of its own record or of the cluster `named` in it.
     fn put(&mut self, table: &str, record: Record, mzxid: i64, named: Option<&str>) {
         let before = self.writer.get(table);
+        let took = self.took(table, named);
+        // Its change is taken, be it one to what it was.
+        self.changed_at.remove(&What::Table(table.into()));
         let cluster_name = record.cluster.clone();
         let cluster = self.clusters.get(record);
         if let Some(Cached::Route(route)) = &before
@@ -684,13 +702,14 @@ impl Routes {
             Some(Cached::Unusable) | None => "none",
         };
         let metas = &cluster.meta_addrs;
-        let took = self.took(table, named);
         let of_named = named.and_then(|name| self.named.get(name)).map_or(0, |named| named.mzxid);
         let zxid = mzxid.max(of_named);
-        log!(
-            level,
-            "table={table} from={from} to={cluster_name} zxid={zxid:#x} metas={metas:?}{took}"
-        );
+        if !is_news || self.flaps.shows(table, Instant::now()) {
+            log!(
+                level,
+                "table={table} from={from} to={cluster_name} zxid={zxid:#x} metas={metas:?}{took}"
+            );
+        }
         let route = Route { cluster_name, cluster, mzxid };
         self.writer.put(table, Cached::Route(Arc::new(route)));
     }

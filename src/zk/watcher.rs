@@ -518,6 +518,7 @@ impl Watch {
         }
         taken.read.into_iter().for_each(|what| self.planner.changed(what));
         if is_root {
+            self.routes.tell_of_flaps(now);
             self.watch_names(pzxid);
         }
         if (is_root || is_names)

@@ -83,6 +83,7 @@ const PURE: &[&str] = &[
     "wire/result.rs",
     "zk/codec.rs",
     "zk/dial.rs",
+    "zk/flaps.rs",
     "zk/lag.rs",
     "zk/planner.rs",
     "zk/read.rs",

@@ -21,3 +21,4 @@ mod run;
 mod scrape;
 mod support;
 mod upstream;
+mod zookeeper;

@@ -130,6 +130,25 @@ impl Relay {
         self.set(|faults| faults.chunk = Some(len));
     }
 
+    /// The links that stand die without a word: nothing arrives over them any more, not even their end. New connections
+    /// pass. So it is when a firewall or an address translation restarts.
+    pub fn forget_links(&self) {
+        let links = self.shared.lock_links();
+        links.values().for_each(|link| link.is_forgotten.store(true, Ordering::Relaxed));
+        drop(links);
+        self.shared.wake_pumps();
+    }
+
+    /// New connections are accepted and closed at once, as by a balancer without a server; links that stand stay.
+    pub fn close_at_once(&self) {
+        self.set(|faults| faults.closes = true);
+    }
+
+    /// Answers arrive no faster than this.
+    pub fn bandwidth_to_client(&self, bytes_per_s: usize) {
+        self.set(|faults| faults.bandwidth = Some(bytes_per_s));
+    }
+
     /// Resets all links; new connections pass. Returns when both ends have been told.
     pub fn cut(&self) {
         let cut: Vec<u64> = {
@@ -242,11 +261,40 @@ struct Faults {
     delay: PerWay<Duration>,
     stall: PerWay<bool>,
     chunk: Option<usize>,
+    /// Bytes per second to clients.
+    bandwidth: Option<usize>,
+    closes: bool,
+}
+
+/// In what pieces bytes are written, and how long after one another.
+#[derive(Clone, Copy)]
+struct Pieces {
+    len: usize,
+    pause: Duration,
 }
 
 impl Faults {
     fn none(target: SocketAddr) -> Self {
-        Faults { target, delay: PerWay::default(), stall: PerWay::default(), chunk: None }
+        Faults {
+            target,
+            delay: PerWay::default(),
+            stall: PerWay::default(),
+            chunk: None,
+            bandwidth: None,
+            closes: false,
+        }
+    }
+
+    fn pieces(&self, way: Way) -> Pieces {
+        const STEPS_PER_SECOND: u32 = 50;
+        match (self.chunk, self.bandwidth, way) {
+            (Some(len), _, _) => Pieces { len, pause: CHUNK_PAUSE },
+            (None, Some(bytes_per_s), Way::ToClient) => Pieces {
+                len: (bytes_per_s / STEPS_PER_SECOND as usize).max(1),
+                pause: Duration::from_secs(1) / STEPS_PER_SECOND,
+            },
+            _ => Pieces { len: usize::MAX, pause: Duration::ZERO },
+        }
     }
 }
 
@@ -355,8 +403,15 @@ impl Shared {
 
     fn open_link(shared: &Arc<Self>, client: TcpStream) {
         let id = shared.accepted.fetch_add(1, Ordering::Relaxed);
-        let link =
-            Arc::new(Link { client, server: OnceLock::new(), reset: AtomicBool::new(false) });
+        if shared.lock_faults().closes {
+            return;
+        }
+        let link = Arc::new(Link {
+            client,
+            server: OnceLock::new(),
+            reset: AtomicBool::new(false),
+            is_forgotten: AtomicBool::new(false),
+        });
         shared.lock_links().insert(id, Arc::clone(&link));
         let spawned = spawn("relay-up", {
             let shared = Arc::clone(shared);
@@ -374,11 +429,14 @@ impl Shared {
     }
 
     /// Waits until bytes may go this way; how to cut them. `None` if the link was reset.
-    fn wait_while_stalled(&self, link: &Link, way: Way) -> Option<Option<usize>> {
-        let stalled = |faults: &mut Faults| *faults.stall.of(way) && !link.is_reset();
+    fn wait_while_stalled(&self, link: &Link, way: Way) -> Option<Pieces> {
+        let stalled = |faults: &mut Faults| {
+            let is_forgotten = link.is_forgotten.load(Ordering::Relaxed);
+            (*faults.stall.of(way) || is_forgotten) && !link.is_reset()
+        };
         let faults = self.changed.wait_while(self.lock_faults(), stalled);
         let faults = faults.unwrap_or_else(PoisonError::into_inner);
-        (!link.is_reset()).then_some(faults.chunk)
+        (!link.is_reset()).then(|| faults.pieces(way))
     }
 
     /// Waits, but not beyond the reset of the link.
@@ -394,6 +452,7 @@ struct Link {
     /// There is none while the way to the server is stalled.
     server: OnceLock<TcpStream>,
     reset: AtomicBool,
+    is_forgotten: AtomicBool,
 }
 
 impl Link {
@@ -488,14 +547,14 @@ impl Link {
             let now = Instant::now();
             match underway.first_due().map(|due| due.saturating_duration_since(now)) {
                 Some(Duration::ZERO) => {
-                    let Some(chunk) = shared.wait_while_stalled(self, way) else {
+                    let Some(pieces) = shared.wait_while_stalled(self, way) else {
                         return Ok(());
                     };
                     let bytes = underway.take();
                     if bytes.is_empty() {
                         return to.shutdown(Shutdown::Write);
                     }
-                    self.write(shared.bytes.of(way), to, &bytes, chunk)?;
+                    self.write(shared.bytes.of(way), to, &bytes, pieces)?;
                 }
                 Some(left) if underway.is_full() => shared.wait_for(self, left),
                 left => {
@@ -521,9 +580,9 @@ impl Link {
         count: &AtomicU64,
         mut to: &TcpStream,
         bytes: &[u8],
-        chunk: Option<usize>,
+        pieces: Pieces,
     ) -> io::Result<()> {
-        for piece in bytes.chunks(chunk.unwrap_or(bytes.len())) {
+        for piece in bytes.chunks(pieces.len) {
             // Before the write: who has seen the answer must find it counted.
             count.fetch_add(piece.len() as u64, Ordering::Relaxed);
             let mut rest = piece;
@@ -534,8 +593,8 @@ impl Link {
                     Err(e) => return Err(e),
                 }
             }
-            if chunk.is_some() {
-                thread::sleep(CHUNK_PAUSE);
+            if !pieces.pause.is_zero() {
+                thread::sleep(pieces.pause);
             }
         }
         Ok(())

@@ -53,6 +53,8 @@ const SYNC_LIMIT_TICKS: u32 = 10;
 /// connection a relay took and lost votes anew, while the leader waits for it for 10 s.
 const LEADER_WITHIN: Duration = Duration::from_secs(1);
 const CONFIG_FILE: &str = "zoo.cfg";
+/// More options of java, a line each.
+const JAVA_FILE: &str = "java";
 const CLASSPATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
 const MAIN_CLASS: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 /// Small and quick to start: one compiler, one collector, nothing synced, no 64 MB log files.
@@ -89,9 +91,14 @@ pub struct Connection {
 impl ZooKeeper {
     /// Starts one standalone server; returns when it serves.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with more lines in its settings, which count more.
+    pub fn start_with(settings: &str) -> Self {
         start_retrying(|| {
             let [port] = free_ports();
-            let server = Self::launch_first(port, None)?;
+            let server = Self::launch_first(port, None, settings, &[])?;
             server.wait_until_serving()?;
             Ok(server)
         })
@@ -239,6 +246,22 @@ impl ZooKeeper {
             Err(Fault::Code(NO_NODE)) => create_with_parents(hand, path, data),
             done => done,
         })
+    }
+
+    /// Creates many znodes, whose parent must exist, without waiting for one after the other.
+    #[track_caller]
+    pub fn create_many(&self, paths: &[String], data: impl AsRef<[u8]>) {
+        let data = data.as_ref();
+        self.operate(&format!("create {} znodes", paths.len()), |hand, again| {
+            hand.create_many(paths, data, again)
+        });
+    }
+
+    /// Changes many znodes, without waiting for one after the other.
+    #[track_caller]
+    pub fn set_many(&self, paths: &[String], data: impl AsRef<[u8]>) {
+        let data = data.as_ref();
+        self.operate(&format!("set {} znodes", paths.len()), |hand, _| hand.set_many(paths, data));
     }
 
     /// Deletes a znode, which must exist and have no children.
@@ -404,13 +427,19 @@ impl ZooKeeper {
 
     /// Writes the files and starts the process, without waiting for it. `member` is its number in an ensemble, and the
     /// settings that all members share.
-    fn launch_first(port: u16, member: Option<(usize, &str)>) -> Result<Self, String> {
+    fn launch_first(
+        port: u16,
+        member: Option<usize>,
+        settings: &str,
+        java: &[&str],
+    ) -> Result<Self, String> {
         let scratch = Scratch::new("zookeeper");
+        scratch.write(JAVA_FILE, java.join("\n"));
         let mut config = config(&scratch, port);
-        if let Some((id, shared)) = member {
+        if let Some(id) = member {
             scratch.write("myid", id.to_string());
-            config.push_str(shared);
         }
+        config.push_str(settings);
         scratch.write(CONFIG_FILE, config);
         let process = spawn(&scratch).map_err(|e| format!("cannot start java: {e}"))?;
         Ok(ZooKeeper {
@@ -462,6 +491,15 @@ pub struct Ensemble {
 impl Ensemble {
     /// Starts `count` servers; returns when all serve.
     pub fn start(count: usize, sessions: Sessions) -> Self {
+        Self::start_with(count, sessions, &[])
+    }
+
+    /// The same; one that has lost the others serves what it has, to clients that take that.
+    pub fn start_read_only(count: usize) -> Self {
+        Self::start_with(count, Sessions::Global, &["-Dreadonlymode.enabled=true"])
+    }
+
+    fn start_with(count: usize, sessions: Sessions, java: &[&str]) -> Self {
         let local = sessions == Sessions::Local;
         // Without a version, which is 0, members would take over the leader's list, and each has a list of its own.
         let shared = format!(
@@ -482,8 +520,8 @@ impl Ensemble {
                     let id = other + 1;
                     let _ = writeln!(settings, "server.{id}=127.0.0.1:{quorum}:{election}");
                 }
-                let member = Some((index + 1, settings.as_str()));
-                ensemble.servers.push(ZooKeeper::launch_first(*client, member)?);
+                let server = ZooKeeper::launch_first(*client, Some(index + 1), &settings, java)?;
+                ensemble.servers.push(server);
                 ensemble.to_leaders.push(to_leaders);
             }
             for server in &ensemble.servers {
@@ -546,7 +584,9 @@ fn spawn(scratch: &Scratch) -> io::Result<Process> {
     let log = File::options().create(true).append(true).open(log_path(scratch))?;
     let classpath = env::var("ZOOKEEPER_CLASSPATH").unwrap_or_else(|_| CLASSPATH.to_owned());
     let mut java = Command::new("java");
+    let more = fs::read_to_string(scratch.path().join(JAVA_FILE))?;
     java.args(JAVA_OPTIONS)
+        .args(more.lines())
         .args(["-cp", &classpath, MAIN_CLASS])
         .arg(scratch.path().join(CONFIG_FILE))
         .current_dir(scratch.path())

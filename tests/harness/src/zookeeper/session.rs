@@ -159,6 +159,48 @@ impl Session {
         (0..count).map(|_| Ok(String::from_utf8_lossy(result.bytes()?).into_owned())).collect()
     }
 
+    /// `again`: those that are there are as good as created.
+    pub(super) fn create_many(
+        &mut self,
+        paths: &[String],
+        data: &[u8],
+        again: bool,
+    ) -> Result<(), Fault> {
+        let args = |path: &str| Args::default().text(path).bytes(data).acl(OPEN).int(0);
+        self.ask_many(operation::CREATE, paths, args, again)
+    }
+
+    pub(super) fn set_many(&mut self, paths: &[String], data: &[u8]) -> Result<(), Fault> {
+        let args = |path: &str| Args::default().text(path).bytes(data).int(ANY_VERSION);
+        self.ask_many(operation::SET_DATA, paths, args, false)
+    }
+
+    /// As many at a time as a server takes without making who asks wait.
+    fn ask_many(
+        &mut self,
+        operation: i32,
+        paths: &[String],
+        args: impl Fn(&str) -> Args,
+        again: bool,
+    ) -> Result<(), Fault> {
+        for some in paths.chunks(200) {
+            let first = self.last_xid + 1;
+            let mut frames = Vec::new();
+            for path in some {
+                self.last_xid += 1;
+                frames.extend(frame(&request(self.last_xid, operation, args(path))));
+            }
+            self.stream.write_all(&frames)?;
+            for xid in first..=self.last_xid {
+                match read_reply(&mut self.stream, xid) {
+                    Err(Fault::Code(NODE_EXISTS)) if again => {}
+                    done => drop(done?),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn ask(&mut self, operation: i32, args: Args) -> Result<(i64, Vec<u8>), Fault> {
         self.last_xid += 1;
         self.call(self.last_xid, operation, args)
