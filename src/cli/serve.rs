@@ -45,7 +45,7 @@ Usage:
   CONFIG             the settings, see README, Settings; check them with `meta-proxy check CONFIG`
   LOGFILE            where the log goes instead of stderr; it is never a settings file
   --routes FILE      routes from this file instead of ZooKeeper; it is read again when it changes
-  --listen IP:PORT   where clients connect, instead of what CONFIG says
+  --listen IP:PORT   where clients connect, instead of `listen` and `listeners` in CONFIG
 
 RUST_LOG chooses levels, as in RUST_LOG=info,zk=debug, whatever the settings say.
 SIGHUP reads CONFIG again and reopens LOGFILE; SIGTERM lets clients leave; SIGINT stops at once.
@@ -270,6 +270,9 @@ fn read_settings(options: &Options) -> Result<(Settings, Source), Vec<String>> {
     if let Some(listen) = options.listen {
         settings.listen = listen;
         settings.values.override_with("listen", listen);
+        // A second process for a trial must not take clients from the first.
+        settings.listeners.clear();
+        settings.values.override_with("listeners", &settings.listeners);
     }
     let source = match (&options.routes, &settings.zookeeper) {
         (Some(path), _) => Source::File(path.clone()),

@@ -28,7 +28,7 @@ pub struct Ask {
     id: RequestId,
     /// The table asked about.
     pub table: Box<str>,
-    /// The argument struct as the client wrote it.
+    /// The arguments, as THFT has them.
     pub args: Key,
     /// When its bytes were noticed.
     asked_at: Instant,

@@ -116,7 +116,8 @@ impl Reply {
         size_of::<Reply>()
             + match self {
                 Reply::Own(bytes) => bytes.capacity(),
-                Reply::Passed { .. } => 0,
+                Reply::Passed { head: QueryHead::Thft(_), .. } => 0,
+                Reply::Passed { head: QueryHead::Rdsn(_), .. } => rdsn::HEADER_LEN,
             }
     }
 }

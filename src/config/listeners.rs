@@ -28,7 +28,7 @@ fn as_name<S: serde::Serializer>(fields: &HostPortFields, to: S) -> Result<S::Ok
     to.serialize_str(fields.name())
 }
 
-/// What is said of a list: the place in it, `[1].listen`, the line or 0, and what.
+/// A fault or a warning: the place in the list, `[1].listen`, the line or 0, and what it is.
 pub type Told = (String, u64, String);
 
 /// A list as it was read.

@@ -17,7 +17,7 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// Of these parts, one behind the other.
+/// The checksum of these parts, one behind the other.
 pub fn crc32c(parts: &[&[u8]]) -> u32 {
     let bytes = parts.iter().copied().flatten();
     !bytes.fold(!0, |crc, byte| (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ byte)])

@@ -6,12 +6,12 @@
 
 use super::result::{self, Found, Unexpected};
 
-/// What becomes of fields 9-11 in the answers at one port.
+/// Whether answers at one port have fields 9-11.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPortFields {
     /// Clients get them as they came.
     Keep,
-    /// THFT clients get answers without them. C++ clients read no other addresses and always get them.
+    /// THFT clients get answers without them. C++ clients always get them, for they read no other addresses.
     Remove,
 }
 

@@ -1,4 +1,4 @@
-//! What holds of any bytes that a client or a MetaServer can send. Unit tests and `tests/fuzz` look for bytes of which
+//! Statements that hold of any bytes which a client or a MetaServer can send. Unit tests and `tests/fuzz` look for bytes of which
 //! it does not hold; the proxy itself never comes here. Pure.
 
 use super::answer::{self, Answer, BadAnswer};
@@ -14,7 +14,7 @@ use super::result;
 
 const MAX_FRAME: usize = 64 * 1024;
 
-/// What became of bytes: a short name, for counting how well they were chosen.
+/// A short name of what became of bytes, for counting how well they were chosen.
 pub type Outcome = &'static str;
 
 /// Bytes that a client sends first.
@@ -138,7 +138,7 @@ fn enveloped(bytes: &[u8]) {
     assert_eq!(rdsn::read_answer_head(&head, 9), Ok(bytes.len()));
 }
 
-/// What comes from a MetaServer, a frame or not.
+/// Bytes that come from a MetaServer, a frame or not.
 pub fn upstream_answer(bytes: &[u8]) -> Outcome {
     let Some(first) = bytes.first_chunk() else {
         return "incomplete";

@@ -3,7 +3,7 @@
 use super::frame::{self, Cut, Malformed};
 use super::rdsn;
 
-/// What a client speaks.
+/// The language of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Go, Java, Python, Node.

@@ -7,9 +7,9 @@
 //! 136 char[48] error_name | 184 u32 code, u32 hash | 192 body
 //! context: bit 0 is_request, 1 is_forwarded, 6-9 serialize_format (1: Thrift binary), 10 is_forward_supported
 //! ```
-//! All integers are little-endian. A CRC of 0 is not given. What is odd in a request closes its connection: a MetaServer
-//! aborts on a body that it cannot parse, and a client on an answer that it cannot parse. An answer needs the fields
-//! that [`answer_head`] writes, and the client looks at no others.
+//! All integers are little-endian. A CRC of 0 is not given. A request that is odd in any way closes its connection: a
+//! MetaServer aborts on a body that it cannot parse. A client aborts on an answer that it cannot parse, see
+//! [`check_result`]. In the header of an answer it reads only the fields that [`answer_head`] writes.
 //! Source: incubator-pegasus `src/rpc/rpc_message.h`, `message_header`; `src/rpc/dsn_message_parser.cpp`.
 
 use std::ops::Range;
@@ -44,7 +44,7 @@ const THRIFT_BINARY: u64 = 1;
 /// The header of an answer.
 pub type Head = [u8; HEADER_LEN];
 
-/// Looks for one request at the start of `bytes`; none may be longer than `max_len`. What is wrong is known as soon as
+/// Looks for one request at the start of `bytes`; none may be longer than `max_len`. A fault is known as soon as
 /// its bytes are there.
 pub fn cut(bytes: &[u8], max_len: usize) -> Result<Cut<'_>, Malformed> {
     let seen = bytes.len().min(MAGIC.len());

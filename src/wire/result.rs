@@ -107,7 +107,7 @@ fn unexpected<T>(what: impl Into<String>) -> Result<T, Unexpected> {
     Err(Unexpected(what.into()))
 }
 
-/// What a walk has found.
+/// The finds of a walk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found<'a> {
     /// `err`.

@@ -1,18 +1,22 @@
 //! Ports for clients that do not know the host_port fields of servers from 2.6 on.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use harness::client::{Answer, Client};
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::rdsn::{Frame, RdsnClient, Verdict};
+use harness::scratch::Scratch;
 use harness::wait::eventually;
 use harness::wire::{Partition, QUERY_CONFIG, QueryCfgResponse, Response};
 use meta_proxy::wire::host_port::remove;
 use meta_proxy::wire::result;
 use serde_json::Value;
 
-use crate::support::{Routes, SOON, addr, count_of, golden, record};
+use crate::support::{BINARY, Routes, SOON, addr, count_of, golden, record};
 
 const PRIMARY: &str = "10.0.0.1:34801";
 const LISTENERS: &str = "\
@@ -44,7 +48,7 @@ fn recorded_results() -> Vec<(String, Vec<u8>)> {
     results
 }
 
-/// The same as far as old clients know it.
+/// This answer as far as old clients know it.
 fn without_host_ports(mut config: QueryCfgResponse) -> QueryCfgResponse {
     for partition in &mut config.partitions {
         let Partition { hp_primary, hp_secondaries, hp_last_drops, .. } = partition;
@@ -144,7 +148,7 @@ fn each_port_has_its_answers_and_all_share_the_call() {
         // The envelope fits what is in it.
         assert_eq!(Response::decode(&answer.bytes).unwrap().config(), Ok(want));
     }
-    meta.set(Behaviour::Slow(std::time::Duration::MAX));
+    meta.set(Behaviour::Slow(Duration::MAX));
     let calls = meta.calls();
     let mut first = proxy.client();
     first.send_query(1, "t");
@@ -180,14 +184,25 @@ fn an_unexpected_answer_passes_as_it_came_and_is_counted_once_a_call() {
     let (meta, proxy, _routes) = proxy_with_listeners();
     let result = table().from_the_future().encode();
     meta.put_answer("t", result.clone());
-    let mut client = Client::connect(proxy.further_addr(0));
-    let answers = client.ask_all(["t"; 1]);
-    assert_eq!(answers[0].result, result);
+    meta.set(Behaviour::Slow(Duration::MAX));
+    let mut clients: Vec<_> = (0..10).map(|_| Client::connect(proxy.further_addr(0))).collect();
+    for client in &mut clients {
+        client.send_queries(["t"; 3]);
+        client.send_query(100, "nosuch");
+        assert_eq!(client.read_answer().seq, 100, "all have arrived");
+    }
+    meta.set(Behaviour::Leader);
+    for client in &mut clients {
+        for answer in client.read_answers(3).into_values() {
+            assert_eq!(answer.result, result);
+        }
+    }
     let says = "table=t cluster=c: unexpected answer, its host_port fields stay in it: want known \
                 fields, got partition_configuration field 50";
     proxy.wait_for_log(says, SOON);
     let unfit = |why| count_of(&proxy, "meta_proxy_unfit_answers_total", why);
-    assert_eq!((unfit("host_port_fields"), unfit("rdsn")), (1.0, 0.0));
+    assert_eq!((unfit("host_port_fields"), unfit("rdsn")), (meta.calls() as f64, 0.0));
+    assert!(meta.calls() <= 3, "{} calls for 30 queries", meta.calls());
     // Nobody wants it without at the other port.
     assert_eq!(proxy.ask("t").result, result);
 }
@@ -218,15 +233,33 @@ fn all_ports_close_together_and_limits_count_over_all() {
 }
 
 #[test]
+fn an_address_as_argument_takes_the_place_of_all_ports() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let routes = Routes::new([]);
+    let scratch = Scratch::new("listen");
+    let yaml = format!(
+        "listeners: [{{listen: {}}}]\nadmin: {{listen: none}}\n",
+        taken.local_addr().unwrap()
+    );
+    let file = scratch.write("settings.yaml", yaml);
+    let mut command = Command::new(BINARY);
+    command.args(["--listen", "127.0.0.1:0", "--routes"]).arg(routes.path()).arg(file);
+    let mut proxy = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // It would end without a line like this if it wanted the port that is taken.
+    let log = BufReader::new(proxy.stderr.take().unwrap());
+    let listens = log.lines().any(|line| line.unwrap().contains("listening on 127.0.0.1:"));
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+    assert!(listens);
+}
+
+#[test]
 fn a_port_that_cannot_be_had_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let routes = Routes::new([]);
     let extra = format!("listeners: [{{listen: {addr}, host_port_fields: remove}}]");
-    let proxy = Proxy::builder(crate::support::BINARY)
-        .routes_file(routes.path())
-        .config_extra(&extra)
-        .launch();
+    let proxy = Proxy::builder(BINARY).routes_file(routes.path()).config_extra(&extra).launch();
     let status = proxy.process().wait(SOON).expect("it does not start");
     assert_eq!(status.code(), Some(1));
     proxy.wait_for_log(&format!("listen on {addr}: Address already in use"), SOON);

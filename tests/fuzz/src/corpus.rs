@@ -14,19 +14,19 @@ fn golden(wanted: impl Fn(&str) -> bool) -> Corpus {
     let entries = fs::read_dir(&folder).expect("tests/golden is part of the sources");
     let mut paths: Vec<_> =
         entries.map(|entry| entry.expect("it does not change").path()).collect();
-    // The same order everywhere, so that a seed means the same.
+    // In one order everywhere, so that a seed means the same.
     paths.sort();
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     paths.retain(|path| name(path).is_some_and(|name| wanted(&name)));
     paths.iter().map(|path| fs::read(path).expect("a file that was just listed")).collect()
 }
 
-/// What clients send.
+/// Frames of clients.
 pub fn requests() -> Corpus {
     golden(|name| name.ends_with(".request.bin") || name.ends_with(".c2s.bin"))
 }
 
-/// What MetaServers answer, envelope and all.
+/// Answers of MetaServers, envelope and all.
 pub fn answers() -> Corpus {
     golden(|name| name.ends_with(".response.bin"))
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! tests/golden ─▶ corpus ─▶ mutate (seed) ─▶ target: an invariant of the codecs ─▶ counts by outcome, or the bytes
 //! ```
-//! A plain program on the stable compiler. The same seed makes the same bytes in the same order.
+//! A plain program on the stable compiler. One seed always makes the same bytes in the same order.
 #![forbid(unsafe_code)]
 
 pub mod corpus;
@@ -26,7 +26,7 @@ pub enum Until {
     Time(Duration),
 }
 
-/// What a run came to: how often each outcome was seen, by target.
+/// How often each outcome was seen, by target.
 pub type Counts = BTreeMap<(&'static str, &'static str), u64>;
 
 /// Bytes of which an invariant does not hold.

@@ -1,4 +1,4 @@
-//! What is looked into: an invariant, and the frames to start from.
+//! Each target is an invariant and the frames to start from.
 
 use harness::rdsn;
 use harness::wire::{Partition, Query, QueryCfgResponse, Request};
@@ -25,7 +25,7 @@ pub const ALL: [Target; 5] = [
     Target { name: "result, by two", corpus: corpus::results, check: result_by_two },
 ];
 
-/// What the proxy lets pass is what the harness's own codec reads, and a MetaServer dies of less.
+/// A request that the proxy lets pass is read alike by the harness's own codec. A MetaServer dies of less than it refuses.
 fn request_by_two(bytes: &[u8]) -> &'static str {
     let Ok(Some(protocol)) = Protocol::of(bytes) else {
         return "another protocol";

@@ -33,7 +33,7 @@ pub enum NoAnswer {
 }
 
 impl Peer {
-    /// Of a socket that is connected.
+    /// Takes over a connected socket.
     pub fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(ANSWER_WITHIN))?;

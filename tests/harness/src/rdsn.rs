@@ -76,7 +76,7 @@ impl Frame {
         Self::request(QUERY_CONFIG, id, body)
     }
 
-    /// The same with both CRCs.
+    /// This frame with both CRCs.
     pub fn with_crc(mut self) -> Self {
         self.body_crc = crc32c(&self.body);
         self.header_crc = 0;
@@ -175,7 +175,7 @@ impl Frame {
         })
     }
 
-    /// What the real client makes of this answer to its request `id`, as was seen of a client of 2026.
+    /// Tells what the real client makes of this answer to its request `id`, as was seen of one of 2026.
     pub fn judge(&self, id: u64) -> Verdict {
         let format = self.context >> 6 & 0xf;
         if self.header_len != HEADER as u32 || self.context & 1 == 1 || self.id != id {
@@ -205,7 +205,7 @@ impl Frame {
     }
 }
 
-/// What the real client makes of an answer.
+/// The real client's view of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It reads this, be it an error.
