@@ -156,6 +156,11 @@ fn take_slowly(clients: Vec<Client>, bytes_per_s: usize, answers: usize, within:
     assert!(taken.iter().all(|(_, bytes)| is_ok(bytes)), "somebody was refused");
 }
 
+/// A client of another host, for the proxy.
+fn client_of_host(proxy: &Proxy, n: u8) -> Client {
+    Client::connect_from(Ipv4Addr::new(127, 0, 0, n).into(), proxy.addr()).unwrap()
+}
+
 /// A client whose kernel takes little for it, so that what it does not read is the proxy's to keep.
 fn client_with_little_room(proxy: &Proxy) -> Client {
     let client = proxy.client();
@@ -198,6 +203,60 @@ fn a_client_that_takes_its_answers_slowly_is_not_closed_and_then_read_again() {
     assert_eq!(meta.calls(), calls, "it has enough to take, and is not read");
     take_slowly(vec![client], 7_000_000, 300, Duration::from_secs(60));
     assert!(meta.calls() > calls, "it was not read while it had enough to take");
+}
+
+#[test]
+fn a_host_that_takes_nothing_costs_other_hosts_nothing() {
+    let names: Vec<String> = (0..8).map(|n| format!("t{n}")).collect();
+    let (_meta, routes) = tables_of(4 << 20, &names);
+    let limits = "limits: {max_unread_total_bytes: 16000000, unread_timeout_ms: 600000}";
+    let proxy = routes.proxy_with(&format!("query_timeout_ms: 20000\n{limits}"));
+    let mut neighbour = client_of_host(&proxy, 2);
+    let mut hungry: Vec<Client> = (0..8).map(|_| client_with_little_room(&proxy)).collect();
+    // Each leaves another table of 4 MB unsent, in turn, until the host has its half of 16 MB.
+    let mut refused = 0;
+    for (client, name) in hungry.iter_mut().zip(&names) {
+        let before = unread_bytes(&proxy);
+        client.send_query(1, name);
+        let is_refused = || client.stream().peek(&mut [0; 200]).is_ok_and(|len| len < 150);
+        eventually("it is held or refused", SOON, || unread_bytes(&proxy) > before || is_refused());
+        refused += usize::from(unread_bytes(&proxy) <= before);
+    }
+    assert!((1..=7).contains(&refused), "some are held and some refused, not {refused} of 8");
+    assert!(unread_bytes(&proxy) < 16e6, "{}", unread_bytes(&proxy));
+    let mut same_host = proxy.client();
+    let answer = same_host.ask("t0");
+    assert_eq!(answer.err.as_deref(), Some("ERR_SERVICE_NOT_ACTIVE"), "its host holds too much");
+    for _ in 0..3 {
+        assert!(neighbour.try_ask("t0", SOON).is_ok_and(|answer| answer.is_ok()));
+    }
+    let log = proxy.log();
+    assert!(log.contains("max_unread_total_bytes, or half of it for one address"), "{log}");
+    assert!(!log.contains("closed: "), "nobody is closed for it: {log}");
+}
+
+#[test]
+fn clients_that_take_nothing_are_closed_when_all_hold_too_much_and_others_kept() {
+    let names: Vec<String> = (0..24).map(|n| format!("t{n}")).collect();
+    let (meta, routes) = tables_of(4 << 20, &names);
+    let limits = "limits: {max_unread_total_bytes: 16000000, unread_timeout_ms: 600000}";
+    let proxy = routes.proxy_with(&format!("query_timeout_ms: 60000\n{limits}"));
+    // 24 tables of 4 MB each are under way before the first answer comes, from 12 hosts.
+    meta.set(Behaviour::Slow(Duration::MAX));
+    let mut clients: Vec<Client> = (0..24).map(|n| client_of_host(&proxy, 1 + n / 2)).collect();
+    for (client, name) in clients.iter_mut().zip(&names) {
+        SockRef::from(client.stream()).set_recv_buffer_size(32 << 10).unwrap();
+        client.send_query(1, name);
+        client.send_query(2, "nosuch");
+        assert_eq!(client.read_answer().seq, 2);
+    }
+    let slow = clients.split_off(22);
+    meta.set(Behaviour::Leader);
+    // Two that take their answers are not closed, however much they are behind.
+    take_slowly(slow, 2_000_000, 1, Duration::from_secs(60));
+    eventually("there is room again", SOON, || unread_bytes(&proxy) < 16e6);
+    proxy.wait_for_log("limit max_unread_total_bytes reached, and this client holds", SOON);
+    assert!(client_of_host(&proxy, 99).ask("t0").is_ok(), "who comes now is served");
 }
 
 #[test]
@@ -363,9 +422,7 @@ fn one_more_signal_waits_for_nobody() {
     let names = ["big".to_owned()];
     let (_meta, routes) = tables_of(12 << 20, &names);
     let proxy = routes.proxy_with("query_timeout_ms: 60000");
-    let mut client =
-        Client::connect_from(Ipv4Addr::new(127, 0, 0, 2).into(), proxy.addr()).unwrap();
-    SockRef::from(client.stream()).set_recv_buffer_size(32 << 10).unwrap();
+    let mut client = client_with_little_room(&proxy);
     client.send(&frames("big", 1));
     client.stream().peek(&mut [0]).expect("the answer begins");
     proxy.process().signal("INT");
