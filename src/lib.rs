@@ -19,7 +19,7 @@
 //! 3. `query::router` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
 //! 4. `upstream::cluster` shares calls (`upstream::flight`); one worker makes the call (`upstream::link`), whom to
 //!    ask is `upstream::leader`'s decision, when to stop asking `upstream::health`'s.
-//! 5. The answer goes to all who asked, each in an envelope of its own (`client::ask`, `wire::reply`, `client::outbox`).
+//! 5. The answer goes to all who asked, each in an envelope of its own (`client::ask`, `wire::reply`, `client::sending`).
 //!
 //! # One ZooKeeper event
 //! ```text
@@ -64,10 +64,14 @@
 //!   that the peer has reset raises none.
 //! - A call says something of its cluster only if it had time: who asks with little of his time left, or leaves early,
 //!   must not make a cluster that answers look like one that does not.
-//! - A query counts for each KiB of its arguments where pending ones are limited, and half frames count as unread
-//!   answers do: both are memory that a client has others hold.
-//! - An answer larger than `max_unread_bytes` is still delivered: the limit counts what a client has *not* read
-//!   when it is given more, so that a table with very many partitions is not undeliverable.
+//! - A query counts for each KiB of its arguments where pending ones are limited, and half frames count as unsent
+//!   answers do: both are memory that a client has others hold. An answer that many clients share counts once.
+//! - A client with too much unsent is not read (`client::readiness`, PAUSED), and answers to what was read before are kept
+//!   for it. It is closed only when it takes nothing: a Go client that is disconnected cannot redial for a minute.
+//! - One host gets a quarter of the pending queries and half of the held bytes (`client::share`): beyond them only its own
+//!   queries are refused.
+//! - A stop shuts writing down first and discards input until the client closes (`client::stop`): a close with unread input
+//!   resets the connection, and destroys answers on their way.
 //! - A leader's `ERR_SERVICE_NOT_ACTIVE` is passed on at once, it is the leader's answer. A *frame* error of a
 //!   MetaServer is not: it would hang Go and Node clients, so another server is asked, and in the end the client
 //!   reads `ERR_SERVICE_NOT_ACTIVE`.

@@ -281,6 +281,11 @@ impl Connection {
             Half::New => self.restart_half_frame(self.hub.now_ms()),
             Half::Same => {}
         }
+        // A frame cannot be put off as answers can, and real ones are short.
+        let held_bytes = self.inbox_bytes.load(SeqCst);
+        if held_bytes > TURN_BYTES && self.share.is_host_full(&self.limits) {
+            return self.give_up(held_bytes);
+        }
         self.hub.check_held(self.limits.max_unread_total_bytes);
     }
 
@@ -439,7 +444,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection because it holds more than others, and what it holds is free at once. Only for `accept`.
+    /// Closes the connection because it holds more than others, and what it holds is free at once.
     pub fn give_up(self: &Arc<Self>, held_bytes: usize) {
         self.close(CloseReason::HoldsMost(held_bytes));
         // Closed, it drops what it held.

@@ -102,8 +102,12 @@ impl HostShare {
 
     /// Whether this host, or all together, hold as many bytes as they may.
     pub fn is_full(&self, limits: &ClientLimits) -> bool {
-        let max_all = limits.max_unread_total_bytes;
-        self.all.held_bytes() > max_all || self.own.held_bytes() > max_all / HOSTS_FOR_ALL_BYTES
+        self.all.held_bytes() > limits.max_unread_total_bytes || self.is_host_full(limits)
+    }
+
+    /// Whether this host holds as many bytes as it may.
+    pub fn is_host_full(&self, limits: &ClientLimits) -> bool {
+        self.own.held_bytes() > limits.max_unread_total_bytes / HOSTS_FOR_ALL_BYTES
     }
 
     /// Whether all together hold twice what they may.
