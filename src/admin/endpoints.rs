@@ -9,6 +9,7 @@
 //! | `/routes` | JSON: every cached table; `?table=` only this one |
 //! | `/clusters` | JSON: every cluster that a cached route names, failing ones first |
 //! | `/clients` | JSON: who uses which table, the latest first; `?client=`, `?table=`, `?limit=` |
+//! | `/routes/accept` | POST, from this machine only: what is held may go; `?czxid=` and `?gone=` as it was shown |
 //! | `/drain`, `/undrain` | POST, from this machine only: take the proxy out of service, and back |
 
 use std::hash::{BuildHasher, RandomState};
@@ -22,6 +23,7 @@ use super::http_message::{Method, Request, Response};
 use super::snapshot::Inside;
 use super::verdict::Overview;
 use super::{exposition, metrics, status_page};
+use crate::route::hold::Refusal;
 
 /// Entries of `/clients` without a limit.
 const MAX_CLIENTS: usize = 1_000;
@@ -38,7 +40,7 @@ impl Pages {
     /// The answer to a request.
     pub fn answer(&self, request: &Request) -> Response {
         let inside = &*self.inside;
-        let changes = matches!(request.path.as_str(), "/drain" | "/undrain");
+        let changes = matches!(request.path.as_str(), "/drain" | "/undrain" | "/routes/accept");
         match (request.method, changes) {
             (Method::Get, true) => return Response::wrong_method("POST"),
             (Method::Post, false) => return Response::wrong_method("GET, HEAD"),
@@ -64,8 +66,9 @@ impl Pages {
                 let wanted = request.query("table");
                 let mut routes = inside.overview().routes;
                 routes.retain(|route| wanted.is_none_or(|table| route.table == table));
-                json_page(&json!({ "routes": routes }))
+                json_page(&json!({ "hold": inside.hold(), "routes": routes }))
             }
+            "/routes/accept" => accept(inside, request),
             "/clusters" => {
                 let Overview { zookeeper, clusters, .. } = inside.overview();
                 json_page(&json!({ "zookeeper": zookeeper, "clusters": clusters }))
@@ -83,6 +86,37 @@ impl Pages {
             }
             _ => Response::not_found(),
         }
+    }
+}
+
+/// What is held may go, if it is what the operator was shown.
+fn accept(inside: &Inside, request: &Request) -> Response {
+    let czxid = request.query("czxid").and_then(read_czxid);
+    let gone = request.query("gone").and_then(|gone| gone.parse().ok());
+    let (Some(czxid), Some(gone)) = (czxid, gone) else {
+        let want = "want /routes/accept?czxid=C&gone=N as the status page and /routes show it\n";
+        return Response::text(400, want);
+    };
+    info!("client={} accept czxid={czxid:#x} gone={gone}", request.peer);
+    match inside.accept(czxid, gone) {
+        None => Response::text(503, "nobody decides that now: try again\n"),
+        Some(Ok(_)) => Response::text(200, "accepted\n"),
+        Some(Err(Refusal::NotHeld)) => Response::text(409, "refused: no routes are held\n"),
+        Some(Err(Refusal::Changed(shown))) => {
+            let czxid =
+                shown.root.map_or_else(|| "none".to_owned(), |root| format!("{:#x}", root.czxid));
+            let gone = shown.gone;
+            let now = format!("refused: it is czxid={czxid} gone={gone} now, look again\n");
+            Response::text(409, now)
+        }
+    }
+}
+
+/// `0x100000002`, or `none` for a root that is missing, which is 0.
+fn read_czxid(text: &str) -> Option<i64> {
+    match text {
+        "none" => Some(0),
+        text => i64::from_str_radix(text.strip_prefix("0x")?, 16).ok().filter(|czxid| *czxid > 0),
     }
 }
 

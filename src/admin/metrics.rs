@@ -12,6 +12,7 @@ use super::process_stats;
 use super::snapshot::{self, Inside, Named};
 use crate::logging;
 use crate::metrics::{By, Closed, LATENCY_BOUNDS_US, Latency, Reason};
+use crate::route::hold::Kind;
 use crate::route::table::Listed;
 use crate::upstream::stats::Stats;
 use crate::version;
@@ -194,6 +195,15 @@ fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
     });
     let help = "Tables to which their cluster last answered with this error";
     out.gauges("meta_proxy_tables_refused", help, refused);
+    if inside.zookeeper.is_some() {
+        let hold = inside.hold();
+        let held = Kind::ALL.map(|kind| {
+            let of_kind = hold.as_ref().filter(|hold| hold.kind == kind);
+            (label("kind", kind.label()), of_kind.map_or(0.0, |hold| hold.held as f64))
+        });
+        let help = "Tables that serve on although ZooKeeper does not have them any more";
+        out.gauges("meta_proxy_routes_held", help, held);
+    }
     let stale = || listed.iter().filter(|listed| listed.is_stale);
     let help = "Cached tables that may have changed unseen";
     out.gauge("meta_proxy_routes_unconfirmed", help, stale().count() as f64);

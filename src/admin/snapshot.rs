@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use super::falcon;
@@ -17,6 +18,7 @@ use crate::config::Values;
 use crate::logging;
 use crate::metrics::{Metrics, Tally};
 use crate::process::life::{Life, Phase};
+use crate::route::hold::{Refusal, Shown};
 use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
 use crate::upstream::cluster::{Cluster, State};
@@ -26,6 +28,10 @@ use crate::wire::error_code::{COUNTED, ERR_OK};
 use crate::work::job::Job;
 use crate::work::jobs::Jobs;
 use crate::zk::status::{Status, Trust};
+use crate::zk::watcher::{Accept, Accepts};
+
+/// `zk-watch` decides at once, unless the machine is in trouble.
+const ACCEPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The parts.
 pub struct Inside {
@@ -37,8 +43,12 @@ pub struct Inside {
     pub jobs: Jobs<Job>,
     /// The routes.
     pub routes: Arc<RouteTable>,
+    /// The znode above the tables, if the routes are in ZooKeeper.
+    pub root: String,
     /// ZooKeeper, if the routes are there.
     pub zookeeper: Option<Status>,
+    /// Where accepts of holds go.
+    pub accepts: Option<Accepts>,
     /// The file with the last good routes, if they are kept.
     pub state_file: Option<state::Status>,
     /// When the state file was written whose routes this proxy began with.
@@ -60,11 +70,42 @@ impl Inside {
     /// Whether clients should come here, or why not.
     pub fn is_ready(&self) -> Result<(), &'static str> {
         self.life.is_ready()?;
-        let down = |status: &Status| status.view().trust == Trust::Down;
-        match self.routes.is_empty() && self.zookeeper.as_ref().is_none_or(down) {
-            true => Err("there is no route at all"),
-            false => Ok(()),
+        if !self.routes.is_empty() {
+            return Ok(());
         }
+        let down = |status: &Status| status.view().trust == Trust::Down;
+        let hold = self.routes.hold();
+        match &self.zookeeper {
+            Some(_) if hold.is_rootless => {
+                Err("the root of the routes does not exist in ZooKeeper")
+            }
+            Some(_) if hold.shown.is_some() => Err("routes are held, and there is none"),
+            Some(status) if !down(status) => Ok(()),
+            _ => Err("there is no route at all"),
+        }
+    }
+
+    /// An operator accepts a hold as it was shown to him. `None`: nobody decides about that here, or not in time.
+    pub fn accept(&self, czxid: i64, gone: usize) -> Option<Result<Shown, Refusal>> {
+        let (answer, answered) = bounded(1);
+        self.accepts.as_ref()?.send(Accept { czxid, gone, answer });
+        answered.recv_timeout(ACCEPT_LIMIT).ok()
+    }
+
+    /// What is held, as an operator sees it.
+    pub fn hold(&self) -> Option<verdict::Hold> {
+        let view = self.routes.hold();
+        let Shown { kind, since, root, gone } = view.shown?;
+        Some(verdict::Hold {
+            kind,
+            since_s: since.elapsed().as_secs(),
+            root: self.root.clone(),
+            czxid: root.map(|root| format!("{:#x}", root.czxid)),
+            ctime_ms: root.map(|root| root.ctime_ms),
+            known_czxid: view.known.map(|root| format!("{:#x}", root.czxid)),
+            held: if kind.is_of_root() { self.routes.len() } else { gone },
+            gone,
+        })
     }
 
     /// Time since what is cached of a table changed here, or at most since it did before this proxy began with it.
@@ -89,6 +130,7 @@ impl Inside {
                 Phase::Stopping { .. } => verdict::Life::Stopping,
             },
             zookeeper: self.zookeeper.as_ref().map(|status| self.zookeeper(status, &routes)),
+            hold: self.hold(),
             clusters: clusters(&routes).into_iter().map(cluster).collect(),
             routes: routes.iter().map(|listed| self.route(listed)).collect(),
             clients: verdict::Clients {
@@ -120,6 +162,7 @@ impl Inside {
                 Some(_) => "file",
             },
             stale: listed.is_stale,
+            held: listed.is_held,
             queries: listed.queries,
             reads: listed.reads,
             error: error.map(|error| error.err),
@@ -131,6 +174,8 @@ impl Inside {
     fn zookeeper(&self, status: &Status, routes: &[Listed]) -> verdict::ZooKeeper {
         let view = status.view();
         verdict::ZooKeeper {
+            root: self.root.clone(),
+            is_rootless: self.routes.hold().is_rootless,
             state: view.trust,
             since_s: view.since.elapsed().as_secs(),
             server: view.server.map(|server| server.to_string()),

@@ -185,9 +185,10 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
     };
     let fault = zookeeper.last_fault.as_ref().map(|fault| format!("; last fault: {}", Text(fault)));
     format!(
-        "<p>ZooKeeper <b class=\"{class}\">{}</b></p><p>session time-out {asked} ms{granted}; \
+        "<p>ZooKeeper <b class=\"{class}\">{}</b>, root {}</p><p>session time-out {asked} ms{granted}; \
          {} tables cached, {unconfirmed}; connection rebuilt {} times{}</p>",
         Text(&state),
+        Text(&zookeeper.root),
         thousands(zookeeper.cached as u64),
         thousands(zookeeper.rebuilds),
         fault.unwrap_or_default()
@@ -300,6 +301,7 @@ fn routes(routes: &[Route], q: &str) -> String {
 fn route_row(route: &Route) -> String {
     let (class, state) = match route {
         Route { cluster: None, .. } => ("bad", "unusable"),
+        Route { held: true, .. } => ("warning", "held"),
         Route { fault: Some(_), .. } => ("warning", "last good one"),
         Route { stale: true, .. } => ("warning", "stale"),
         _ => ("", "current"),
@@ -434,6 +436,7 @@ mod tests {
         overview.upkeep.state_file_fault = Some(evil.to_owned());
         overview.zookeeper.as_mut().unwrap().last_fault = Some(evil.to_owned());
         overview.zookeeper.as_mut().unwrap().server = Some(evil.to_owned());
+        overview.zookeeper.as_mut().unwrap().root = evil.to_owned();
         for cluster in &mut overview.clusters {
             cluster.name = evil.to_owned();
             cluster.metas = vec![evil.to_owned()];

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use crate::metrics::{Refusal, Shed};
+pub use crate::route::hold::Kind;
 use crate::wire::error_code::ERR_OBJECT_NOT_FOUND;
 pub use crate::zk::status::Trust;
 
@@ -25,6 +26,8 @@ pub struct Overview {
     pub life: Life,
     /// How it stands with ZooKeeper; nothing with a routes file.
     pub zookeeper: Option<ZooKeeper>,
+    /// What is held, if anything is.
+    pub hold: Option<Hold>,
     /// The clusters that routes name.
     pub clusters: Vec<Cluster>,
     /// The cached routes.
@@ -50,9 +53,35 @@ pub enum Life {
     Stopping,
 }
 
+/// Routes that are held: they serve on although ZooKeeper does not have them any more.
+#[derive(Clone, Debug, Serialize)]
+pub struct Hold {
+    /// Why.
+    pub kind: Kind,
+    /// Since when, in seconds.
+    pub since_s: u64,
+    /// The znode above the tables.
+    pub root: String,
+    /// czxid of the root as it is now; none if it is missing.
+    pub czxid: Option<String>,
+    /// When that root was created, ms since 1970.
+    pub ctime_ms: Option<i64>,
+    /// czxid of the root whose routes are held.
+    pub known_czxid: Option<String>,
+    /// Tables that are held.
+    pub held: usize,
+    /// Tables that an accept takes away.
+    pub gone: usize,
+}
+
 /// How it stands with ZooKeeper.
 #[derive(Clone, Debug, Serialize)]
 pub struct ZooKeeper {
+    /// The znode above the tables.
+    pub root: String,
+    /// It does not exist.
+    #[serde(skip)]
+    pub is_rootless: bool,
     /// Whether changes are noticed.
     pub state: Trust,
     /// Since when it is so, in seconds.
@@ -148,6 +177,8 @@ pub struct Route {
     pub source: &'static str,
     /// Whether it may have changed unseen.
     pub stale: bool,
+    /// Whether it serves on although its record or the root is gone.
+    pub held: bool,
     /// Queries for it since it is cached.
     pub queries: u64,
     /// Reads of ZooKeeper for it since it is cached.
@@ -274,6 +305,10 @@ impl Overview {
             }
             Life::Stopping => found.push((Level::Warning, "Stopping".to_owned())),
         }
+        if let Some(hold) = &self.hold {
+            let server = self.zookeeper.as_ref().and_then(|zookeeper| zookeeper.server.as_deref());
+            found.push((Level::Bad, hold.wrong(server)));
+        }
         let failing = self.clusters.iter().filter(|cluster| cluster.failing_s.is_some());
         let failing: Vec<&Cluster> = failing.collect();
         match failing[..] {
@@ -299,7 +334,7 @@ impl Overview {
         found.extend(self.refused_tables().map(|what| (Level::Warning, what)));
         found.extend(self.ambiguous_clusters().into_iter().map(|what| (Level::Warning, what)));
         if let Some(zookeeper) = &self.zookeeper {
-            found.extend(zookeeper.wrong());
+            found.extend(zookeeper.wrong(self.hold.is_some()));
             found.extend(zookeeper.overflow().map(|what| (Level::Warning, what)));
         }
         if self.routes.is_empty() {
@@ -468,6 +503,31 @@ impl Cluster {
     }
 }
 
+impl Hold {
+    /// `server` is the one that is connected now.
+    fn wrong(&self, server: Option<&str>) -> String {
+        let Hold { kind, root, gone, .. } = self;
+        let (since, tables) = (span(self.since_s), counted(self.held as u64, "table"));
+        let czxid = self.czxid.as_deref().unwrap_or("none");
+        let known = self.known_czxid.as_deref().unwrap_or("unknown");
+        let why = match kind {
+            Kind::RootMissing => format!("the root {root} is missing"),
+            Kind::RootForeign => {
+                format!("the root {root} is another one, created at {czxid} and not at {known}")
+            }
+            Kind::RootOlder => {
+                format!("ZooKeeper has forgotten changes of {root} that were seen before")
+            }
+            Kind::TablesGone => format!("too many tables of {root} went within a minute"),
+        };
+        let server = server.map(|server| format!(" (server {server})")).unwrap_or_default();
+        format!(
+            "Routes are held for {since}: {why}{server}; {tables} served as before. Bring them back, or, if that is \
+             meant to be, on this host: POST /routes/accept?czxid={czxid}&gone={gone}"
+        )
+    }
+}
+
 impl Refused {
     fn wrong(&self) -> String {
         let (who, why) = match self.what {
@@ -537,14 +597,19 @@ impl ZooKeeper {
         ))
     }
 
-    fn wrong(&self) -> Option<(Level, String)> {
+    fn wrong(&self, is_held: bool) -> Option<(Level, String)> {
         let (since, unconfirmed) = (span(self.since_s), self.unconfirmed);
+        if self.is_rootless && !is_held {
+            let root = &self.root;
+            let sentence = format!("ZooKeeper has no root {root}: no table can be served");
+            return Some((Level::Bad, sentence));
+        }
         let sentence = match self.state {
             Trust::Down => format!(
                 "ZooKeeper is out of reach for {since}: cached routes serve on, their changes are \
                  not seen"
             ),
-            Trust::Confirming if self.since_s > CONFIRMING_S && unconfirmed > 0 => {
+            Trust::Confirming if !is_held && self.since_s > CONFIRMING_S && unconfirmed > 0 => {
                 format!("{} routes wait to be confirmed for {since}", thousands(unconfirmed as u64))
             }
             Trust::Confirming | Trust::Confirmed => return None,
@@ -661,6 +726,7 @@ pub(super) mod tests {
             confirmed_age_s: Some(14),
             source: "zookeeper",
             stale: false,
+            held: false,
             queries,
             reads: 3,
             error: None,
@@ -673,7 +739,10 @@ pub(super) mod tests {
             version: "0.1.0",
             up_s: 3 * 86_400,
             life: Life::Serving,
+            hold: None,
             zookeeper: Some(ZooKeeper {
+                root: "/pegasus-cluster".to_owned(),
+                is_rootless: false,
                 state: Trust::Confirmed,
                 since_s: 86_400 * 3,
                 server: Some("10.0.0.21:2181".to_owned()),

@@ -134,6 +134,7 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
         digest: s.digest("zookeeper.digest", Live),
         clusters_root: s.znode_path_beside("zookeeper.clusters_root", &root, NeedsRestart),
         preload: s.flag("zookeeper.preload", false, NeedsRestart),
+        hold: s.flag("zookeeper.hold", true, NeedsRestart),
         state_file: s.file("zookeeper.state_file", NeedsRestart),
         address,
         root,

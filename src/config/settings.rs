@@ -152,6 +152,8 @@ pub struct ZooKeeperSettings {
     pub clusters_root: Option<String>,
     /// Whether all tables are read at start, not only when first asked for.
     pub preload: bool,
+    /// Whether routes are held when the root or many tables go.
+    pub hold: bool,
     /// Where the last good routes are kept.
     pub state_file: Option<PathBuf>,
 }
@@ -166,6 +168,7 @@ impl fmt::Debug for ZooKeeperSettings {
             .field("digest", &self.digest.as_ref().map(|_| "***"))
             .field("clusters_root", &self.clusters_root)
             .field("preload", &self.preload)
+            .field("hold", &self.hold)
             .field("state_file", &self.state_file)
             .finish()
     }

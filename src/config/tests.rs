@@ -31,6 +31,7 @@ fn the_go_proxys_file_works_as_it_is() {
         digest: None,
         clusters_root: None,
         preload: false,
+        hold: true,
         state_file: None,
     };
     assert_eq!(settings.zookeeper, Some(want.clone()));

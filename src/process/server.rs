@@ -34,7 +34,7 @@ use crate::process::systemd::Given;
 use crate::process::watchdog::Pulse;
 use crate::query::router::Router;
 use crate::route::file::RoutesFile;
-use crate::route::state::{self, StateFile};
+use crate::route::state::{self, Origin, StateFile};
 use crate::route::table::RouteTable;
 use crate::upstream::cluster::{Clusters, Upstream};
 use crate::upstream::resolver::Resolver;
@@ -143,10 +143,13 @@ impl Server {
                 .map(RouteSource::File)
                 .map_err(StartError::Routes)?,
             Source::ZooKeeper(zookeeper) => {
-                let (path, root) = (zookeeper.state_file.clone(), zookeeper.root.clone());
-                if let Some(path) = &path {
-                    state::load(path, &root, &writer, &mut clusters);
-                }
+                let path = zookeeper.state_file.clone();
+                let origin =
+                    Origin { root: zookeeper.root.clone(), zookeeper: zookeeper.address.clone() };
+                let loaded = path
+                    .as_ref()
+                    .map(|path| state::load(path, &origin, &writer, &mut clusters))
+                    .unwrap_or_default();
                 // What ZooKeeper changes from here on is not in the file.
                 let written = routes.version();
                 let has_old_routes = !writer.is_empty();
@@ -159,7 +162,7 @@ impl Server {
                     );
                 }
                 let keeper = path
-                    .map(|path| StateFile::start(path, root, routes.clone(), written))
+                    .map(|path| StateFile::start(path, origin, loaded, routes.clone(), written))
                     .transpose()
                     .map_err(io("start state-file"))?;
                 RouteSource::ZooKeeper(watch, keeper)
@@ -213,19 +216,22 @@ impl Server {
             .name("accept".to_owned())
             .spawn(move || accept_or_stop(acceptor, on_drained))
             .map_err(io("start accept"))?;
-        let (zookeeper, state_file) = match &source {
+        let (zookeeper, accepts, state_file) = match &source {
             RouteSource::ZooKeeper(watch, keeper) => {
                 let keeper = keeper.as_ref().map(|keeper| keeper.status().clone());
-                (Some(watch.status().clone()), keeper)
+                (Some(watch.status().clone()), Some(watch.accepts()), keeper)
             }
-            RouteSource::File(_) => (None, None),
+            RouteSource::File(_) => (None, None, None),
         };
+        let root = settings.zookeeper.as_ref().map(|zookeeper| zookeeper.root.clone());
         let inside = Arc::new(Inside {
             metrics,
             hub: hub.clone(),
             jobs: shown_jobs,
             routes: shown_routes,
+            root: root.unwrap_or_default(),
             zookeeper,
+            accepts,
             restored: state_file.as_ref().and_then(|file| file.view().written),
             state_file,
             settings: Mutex::new(SettingsFile {

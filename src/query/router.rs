@@ -187,6 +187,7 @@ impl Router {
             },
             Found::Unusable => ask.refuse(OwnError::UnusableRoute),
             Found::Unknown => ask.refuse(OwnError::UnknownTable),
+            Found::Held => ask.refuse(OwnError::Unavailable),
             Found::Missing => {
                 self.metrics.misses.add(1);
                 // It fails only when the proxy stops; then the query is dropped, which closes its connection.

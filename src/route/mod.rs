@@ -2,6 +2,7 @@
 //! record that a route is made of.
 
 pub mod file;
+pub mod hold;
 pub mod names;
 pub mod record;
 pub mod state;

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! workers ─▶ find ──▶ entries: table -> route | unusable      ◀── put, remove, evict ──┐ RouteWriter,
-//!                 └─▶ names:   all tables there are, if known ◀── set_names ───────────┘ one thread
+//!                 └─▶ names:   all tables there are, if known ◀── set_names ───────────┤ one thread
+//! admin, state file ─▶ hold:   whether absences are believed  ◀── set_hold ────────────┘
 //! ```
 //! A reader holds the lock for a map lookup and an Arc clone. What is not in the entries is unknown if the
-//! names are known and it is not among them, and otherwise missing: the writer's thread must look.
+//! names are known and it is not among them, and otherwise missing: the writer's thread must look. While routes are held,
+//! nothing is unknown: nobody can tell.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -13,8 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use super::hold;
 use super::names::Names;
 use crate::metrics::Tally;
 use crate::upstream::cluster::Cluster;
@@ -49,6 +52,8 @@ struct Entry {
     confirmed_ms: AtomicU64,
     /// It can no longer be read.
     is_doubtful: AtomicBool,
+    /// It is absent, and that is not believed.
+    is_held: AtomicBool,
     /// When it was last asked for; for eviction and for the order of re-reads.
     used_ms: AtomicU64,
     queries: AtomicU64,
@@ -69,10 +74,24 @@ pub struct Listed {
     pub confirmed: Option<Duration>,
     /// Whether it may have changed unseen: not confirmed since watches were last known to work, or it cannot be read.
     pub is_stale: bool,
+    /// Whether it serves on although its record or its root is gone.
+    pub is_held: bool,
     /// Queries for it since it is cached.
     pub queries: u64,
     /// Reads of ZooKeeper for it since it is cached.
     pub reads: u64,
+}
+
+/// What can be told of tables that are not cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Absence {
+    /// One that is missing among the names is unknown.
+    #[default]
+    Told,
+    /// One that is missing may exist all the same.
+    Held,
+    /// Nothing.
+    Hidden,
 }
 
 #[derive(Default)]
@@ -81,6 +100,7 @@ struct Inner {
     names: Option<Names>,
     /// No name has come since they were read.
     are_names_current: bool,
+    absence: Absence,
 }
 
 /// What a reader finds.
@@ -91,6 +111,8 @@ pub enum Found {
     Unusable,
     /// There is no such table.
     Unknown,
+    /// Not cached, and while routes are held nobody can tell whether it exists.
+    Held,
     /// Not cached.
     Missing,
 }
@@ -106,6 +128,7 @@ pub struct RouteTable {
     capacity: usize,
     /// Entries that had to make room for others.
     pub evicted: Tally,
+    hold: Mutex<hold::View>,
 }
 
 /// The writing side; there is one.
@@ -124,6 +147,7 @@ impl RouteTable {
             trusted_since_ms: AtomicU64::new(u64::MAX),
             capacity,
             evicted: Tally::default(),
+            hold: Mutex::default(),
         });
         (table.clone(), RouteWriter { table, capacity })
     }
@@ -141,7 +165,13 @@ impl RouteTable {
                 }
             }
             None => match &inner.names {
-                Some(names) if inner.are_names_current && !names.contains(table) => Found::Unknown,
+                _ if inner.absence == Absence::Hidden => Found::Held,
+                Some(names) if inner.are_names_current && !names.contains(table) => {
+                    match inner.absence {
+                        Absence::Told => Found::Unknown,
+                        Absence::Held | Absence::Hidden => Found::Held,
+                    }
+                }
                 _ => Found::Missing,
             },
         }
@@ -165,6 +195,7 @@ impl RouteTable {
         let now_ms = self.ms(Instant::now());
         let trusted_since_ms = self.trusted_since_ms.load(Relaxed);
         let age = |ms: u64| Duration::from_millis(now_ms.saturating_sub(ms));
+        let are_all_held = self.hold().shown.is_some_and(|shown| shown.kind.is_of_root());
         let list = |table: &str, entry: &Entry| {
             let confirmed_ms = entry.confirmed_ms.load(Relaxed);
             Listed {
@@ -177,6 +208,7 @@ impl RouteTable {
                 changed: age(entry.changed_ms),
                 confirmed: (confirmed_ms > 0).then(|| age(confirmed_ms)),
                 is_stale: confirmed_ms < trusted_since_ms || entry.is_doubtful.load(Relaxed),
+                is_held: are_all_held || entry.is_held.load(Relaxed),
                 queries: entry.queries.load(Relaxed),
                 reads: entry.reads.load(Relaxed),
             }
@@ -209,14 +241,21 @@ impl RouteTable {
         self.version.load(Relaxed)
     }
 
-    /// All routes, by name.
-    pub fn snapshot(&self) -> Vec<(Box<str>, Arc<Route>)> {
+    /// Whether routes are held, and of which root they are.
+    pub fn hold(&self) -> hold::View {
+        *self.hold.lock()
+    }
+
+    /// All routes, by name, and whether their absence is held.
+    pub fn snapshot(&self) -> Vec<(Box<str>, Arc<Route>, bool)> {
         let inner = self.inner.read();
         let mut routes: Vec<_> = inner
             .entries
             .iter()
             .filter_map(|(table, entry)| match &entry.cached {
-                Cached::Route(route) => Some((table.clone(), route.clone())),
+                Cached::Route(route) => {
+                    Some((table.clone(), route.clone(), entry.is_held.load(Relaxed)))
+                }
                 Cached::Unusable => None,
             })
             .collect();
@@ -251,6 +290,7 @@ impl RouteWriter {
                     changed_ms,
                     confirmed_ms: AtomicU64::new(0),
                     is_doubtful: AtomicBool::new(false),
+                    is_held: AtomicBool::new(false),
                     used_ms: AtomicU64::new(changed_ms),
                     queries: AtomicU64::new(0),
                     reads: AtomicU64::new(0),
@@ -286,6 +326,35 @@ impl RouteWriter {
     pub fn doubt(&self, table: &str) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.is_doubtful.store(true, Relaxed);
+        }
+    }
+
+    /// A table is absent and its absence is held, or it is there again. What is held makes room last.
+    pub fn set_held(&self, table: &str, is_held: bool) {
+        if let Some(entry) = self.table.inner.read().entries.get(table)
+            && entry.is_held.swap(is_held, Relaxed) != is_held
+        {
+            self.table.version.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Tables whose absence is held.
+    pub fn held(&self) -> Vec<Box<str>> {
+        let inner = self.table.inner.read();
+        let held = inner.entries.iter().filter(|(_, entry)| entry.is_held.load(Relaxed));
+        held.map(|(table, _)| table.clone()).collect()
+    }
+
+    /// Whether routes are held, and of which root they are.
+    pub fn hold(&self) -> hold::View {
+        self.table.hold()
+    }
+
+    /// Shows how it stands with the root.
+    pub fn set_hold(&self, view: hold::View) {
+        let before = std::mem::replace(&mut *self.table.hold.lock(), view);
+        if before.known != view.known || before.shown.is_some() != view.shown.is_some() {
+            self.table.version.fetch_add(1, Relaxed);
         }
     }
 
@@ -326,6 +395,13 @@ impl RouteWriter {
     pub fn set_names_current(&self, are_current: bool) {
         let mut inner = self.table.inner.write();
         inner.are_names_current = are_current && inner.names.is_some();
+    }
+
+    /// What can be told of tables that are not cached.
+    pub fn set_absence(&self, absence: Absence) {
+        if self.table.inner.read().absence != absence {
+            self.table.inner.write().absence = absence;
+        }
     }
 
     /// Whether the names are known, and whether they are current.
@@ -370,13 +446,15 @@ impl RouteWriter {
 /// were evicted.
 fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) -> usize {
     let room = (capacity / 64).max(1);
-    let mut used: Vec<u64> = entries.values().map(|entry| entry.used_ms.load(Relaxed)).collect();
+    // What is held cannot be read again, so it goes last.
+    let worth = |entry: &Entry| (entry.is_held.load(Relaxed), entry.used_ms.load(Relaxed));
+    let mut used: Vec<(bool, u64)> = entries.values().map(worth).collect();
     let last = room.min(used.len()) - 1;
     let (_, limit, _) = used.select_nth_unstable(last);
     let limit = *limit;
     let mut left = room;
     entries.retain(|_, entry| {
-        let goes = left > 0 && entry.used_ms.load(Relaxed) <= limit;
+        let goes = left > 0 && worth(entry) <= limit;
         left -= usize::from(goes);
         !goes
     });

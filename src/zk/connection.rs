@@ -133,6 +133,7 @@ enum Command {
     GiveUp { link: u64, why: String },
     Configure(Options),
     StartOver,
+    ForgetSince(i64),
 }
 
 /// The thread, and the way to it. It ends when this is dropped, after a goodbye to the server.
@@ -162,6 +163,7 @@ impl Connection {
                 link: 0,
                 is_changed: false,
                 starts_over: false,
+                forgets_since: None,
                 given_up: None,
             },
             events,
@@ -197,6 +199,11 @@ impl Connection {
     /// Connects anew, if these options are others, with the session that there is.
     pub fn configure(&self, options: Options) {
         self.tell(Command::Configure(options));
+    }
+
+    /// Forgets the session and what was seen after this zxid: that was another ZooKeeper. Counts for the next link.
+    pub fn forget_since(&self, zxid: i64) {
+        self.tell(Command::ForgetSince(zxid));
     }
 
     /// Forgets the session and all that was seen: ZooKeeper is taken as it is now.
@@ -243,6 +250,8 @@ struct Inbox {
     /// The link that there is was made with other options.
     is_changed: bool,
     starts_over: bool,
+    /// What was seen after this zxid was of another ZooKeeper.
+    forgets_since: Option<i64>,
     /// Why the link that there is is given up.
     given_up: Option<String>,
 }
@@ -280,6 +289,7 @@ impl Inbox {
                     self.is_changed |= options != self.options;
                     self.options = options;
                 }
+                Ok(Command::ForgetSince(zxid)) => self.forgets_since = Some(zxid),
                 Ok(Command::StartOver) => (self.is_changed, self.starts_over) = (true, true),
                 Err(TryRecvError::Empty) => return Ok(is_ready),
                 Err(TryRecvError::Disconnected) => return Err(Stopped),
@@ -396,6 +406,10 @@ impl Dialer {
         loop {
             // Options that change while there is no link count at once.
             self.inbox.is_changed = false;
+            if let Some(zxid) = self.inbox.forgets_since.take() {
+                self.forget_session();
+                self.last_zxid = self.last_zxid.min(zxid);
+            }
             if std::mem::take(&mut self.inbox.starts_over) {
                 self.forget_session();
                 self.last_zxid = 0;

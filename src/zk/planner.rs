@@ -58,6 +58,8 @@ pub enum Verdict {
     Again(Duration),
     /// It names a cluster whose record is to be read.
     Waits,
+    /// The root is not the one whose routes are cached: nothing below it is worth a read.
+    Held,
 }
 
 struct Reading {
@@ -87,8 +89,9 @@ pub struct Planner {
     preload: VecDeque<Box<str>>,
     unconfirmed: HashSet<Box<str>>,
     confirmed: Option<Duration>,
-    /// The first heartbeat of the connection has been answered.
+    /// The last heartbeat of the connection has found the root whose routes are cached.
     is_greeted: bool,
+    is_root_changed: bool,
     beat_at: Instant,
     /// The names are to be read, but not before a time.
     are_names_due: bool,
@@ -119,6 +122,7 @@ impl Planner {
             unconfirmed: HashSet::new(),
             confirmed: None,
             is_greeted: false,
+            is_root_changed: false,
             beat_at: now,
             are_names_due: false,
             names_at: now,
@@ -153,11 +157,23 @@ impl Planner {
         let watched = watched.into_iter().map(What::Table).chain(others);
         self.resets = watched.filter(|what| !planned.contains(what)).collect();
         self.first_reads = unread.into();
-        self.is_greeted = false;
+        (self.is_greeted, self.is_root_changed) = (false, false);
         self.beat_at = now;
         let round = self.jitter(SWEEP_ROUND);
         self.sweep_round_at = now + round;
         self.note_confirmed(now);
+    }
+
+    /// All of these are to be read again, in this order: the root is the right one, and was not.
+    pub fn confirm_again(&mut self, cached: Vec<Box<str>>, now: Instant) {
+        self.unread = cached.iter().cloned().collect();
+        self.resets.clear();
+        if let Some(since) = &mut self.live_since {
+            *since = now;
+            self.unconfirmed = self.unread.clone();
+            self.first_reads = cached.into();
+            self.note_confirmed(now);
+        }
     }
 
     /// The connection is gone. What had fired and was not read yet, and what was being read, is read over the next.
@@ -198,6 +214,7 @@ impl Planner {
     pub fn changed(&mut self, what: What) {
         match what {
             What::Names => self.are_names_due = true,
+            What::Root => self.is_root_changed = true,
             what => self.changes.push_back(what),
         }
     }
@@ -220,7 +237,9 @@ impl Planner {
 
     /// A read ended. False: it changed meanwhile, so that the answer says little.
     pub fn done(&mut self, what: What, verdict: Verdict, now: Instant) -> bool {
-        self.is_greeted |= what == What::Root;
+        if what == What::Root {
+            self.is_greeted = verdict != Verdict::Held;
+        }
         let again = self.reading.remove(&what).is_some_and(|reading| reading.again);
         if let What::Table(table) = &what {
             self.unread.remove(table);
@@ -228,7 +247,7 @@ impl Planner {
         match verdict {
             _ if again => self.changed(what),
             Verdict::Again(after) => drop(self.later.insert(what, now + after)),
-            Verdict::Settled | Verdict::Waits => {}
+            Verdict::Settled | Verdict::Waits | Verdict::Held => {}
         }
         !again
     }
@@ -281,6 +300,9 @@ impl Planner {
             self.beat_at = now + BEAT;
             return Some(self.start(What::Root, false));
         }
+        if !self.is_greeted {
+            return self.next_of_root(now);
+        }
         if let Some(chunk) = self.next_resets() {
             return Some(Action::SetWatches(chunk));
         }
@@ -293,6 +315,9 @@ impl Planner {
             self.are_names_due = false;
             self.changes.push_back(What::Names);
         }
+        if mem::take(&mut self.is_root_changed) {
+            self.changes.push_front(What::Root);
+        }
         while let Some(what) = self.changes.pop_front() {
             match self.reading.get_mut(&what) {
                 Some(reading) => reading.again = true,
@@ -304,6 +329,18 @@ impl Planner {
                 Some(reading) => reading.is_wanted |= is_wanted,
                 None => return Some(self.start(what, is_wanted)),
             }
+        }
+        None
+    }
+
+    /// Without the right root only what tells of it is read.
+    fn next_of_root(&mut self, now: Instant) -> Option<Action> {
+        if mem::take(&mut self.is_root_changed) {
+            return Some(self.start(What::Root, false));
+        }
+        if self.are_names_due && self.names_at <= now {
+            self.are_names_due = false;
+            return Some(self.start(What::Names, false));
         }
         None
     }
@@ -365,7 +402,7 @@ impl Planner {
         Action::Read(what)
     }
 
-    /// The first heartbeat tells what root this is. Nothing is read before it is answered.
+    /// A heartbeat tells what root this is. Nothing is read before it is answered.
     fn max_reads(&self) -> usize {
         if self.is_greeted { MAX_READS } else { 1 }
     }
@@ -380,9 +417,12 @@ impl Planner {
 
     /// When the next read is due that is not due now.
     fn next_read_at(&self) -> Instant {
-        let sweep = if self.sweep.is_empty() { self.sweep_round_at } else { self.sweep_at };
         let beat = (!self.reads(&What::Root)).then_some(self.beat_at);
         let names = self.are_names_due.then_some(self.names_at);
+        if !self.is_greeted {
+            return beat.into_iter().chain(names).min().unwrap_or(self.beat_at);
+        }
+        let sweep = if self.sweep.is_empty() { self.sweep_round_at } else { self.sweep_at };
         self.later.values().copied().chain(beat).chain(names).fold(sweep, Instant::min)
     }
 

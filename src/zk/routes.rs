@@ -7,14 +7,17 @@
 //!          record that names a cluster ─▶ the cluster's record ─▶ routes of all tables that name it
 //! ```
 //! Routes never go back: older data than was seen is of a server that lags, and not taken. A record that cannot be used
-//! never replaces one that can.
+//! never replaces one that can. What an absence means is decided by `route::hold`: a table's is decided together with a
+//! look at the root that came after it, and a record only counts if the root was seen since it was created. A cluster's
+//! record only counts for a table if it was asked for after the table's record was known.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{Level, info, log, warn};
+use log::{Level, error, info, log, warn};
 
 use super::codec::{Op, Stat};
 use super::flaps::Flaps;
@@ -22,9 +25,10 @@ use super::lag::is_older;
 use super::planner::Verdict;
 use super::read::{Found, Paths, ReadError, What};
 use crate::logging::Throttle;
+use crate::route::hold::{Absence, Hold, Identity, Kind, Refusal, Seen, Shown};
 use crate::route::names::Names;
 use crate::route::record::{self, BadRecord, Record, Target};
-use crate::route::table::{Cached, Route, RouteWriter};
+use crate::route::table::{Absence as Told, Cached, Route, RouteWriter};
 use crate::upstream::cluster::Clusters;
 use crate::wire::message::is_table_name;
 
@@ -36,21 +40,45 @@ const MAX_DELETED: usize = 10_000;
 /// Of a fault so much is kept: it may quote the record.
 const MAX_FAULT_BYTES: usize = 300;
 
+/// So many servers without the right root are left at once, one of them may be another team's.
+const LEFT_AT_ONCE: u32 = 3;
+/// The next ones are kept for longer each time, at most for this.
+const MAX_STAY: Duration = Duration::from_secs(30);
+
+/// Why a connection is to be given up.
+#[derive(Debug)]
+pub struct Doubt {
+    /// In words.
+    pub why: String,
+    /// Its server lags.
+    pub lags: bool,
+}
+
 /// What a read came to.
 pub struct Taken {
     /// For the plan.
     pub verdict: Verdict,
     /// Tables of which it is now known where they live, or that it cannot be known.
     pub known: Vec<Box<str>>,
-    /// A table that does not exist.
-    pub gone: Option<Box<str>>,
+    /// Tables that do not exist, as far as can be told, see [`Routes::is_holding`].
+    pub gone: Vec<Box<str>>,
     /// What must be read because of it.
     pub read: Vec<What>,
+    /// All that is cached must be read again: the root is the right one now.
+    pub confirm_all: bool,
 }
 
 impl Taken {
     fn new(verdict: Verdict) -> Self {
-        Taken { verdict, known: Vec::new(), gone: None, read: Vec::new() }
+        let (known, gone, read) = (Vec::new(), Vec::new(), Vec::new());
+        Taken { verdict, known, gone, read, confirm_all: false }
+    }
+
+    /// Adds what another read came to.
+    fn add(&mut self, other: Taken) {
+        self.known.extend(other.known);
+        self.gone.extend(other.gone);
+        self.read.extend(other.read);
     }
 }
 
@@ -61,6 +89,10 @@ struct NamedCluster {
     record: Option<Record>,
     mzxid: i64,
     sight: Sight,
+    /// The newest change that was known when the read was sent that found this.
+    as_of: i64,
+    /// The same of a read that is under way.
+    asked_as_of: Option<i64>,
     /// It is missing, or hidden.
     is_unreadable: bool,
     /// It is missing: its watch tells when it comes.
@@ -99,8 +131,9 @@ enum Root {
     /// Not looked at yet.
     Unseen,
     Missing,
-    /// `pzxid` is that of the last creation or deletion below it.
     There {
+        czxid: i64,
+        /// That of the last creation or deletion below it.
         pzxid: i64,
     },
 }
@@ -110,6 +143,19 @@ pub struct Routes {
     root: String,
     clusters_root: Option<String>,
     writer: RouteWriter,
+    hold: Hold<Cached>,
+    /// Cached tables that are not below a root that is held.
+    absent_there: Option<Vec<Box<str>>>,
+    /// Records of tables that were created after the root was seen last: they wait until it is seen again.
+    early: Vec<(What, Found, bool)>,
+    /// The current connection's server, and since when there is that.
+    server: Option<(SocketAddr, Instant)>,
+    /// The current connection has shown the right root: its zxids are those of our ZooKeeper.
+    is_ours: bool,
+    /// What was known when the current connection's first watches were set again.
+    watched_as_of: Option<i64>,
+    /// Servers left in a row because they have not the right root.
+    left: u32,
     clusters: Clusters,
     named: HashMap<Box<str>, NamedCluster>,
     names_readable: bool,
@@ -133,10 +179,11 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Of the tables below `root`, the clusters below `clusters_root`.
+    /// Of the tables below `root`, the clusters below `clusters_root`. With `may_hold` false every absence is believed.
     pub fn new(
         root: String,
         clusters_root: Option<String>,
+        may_hold: bool,
         writer: RouteWriter,
         clusters: Clusters,
     ) -> Self {
@@ -144,9 +191,20 @@ impl Routes {
             Some(Cached::Route(route)) => route.mzxid,
             Some(Cached::Unusable) | None => 0,
         };
-        let kept = writer.by_use().into_iter().map(|table| newest(writer.get(&table)));
-        Routes {
-            newest_zxid: kept.max().unwrap_or(0),
+        let kept: Vec<i64> =
+            writer.by_use().into_iter().map(|table| newest(writer.get(&table))).collect();
+        let oldest = kept.iter().copied().filter(|zxid| *zxid > 0).min();
+        let mut hold = Hold::new(may_hold, writer.hold().known, oldest);
+        hold.restore(writer.held(), Instant::now());
+        let mut routes = Routes {
+            hold,
+            absent_there: None,
+            early: Vec::new(),
+            server: None,
+            is_ours: false,
+            watched_as_of: None,
+            left: 0,
+            newest_zxid: kept.into_iter().max().unwrap_or(0),
             newest_root_zxid: 0,
             server_zxid: 0,
             is_anew: false,
@@ -161,7 +219,9 @@ impl Routes {
             changed_at: HashMap::new(),
             deleted: HashSet::new(),
             flaps: Flaps::default(),
-        }
+        };
+        routes.show_hold();
+        routes
     }
 
     /// Number of tables cached.
@@ -206,7 +266,8 @@ impl Routes {
     }
 
     /// The request that sets watches again which another connection had.
-    pub fn set_watches(&self, since: i64, set: &[What], paths: &Paths) -> Op {
+    pub fn set_watches(&mut self, since: i64, set: &[What], paths: &Paths) -> Op {
+        self.watched_as_of.get_or_insert(self.server_zxid);
         let (mut data, mut exist, mut child) = (Vec::new(), Vec::new(), Vec::new());
         for what in set {
             let is_missing = |name| self.named.get(name).is_some_and(|named| named.is_missing);
@@ -220,26 +281,30 @@ impl Routes {
         Op::SetWatches { since, data, exist, child }
     }
 
-    /// The watch of a znode stands again, and it has not changed meanwhile. Tables of which it is now known where they
-    /// live.
-    pub fn rearmed(&mut self, what: &What) -> Vec<Box<str>> {
+    /// The watch of a znode stands again, and it has not changed meanwhile.
+    pub fn rearmed(&mut self, what: &What) -> Taken {
+        let mut taken = Taken::new(Verdict::Settled);
         match what {
+            _ if self.hold.is_blind() => {}
             What::Table(table) => match self.naming(table) {
-                Some((name, naming)) => self.follow(table, &name, naming).known,
+                Some((name, naming)) => return self.follow(table, &name, naming),
+                // It was read before, and is absent still.
+                None if self.hold.holds(table) => taken.known.push(table.clone()),
                 None => {
                     self.writer.confirm(table);
-                    vec![table.clone()]
+                    taken.known.push(table.clone());
                 }
             },
-            What::Cluster(name) => match self.named.get_mut(name) {
-                Some(cluster) => {
+            What::Cluster(name) => {
+                if let Some(cluster) = self.named.get_mut(name) {
                     cluster.sight = Sight::Read;
-                    self.put_tables_of(name)
+                    cluster.as_of = self.watched_as_of.unwrap_or(0);
+                    taken.known = self.put_tables_of(name);
                 }
-                None => Vec::new(),
-            },
-            What::Root | What::Names => Vec::new(),
+            }
+            What::Root | What::Names => {}
         }
+        taken
     }
 
     /// All tables cached, the busiest first.
@@ -257,9 +322,47 @@ impl Routes {
         self.newest_zxid
     }
 
-    /// ZooKeeper was set up anew, and its zxids began again.
-    pub fn set_up_anew(&mut self) {
+    /// No server lets us in that knows what was seen before, and one was asked for its root as by a newcomer. That is a
+    /// reason to hold the routes, and nothing more. True: it counts as it is, and all is to be read of it.
+    pub fn looked(&mut self, server: SocketAddr, zxid: i64, root: Option<Stat>) -> bool {
+        if !self.hold.is_on() {
+            self.start_anew();
+            return true;
+        }
+        let is_older = is_older(zxid, self.newest_zxid);
+        let there = |stat: Stat| Seen::There { identity: identity(&stat), is_older };
+        self.server = Some((server, Instant::now()));
+        self.decide(root.map_or(Seen::Missing, there), &mut Taken::new(Verdict::Settled));
+        self.server = None;
+        !self.hold.is_blind()
+    }
+
+    /// Servers let us in, and all of them lag, for long. True: what they have counts.
+    pub fn all_lag(&mut self) -> bool {
+        if !self.hold.is_on() {
+            self.start_anew();
+            return true;
+        }
+        if let Some(identity) = self.hold.view().known {
+            let seen = Seen::There { identity, is_older: true };
+            self.decide(seen, &mut Taken::new(Verdict::Settled));
+        }
+        false
+    }
+
+    /// zxids begin again.
+    fn start_anew(&mut self) {
         (self.newest_zxid, self.newest_root_zxid, self.is_anew) = (0, 0, true);
+    }
+
+    /// Whether absences are not believed now, so that no table is unknown.
+    pub fn is_holding(&self) -> bool {
+        self.hold.is_holding()
+    }
+
+    /// Whether nothing below the root is used now.
+    pub fn is_blind(&self) -> bool {
+        self.hold.is_blind()
     }
 
     /// All that was cached when the client came has been read.
@@ -267,13 +370,21 @@ impl Routes {
         self.is_anew = false;
     }
 
-    /// A new client, perhaps of another server, which is known to know of the change `server_zxid`.
-    pub fn new_client(&mut self, server_zxid: i64) {
-        self.writer.trust();
-        self.server_zxid = server_zxid;
+    /// A new connection, perhaps to another server.
+    pub fn new_client(&mut self, server: SocketAddr) {
+        (self.server_zxid, self.is_ours, self.watched_as_of) = (0, false, None);
+        self.server = Some((server, Instant::now()));
+        self.begin_to_confirm();
+    }
+
+    /// From now on changes are seen: what is confirmed from here on is current.
+    fn begin_to_confirm(&mut self) {
+        if !self.hold.is_blind() {
+            self.writer.trust();
+        }
         for cluster in self.named.values_mut() {
             // Who gets a client reads all clusters that are named.
-            cluster.sight = Sight::Asked;
+            (cluster.sight, cluster.as_of, cluster.asked_as_of) = (Sight::Asked, 0, None);
             for naming in cluster.tables.values_mut() {
                 // Who is wanted is missed anew: its record may be old by now.
                 (naming.is_current, naming.is_wanted) = (false, false);
@@ -287,6 +398,12 @@ impl Routes {
         self.writer.distrust();
         self.writer.set_names_current(false);
         self.changed_at.clear();
+        self.early.clear();
+        self.server = None;
+        if self.hold.is_blind() {
+            // What a root has that is held is counted over each connection.
+            self.root_of_names = Root::Unseen;
+        }
     }
 
     /// What a watch's path is about; `None` if it is none of ours.
@@ -320,6 +437,15 @@ impl Routes {
         }
     }
 
+    /// A read of this is sent.
+    pub fn asked(&mut self, what: &What) {
+        if let What::Cluster(name) = what
+            && let Some(cluster) = self.named.get_mut(name)
+        {
+            cluster.asked_as_of = Some(self.server_zxid);
+        }
+    }
+
     /// Forgets all clusters: their tables are read again, and name them anew.
     pub fn forget_named(&mut self) {
         self.named.clear();
@@ -332,19 +458,25 @@ impl Routes {
             cluster.tables.retain(|table, naming| naming.is_wanted || is_cached(table));
         }
         self.named.retain(|_, cluster| !cluster.tables.is_empty());
+        let writer = &self.writer;
+        self.hold.keep(|table| writer.get(table).is_some());
+        self.show_hold();
     }
 
     /// A read ended, and its client is not in doubt. A table that is not cached is now only if it `is_wanted`.
-    /// `Err`: now the client is in doubt, its server lags.
+    /// `Err`: now the client is in doubt.
     pub fn take(
         &mut self,
         what: &What,
         found: Result<Found, ReadError>,
         is_wanted: bool,
-    ) -> Result<Taken, String> {
+    ) -> Result<Taken, Doubt> {
         match what {
             What::Root => self.take_root(found),
             What::Names => Ok(self.take_names(found)),
+            What::Table(_) | What::Cluster(_) if self.hold.is_blind() => {
+                Ok(Taken::new(Verdict::Held))
+            }
             What::Table(table) => {
                 let taken = self.take_table(table, found, is_wanted);
                 self.writer.count_read(table);
@@ -365,32 +497,36 @@ impl Routes {
     /// The server knows of this change.
     pub fn knows(&mut self, zxid: i64) {
         self.server_zxid = self.server_zxid.max(zxid);
-        self.newest_zxid = self.newest_zxid.max(zxid);
+        // Those of another ensemble say nothing of ours.
+        if self.is_ours {
+            self.newest_zxid = self.newest_zxid.max(zxid);
+        }
     }
 
     /// Whether what was read of a znode is as new as what was seen of it before.
-    fn check(&self, znode: &str, zxid: i64, known: i64) -> Result<(), String> {
+    fn check(&self, znode: &str, zxid: i64, known: i64) -> Result<(), Doubt> {
         match is_older(zxid, known) && !self.is_anew {
-            true => Err(format!("it lags, znode {znode} zxid={zxid:#x} is behind {known:#x}")),
+            true => {
+                let why = format!("it lags, znode {znode} zxid={zxid:#x} is behind {known:#x}");
+                Err(Doubt { why, lags: true })
+            }
             false => Ok(()),
         }
     }
 
-    fn take_root(&mut self, found: Result<Found, ReadError>) -> Result<Taken, String> {
+    fn take_root(&mut self, found: Result<Found, ReadError>) -> Result<Taken, Doubt> {
         let mut taken = Taken::new(Verdict::Settled);
-        let known = self.newest_root_zxid;
         let root = match found {
-            Ok(Found::Root(Stat { pzxid, .. })) => {
-                self.check(&self.root, pzxid, known)?;
-                self.knows(pzxid);
-                self.newest_root_zxid = pzxid.max(known);
-                Root::There { pzxid }
+            Ok(Found::Root(stat)) => {
+                self.see_root(&stat, &mut taken)?;
+                Root::There { czxid: stat.czxid, pzxid: stat.pzxid }
             }
             found => {
                 if let Ok(Found::NoRoot { pzxid }) = found {
                     self.knows(pzxid);
                 }
-                self.check(&self.root, self.server_zxid, known)?;
+                self.check(&self.root, self.server_zxid, self.newest_root_zxid)?;
+                self.decide(Seen::Missing, &mut taken);
                 Root::Missing
             }
         };
@@ -400,13 +536,178 @@ impl Routes {
             (self.root_of_names, self.are_names_due) = (root, true);
             self.writer.set_names_current(false);
             taken.read.push(What::Names);
-        } else if !self.are_names_due {
+        } else if !self.are_names_due && !self.hold.is_blind() {
             self.writer.set_names_current(true);
+        }
+        for (what, found, is_wanted) in mem::take(&mut self.early) {
+            let more = self.take(&what, Ok(found), is_wanted)?;
+            taken.add(more);
+        }
+        if self.hold.is_blind() {
+            taken.verdict = Verdict::Held;
+            self.leave_in_time()?;
         }
         Ok(taken)
     }
 
+    /// The root is there. It may be another one, or an older one.
+    fn see_root(&mut self, stat: &Stat, taken: &mut Taken) -> Result<(), Doubt> {
+        let identity = identity(stat);
+        if self.hold.may_be(identity) {
+            self.check(&self.root, stat.pzxid, self.newest_root_zxid)?;
+        }
+        self.decide(Seen::There { identity, is_older: false }, taken);
+        self.is_ours = !self.hold.is_blind();
+        if self.is_ours {
+            self.knows(self.server_zxid.max(stat.pzxid));
+            self.newest_root_zxid = stat.pzxid.max(self.newest_root_zxid);
+        }
+        Ok(())
+    }
+
+    /// What the root as it is seen means for all routes.
+    fn decide(&mut self, seen: Seen, taken: &mut Taken) {
+        let before = self.hold.view();
+        let was_blind = self.hold.is_blind();
+        let back = self.hold.see_root(seen, self.writer.len(), Instant::now());
+        self.bring_back(back);
+        let view = self.hold.view();
+        let root_of = |shown: Option<Shown>| shown.map(|shown| (shown.kind, shown.root));
+        if root_of(before.shown) != root_of(view.shown) {
+            self.absent_there = None;
+        }
+        match (was_blind, self.hold.is_blind()) {
+            (false, true) => {
+                self.early.clear();
+                self.is_ours = false;
+                self.writer.distrust();
+                self.writer.set_names_current(false);
+            }
+            (true, false) => {
+                self.left = 0;
+                self.names_changed();
+                self.begin_to_confirm();
+                taken.confirm_all = true;
+            }
+            _ => {}
+        }
+        if view.is_rootless && !before.is_rootless && view.shown.is_none() {
+            warn!(
+                "root {}: it does not exist on {}, so no table can be told",
+                self.root,
+                self.server()
+            );
+        }
+        self.show_hold();
+    }
+
+    /// Puts routes back that went shortly before a hold began.
+    fn bring_back(&mut self, back: Vec<(Box<str>, Cached)>) {
+        for (table, cached) in back {
+            if self.writer.get(&table).is_none() {
+                self.writer.put(&table, cached);
+            }
+            self.writer.doubt(&table);
+            self.writer.set_held(&table, self.hold.holds(&table));
+        }
+    }
+
+    /// Another server may have the right root.
+    fn leave_in_time(&mut self) -> Result<(), Doubt> {
+        let since = self.server.map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let stay = match self.left.checked_sub(LEFT_AT_ONCE) {
+            None => Duration::ZERO,
+            Some(more) => MAX_STAY.min(Duration::from_secs(1 << more.min(6))),
+        };
+        if since < stay {
+            return Ok(());
+        }
+        self.left = self.left.saturating_add(1);
+        let why = match self.hold.view() {
+            view if view.is_rootless => "does not exist",
+            view if view.shown.is_some_and(|shown| shown.kind == Kind::RootOlder) => "is older",
+            _ => "is another one",
+        };
+        let why = format!("the root {} {why} there, another server may have it", self.root);
+        Err(Doubt { why, lags: false })
+    }
+
+    fn server(&self) -> String {
+        self.server.map_or_else(|| "no server".to_owned(), |(addr, _)| addr.to_string())
+    }
+
+    /// Tells others how it stands, and the log what has changed.
+    fn show_hold(&mut self) {
+        let (before, view) = (self.writer.hold(), self.hold.view());
+        self.writer.set_hold(view);
+        self.writer.set_absence(match (self.hold.is_blind(), self.hold.is_holding()) {
+            (true, _) => Told::Hidden,
+            (false, true) => Told::Held,
+            (false, false) => Told::Told,
+        });
+        let kind = |shown: Option<Shown>| shown.map(|shown| (shown.kind, shown.root));
+        if kind(before.shown) == kind(view.shown) {
+            return;
+        }
+        let (root, server, cached) = (&self.root, self.server(), self.writer.len());
+        let Some(shown) = view.shown else {
+            return info!(
+                "routes are not held any more: root={root} server={server} cached={cached}"
+            );
+        };
+        let Shown { kind, gone, .. } = shown;
+        let why = match kind {
+            Kind::RootMissing => "the root is missing",
+            Kind::RootForeign => "there is another root at its path",
+            Kind::RootOlder => "ZooKeeper has forgotten changes that were seen before",
+            Kind::TablesGone => "too many tables went within a minute",
+        };
+        let known = view.known.map_or(0, |known| known.czxid);
+        error!(
+            "routes are held: {why}; root={root} server={server} czxid={:#x} known_czxid={known:#x} cached={cached} \
+             gone={gone}; clients are served what was known before, until it is back or accepted",
+            shown.czxid()
+        );
+    }
+
+    /// An operator accepts what he was shown. Then all that is cached is to be read again.
+    pub fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
+        let shown = self.hold.accept(czxid, gone)?;
+        for table in self.writer.held() {
+            self.writer.set_held(&table, false);
+        }
+        let absent = self.absent_there.take();
+        match shown.kind {
+            Kind::TablesGone => {}
+            Kind::RootMissing => {
+                for table in self.writer.by_use() {
+                    self.remove(&table);
+                }
+                self.start_anew();
+            }
+            Kind::RootForeign | Kind::RootOlder => {
+                let absent = absent.unwrap_or_else(|| self.writer.by_use());
+                absent.into_iter().for_each(|table| self.hold.expect_gone(table));
+                self.start_anew();
+                self.left = 0;
+                // They are of the root before.
+                self.writer.set_names(None);
+                self.names_changed();
+            }
+        }
+        let label = shown.kind.label();
+        warn!("accepted: kind={label} root={} czxid={czxid:#x} gone={gone}", self.root);
+        self.show_hold();
+        Ok(shown)
+    }
+
     fn take_names(&mut self, found: Result<Found, ReadError>) -> Taken {
+        if self.hold.is_blind() {
+            if let Ok(Found::Names(names)) = found {
+                self.count_absent(&names);
+            }
+            return Taken::new(Verdict::Settled);
+        }
         let names: Result<Names, &str> = match found {
             Ok(Found::Names(names)) if names.iter().all(is_table_name) => Ok(names),
             Ok(Found::Names(names)) => {
@@ -422,8 +723,22 @@ impl Routes {
             Err(why) if was_readable => warn!("root {}: {why}", self.root),
             _ => {}
         }
+        let mut taken = Taken::new(Verdict::Settled);
+        if let Ok(names) = &names {
+            let back = self.hold.found_among(|table| names.contains(table));
+            taken.read.extend(back.into_iter().map(What::Table));
+        }
         self.writer.set_names(names.ok());
-        Taken::new(Verdict::Settled)
+        taken
+    }
+
+    /// Counts the cached tables that a root which is held does not have.
+    fn count_absent(&mut self, names: &Names) {
+        let mut absent = self.writer.by_use();
+        absent.retain(|table| !names.contains(table));
+        self.hold.count_gone(absent.len());
+        self.absent_there = Some(absent);
+        self.show_hold();
     }
 
     /// The names of tables that are not cached, as many as there is room for.
@@ -443,38 +758,56 @@ impl Routes {
         table: &str,
         found: Result<Found, ReadError>,
         is_wanted: bool,
-    ) -> Result<Taken, String> {
+    ) -> Result<Taken, Doubt> {
         let before = self.route_of(table);
         let known = before.as_ref().map_or(0, |route| route.mzxid);
         let znode = format!("{}/{table}", self.root);
         let is_wanted = is_wanted || self.naming(table).is_some_and(|(_, n)| n.is_wanted);
         match found {
-            Ok(Found::Record { data, stat: Stat { mzxid, .. } }) => {
-                self.check(&znode, mzxid, known)?;
-                self.knows(mzxid);
+            // It was created after the root was seen: perhaps below another one.
+            Ok(Found::Record { stat, .. })
+                if self.hold.is_on() && stat.czxid > self.newest_root_zxid =>
+            {
+                let what = What::Table(table.into());
+                self.early.push((what, found.expect("it is a record"), is_wanted));
+                let mut taken = Taken::new(Verdict::Waits);
+                taken.read.push(What::Root);
+                Ok(taken)
+            }
+            Ok(Found::Record { data, stat }) => {
+                self.check(&znode, stat.mzxid, known)?;
+                self.knows(stat.mzxid);
+                self.hold.present(table);
+                self.writer.set_held(table, false);
+                self.show_hold();
                 match is_wanted || self.has(table) {
-                    true => Ok(self.take_record(table, &data, mzxid, is_wanted)),
+                    true => Ok(self.take_record(table, &data, stat.mzxid, is_wanted)),
                     // It had to make room while it was read.
                     false => Ok(Taken::new(Verdict::Settled)),
                 }
             }
-            Ok(Found::Absent { .. }) => {
-                // A server that knows of nothing as new as this route may only not have it yet.
-                self.check(&znode, self.server_zxid, known)?;
-                self.detach(table);
-                self.writer.remove(table);
-                if let Some(route) = before {
-                    let took = self.took(table, None);
-                    if self.flaps.shows(table, Instant::now()) {
-                        info!("table={table} from={} to=none{took}", route.cluster_name);
-                    }
-                    if self.deleted.len() >= MAX_DELETED {
-                        self.deleted.clear();
-                    }
-                    self.deleted.insert(table.into());
-                }
+            Ok(Found::Absent { root }) => {
                 let mut taken = Taken::new(Verdict::Settled);
-                taken.gone = Some(table.into());
+                match root {
+                    Some(stat) => {
+                        self.see_root(&stat, &mut taken)?;
+                        if self.hold.is_blind() {
+                            taken.read.push(What::Root);
+                            taken.verdict = Verdict::Held;
+                            return Ok(taken);
+                        }
+                        // Its deletion is a change of the root that is newer than its record.
+                        self.check(&znode, stat.pzxid, known)?;
+                    }
+                    None if self.hold.is_on() => {
+                        taken.read.push(What::Root);
+                        taken.verdict = Verdict::Held;
+                        return Ok(taken);
+                    }
+                    None => self.check(&znode, self.server_zxid, known)?,
+                }
+                self.take_absence(table);
+                taken.gone.push(table.into());
                 Ok(taken)
             }
             Ok(_) | Err(_) if !is_wanted && !self.has(table) => Ok(Taken::new(Verdict::Settled)),
@@ -489,6 +822,40 @@ impl Routes {
                 taken.known.push(table.into());
                 Ok(taken)
             }
+        }
+    }
+
+    /// A table is absent below the right root.
+    fn take_absence(&mut self, table: &str) {
+        let Some(cached) = self.writer.get(table) else {
+            return self.detach(table);
+        };
+        let all = self.writer.len();
+        match self.hold.absent(table, cached, all, Instant::now()) {
+            Absence::Gone => self.remove(table),
+            Absence::Held(back) => {
+                self.bring_back(back);
+                self.writer.set_held(table, true);
+                self.writer.doubt(table);
+            }
+        }
+        self.show_hold();
+    }
+
+    /// A cached table is no more.
+    fn remove(&mut self, table: &str) {
+        let before = self.route_of(table);
+        self.detach(table);
+        self.writer.remove(table);
+        if let Some(route) = before {
+            let took = self.took(table, None);
+            if self.flaps.shows(table, Instant::now()) {
+                info!("table={table} from={} to=none{took}", route.cluster_name);
+            }
+            if self.deleted.len() >= MAX_DELETED {
+                self.deleted.clear();
+            }
+            self.deleted.insert(table.into());
         }
     }
 
@@ -530,7 +897,8 @@ impl Routes {
         self.named.iter().find_map(|(name, cluster)| Some((name.clone(), of(cluster)?)))
     }
 
-    /// A table lives where its cluster's record says, which is as new as the client only if the client has read it.
+    /// A table lives where its cluster's record says, if that is at least as new as its own: who replaces a cluster's
+    /// addresses and then points a table to it means the new ones.
     fn follow(&mut self, table: &str, name: &str, naming: Naming) -> Taken {
         let cluster = self.named.entry(name.into()).or_default();
         let naming = Naming { is_current: true, ..naming };
@@ -539,6 +907,13 @@ impl Routes {
         match cluster.sight {
             Sight::Unread => {
                 cluster.sight = Sight::Asked;
+                taken.read.push(What::Cluster(name.into()));
+            }
+            Sight::Read if cluster.as_of < naming.mzxid => {
+                cluster.sight = Sight::Asked;
+                taken.read.push(What::Cluster(name.into()));
+            }
+            Sight::Asked if cluster.asked_as_of.is_some_and(|as_of| as_of < naming.mzxid) => {
                 taken.read.push(What::Cluster(name.into()));
             }
             Sight::Asked => {}
@@ -577,7 +952,7 @@ impl Routes {
         &mut self,
         name: &str,
         found: Result<Found, ReadError>,
-    ) -> Result<Taken, String> {
+    ) -> Result<Taken, Doubt> {
         let known = match self.named.get(name) {
             Some(cluster) => cluster.mzxid,
             None => return Ok(Taken::new(Verdict::Settled)), // nobody names it any more
@@ -613,6 +988,7 @@ impl Routes {
             return Ok(taken);
         };
         cluster.sight = Sight::Read;
+        cluster.as_of = cluster.asked_as_of.take().unwrap_or(0);
         (cluster.is_unreadable, cluster.is_missing) = (is_unreadable, is_missing);
         cluster.fault = match record {
             Ok((record, mzxid)) => {
@@ -634,7 +1010,12 @@ impl Routes {
         // Tables that had to make room do not come back by it.
         cluster.tables.retain(|table, naming| naming.is_wanted || self.writer.get(table).is_some());
         let mut known = Vec::new();
+        let as_of = cluster.as_of;
         for (table, naming) in cluster.tables.clone() {
+            // Its record came while the cluster's was read. The next read is on its way.
+            if naming.is_current && naming.mzxid > as_of {
+                continue;
+            }
             self.put_named(name, &table, naming);
             if naming.is_current {
                 known.push(table);
@@ -725,242 +1106,9 @@ impl Routes {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::UpstreamLimits;
-    use crate::patience::QueryTimeout;
-    use crate::route::table::RouteTable;
-    use crate::upstream::cluster::Upstream;
-    use crate::upstream::resolver::Resolver;
-
-    fn routes() -> Routes {
-        routes_of_table().1
-    }
-
-    fn routes_of_table() -> (Arc<RouteTable>, Routes) {
-        let limits = UpstreamLimits { max_calls: 1 };
-        let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
-        let resolver = Resolver::start().unwrap();
-        let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
-        let (table, writer) = RouteTable::new(10);
-        (table, Routes::new("/r".to_owned(), Some("/c".to_owned()), writer, clusters))
-    }
-
-    #[test]
-    fn a_path_is_a_table_or_a_cluster_by_the_znode_right_above_it() {
-        let table = |name: &str| Some(What::Table(name.into()));
-        let cluster = |name: &str| Some(What::Cluster(name.into()));
-        for (root, clusters_root, path, want) in [
-            ("/r", None, "/r", Some(What::Root)),
-            ("/r", None, "/r/t", table("t")),
-            ("/r", None, "/rr/t", None),
-            ("/r", Some("/c"), "/c/c1", cluster("c1")),
-            ("/r", Some("/c"), "/c", None),
-            ("/p/tables", Some("/p"), "/p/tables", Some(What::Root)),
-            ("/p/tables", Some("/p"), "/p/tables/t", table("t")),
-            ("/p/tables", Some("/p"), "/p/c1", cluster("c1")),
-            ("/p", Some("/p/clusters"), "/p/clusters/c1", cluster("c1")),
-            ("/p", Some("/p/clusters"), "/p/t", table("t")),
-        ] {
-            let mut routes = routes();
-            routes.root = root.to_owned();
-            routes.clusters_root = clusters_root.map(str::to_owned);
-            assert_eq!(routes.what_is(path), want, "{root} {clusters_root:?} {path}");
-        }
-    }
-
-    #[test]
-    fn names_are_read_when_the_root_is_another_than_it_was() {
-        let mut routes = routes();
-        let read_names = [What::Names];
-        let mut beat = |root| !routes.take(&What::Root, root, false).unwrap().read.is_empty();
-        let there = |pzxid| Ok(Found::Root(Stat { pzxid, ..Stat::default() }));
-        for (why, root, want) in [
-            ("a first look", there(7), true),
-            ("nothing came or went", there(7), false),
-            ("a table came", there(8), true),
-            ("it is gone", Ok(Found::NoRoot { pzxid: 9 }), true),
-            ("it is still gone", Ok(Found::NoRoot { pzxid: 9 }), false),
-            ("it is back", there(10), true),
-        ] {
-            assert_eq!(beat(root), want, "{why}");
-        }
-        routes.new_client(0);
-        let beat = |routes: &mut Routes| routes.take(&What::Root, there(10), false).unwrap().read;
-        assert_eq!(beat(&mut routes), [], "another server, which knows no less");
-        routes.take(&What::Names, Err(ReadError::NoAuth), false).unwrap();
-        assert_eq!(beat(&mut routes), read_names, "they are hidden");
-    }
-
-    fn record(text: &str, mzxid: i64) -> Result<Found, ReadError> {
-        Ok(Found::Record { data: text.into(), stat: Stat { mzxid, ..Stat::default() } })
-    }
-
-    #[test]
-    fn a_table_that_waited_for_its_cluster_is_read_again_after_a_reconnect() {
-        let mut routes = routes();
-        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
-        let names_cluster = || record(r#"{"cluster": "c1"}"#, 1);
-        let taken = routes.take(&table, names_cluster(), true).unwrap();
-        assert_eq!(taken.read, [What::Cluster("c1".into())]);
-        routes.lost_client();
-        routes.new_client(0);
-        let metas = || record(r#"{"meta_addrs": "h:1"}"#, 2);
-        let taken = routes.take(&cluster, metas(), false).unwrap();
-        assert!(taken.known.is_empty() && !routes.has("t"), "its record may name another by now");
-        routes.take(&table, names_cluster(), true).unwrap();
-        let taken = routes.take(&cluster, metas(), false).unwrap();
-        assert!(taken.known == ["t".into()] && routes.has("t"));
-    }
-
-    #[test]
-    fn what_is_older_than_what_was_seen_is_not_taken() {
-        let metas = || r#"{"meta_addrs": "h:1"}"#;
-        let table = What::Table("t".into());
-        let root = |pzxid| Ok(Found::Root(Stat { pzxid, ..Stat::default() }));
-        let gone = || Ok(Found::Absent { root: None });
-        let seen = || {
-            let mut routes = routes();
-            routes.new_client(0);
-            routes.take(&What::Root, root(5), false).unwrap();
-            routes.take(&table, record(metas(), 7), true).unwrap();
-            routes.new_client(0);
-            routes
-        };
-        for (why, what, found, want) in [
-            ("an older record", &table, record(metas(), 6), false),
-            ("the same record", &table, record(metas(), 7), true),
-            ("a newer record", &table, record(metas(), 8), true),
-            ("the table may have come since", &table, gone(), false),
-            ("tables came or went since", &What::Root, root(4), false),
-            ("the same root", &What::Root, root(5), true),
-            ("the root may have come since", &What::Root, Ok(Found::NoRoot { pzxid: 4 }), false),
-            ("the root went", &What::Root, Ok(Found::NoRoot { pzxid: 9 }), true),
-        ] {
-            let mut routes = seen();
-            let taken = routes.take(what, found, false);
-            assert_eq!(taken.is_ok(), want, "{why}: {:?}", taken.err());
-            assert!(routes.newest_zxid() >= 7, "{why}");
-        }
-        for (why, server_zxid, root_zxid) in
-            [("the server said so", 7, 5), ("its root shows it", 0, 8)]
-        {
-            let mut routes = seen();
-            routes.new_client(server_zxid);
-            routes.take(&What::Root, root(root_zxid), false).unwrap();
-            let taken = routes.take(&table, gone(), false).unwrap();
-            assert!(taken.gone.is_some() && !routes.has("t"), "{why}: it knows of the table");
-            assert!(routes.take(&What::Root, root(root_zxid - 1), false).is_err(), "{why}");
-        }
-        let mut routes = seen();
-        routes.set_up_anew();
-        routes.take(&What::Root, root(1), false).unwrap();
-        routes.take(&table, record(metas(), 2), false).unwrap();
-        routes.all_confirmed();
-        assert_eq!(routes.newest_zxid(), 2);
-        assert!(routes.take(&table, record(metas(), 1), false).is_err(), "this is the history now");
-    }
-
-    const NAMES_C1: &str = r#"{"cluster": "c1"}"#;
-
-    fn metas(host: &str, mzxid: i64) -> Result<Found, ReadError> {
-        record(&format!(r#"{{"meta_addrs": "{host}:1"}}"#), mzxid)
-    }
-
-    fn host_of(routes: &Routes, table: &str) -> Option<String> {
-        Some(routes.route_of(table)?.cluster.meta_addrs[0].clone())
-    }
-
-    #[test]
-    fn a_table_is_confirmed_by_its_own_record_and_that_of_its_cluster() {
-        let (table_of_routes, mut routes) = routes_of_table();
-        let is_stale = || table_of_routes.list()[0].is_stale;
-        routes.new_client(0);
-        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
-        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
-        routes.take(&cluster, metas("a", 2), false).unwrap();
-        assert!(!is_stale());
-        let again = |routes: &mut Routes| {
-            routes.lost_client();
-            // Times are in ms.
-            while table_of_routes.list()[0].confirmed.is_some_and(|age| age.is_zero()) {}
-            routes.new_client(0);
-        };
-        again(&mut routes);
-        let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
-        assert_eq!((taken.verdict, taken.read), (Verdict::Waits, vec![]), "it is being read");
-        assert!(taken.known.is_empty() && is_stale(), "the cluster may have moved");
-        let taken = routes.take(&cluster, metas("b", 3), false).unwrap();
-        assert_eq!(taken.known, ["t".into()]);
-        assert!(!is_stale() && host_of(&routes, "t").unwrap() == "b:1");
-
-        again(&mut routes);
-        let taken = routes.take(&cluster, metas("b", 3), false).unwrap();
-        assert!(taken.known.is_empty() && is_stale(), "it may name another");
-        let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
-        assert_eq!((taken.verdict, taken.known), (Verdict::Settled, vec!["t".into()]));
-        assert!(!is_stale());
-
-        let taken = routes.take(&cluster, Err(ReadError::NoNode), false).unwrap();
-        assert_eq!(taken.verdict, Verdict::Settled, "a watch tells when it comes");
-        assert!(is_stale() && host_of(&routes, "t").unwrap() == "b:1");
-    }
-
-    #[test]
-    fn a_table_with_junk_follows_the_cluster_that_it_named() {
-        let mut routes = routes();
-        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
-        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
-        routes.take(&cluster, metas("a", 2), false).unwrap();
-        routes.take(&table, record("junk", 3), false).unwrap();
-        routes.take(&cluster, metas("b", 4), false).unwrap();
-        assert_eq!(host_of(&routes, "t").unwrap(), "b:1");
-    }
-
-    #[test]
-    fn tables_that_made_room_do_not_come_back_unless_they_are_wanted() {
-        let mut routes = routes();
-        let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
-        for found in [metas("a", 1), record(NAMES_C1, 1), record("junk", 1), Err(ReadError::NoAuth)]
-        {
-            let taken = routes.take(&table, found, false).unwrap();
-            assert!(taken.verdict == Verdict::Settled && !routes.has("t"));
-        }
-        routes.take(&table, record(NAMES_C1, 1), true).unwrap();
-        routes.forget_unnamed();
-        assert!(!routes.has("t"), "it waits for its cluster");
-        routes.take(&cluster, metas("a", 2), false).unwrap();
-        assert!(routes.has("t"));
-        routes.writer.remove("t");
-        routes.take(&cluster, metas("b", 3), false).unwrap();
-        assert!(!routes.has("t"));
-    }
-
-    #[test]
-    fn a_fault_of_a_cluster_is_one_of_its_tables_and_their_own_counts_more() {
-        let (table, mut routes) = routes_of_table();
-        let (t, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
-        let shown = || table.list()[0].fault.as_deref().unwrap_or("none").to_owned();
-        let names_cluster = |mzxid| record(r#"{"cluster": "c1"}"#, mzxid);
-        let metas = |mzxid| record(r#"{"meta_addrs": "h:1"}"#, mzxid);
-        let mut take = |what, found| drop(routes.take(what, found, true).unwrap());
-        take(&t, names_cluster(1));
-        take(&cluster, metas(2));
-        assert_eq!(shown(), "none");
-        take(&cluster, record("junk", 3));
-        assert!(shown().starts_with("znode /c/c1: want a JSON object, got "), "{}", shown());
-        take(&t, names_cluster(1));
-        assert!(shown().starts_with("znode /c/c1: "), "read again: {}", shown());
-        take(&cluster, metas(4));
-        assert_eq!(shown(), "none");
-        take(&t, record("junk", 5));
-        let own = shown();
-        assert!(own.starts_with("want a JSON object"), "{own}");
-        take(&cluster, record(r#"{"meta_addrs": "h:2"}"#, 6));
-        assert_eq!(shown(), own, "its cluster is well, its own record is not");
-        assert_eq!(*table.list()[0].route.as_ref().unwrap().cluster.meta_addrs, ["h:2"]);
-        take(&t, names_cluster(7));
-        assert_eq!(shown(), "none");
-    }
+fn identity(stat: &Stat) -> Identity {
+    Identity { czxid: stat.czxid, ctime_ms: stat.ctime_ms }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,14 @@ impl Status {
         turn(&mut self.0.lock(), Trust::Confirmed);
     }
 
+    /// What was current may not be any more.
+    pub fn unconfirmed(&self) {
+        let mut view = self.0.lock();
+        if view.trust == Trust::Confirmed {
+            turn(&mut view, Trust::Confirming);
+        }
+    }
+
     /// There is no connection, and why.
     pub fn down(&self, why: &str) {
         let mut view = self.0.lock();

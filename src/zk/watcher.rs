@@ -28,11 +28,12 @@ use super::connection::{Connection, Event, Granting, Options};
 use super::lag::{LAG_LIMIT, Lag};
 use super::planner::{Action, Planner, Verdict};
 use super::read::{Found, Paths, Progress, Read, ReadError, What};
-use super::routes::Routes;
+use super::routes::{Doubt, Routes};
 use super::status::Status;
 use crate::client::ask::Ask;
 use crate::config::ZooKeeperSettings;
 use crate::patience::SLICE;
+use crate::route::hold::{Refusal, Shown};
 use crate::route::table::RouteWriter;
 use crate::upstream::cluster::{Clusters, Upstream};
 use crate::wire::error_code::OwnError;
@@ -46,12 +47,40 @@ const ABSENT_FOR: Duration = Duration::from_secs(1);
 /// Tables remembered as absent at most.
 const MAX_ABSENT: usize = 10_000;
 
+/// An operator accepts a hold as it was shown to him.
+pub struct Accept {
+    /// The root's czxid, 0 for a missing one.
+    pub czxid: i64,
+    /// Cached tables that are gone.
+    pub gone: usize,
+    /// Where the outcome goes.
+    pub answer: Sender<Result<Shown, Refusal>>,
+}
+
+/// What the thread is told to do.
+enum Order {
+    Apply(ZooKeeperSettings),
+    Accept(Accept),
+}
+
+/// The way to tell an operator's word.
+#[derive(Clone)]
+pub struct Accepts(Sender<Order>);
+
+impl Accepts {
+    /// Tells it.
+    pub fn send(&self, accept: Accept) {
+        // Fails when the thread stops; then nobody answers.
+        let _ = self.0.send(Order::Accept(accept));
+    }
+}
+
 /// The running thread.
 pub struct ZkWatch {
     stop: Sender<()>,
     thread: JoinHandle<()>,
     all_confirmed: Receiver<()>,
-    orders: Sender<ZooKeeperSettings>,
+    orders: Sender<Order>,
     status: Status,
 }
 
@@ -71,8 +100,8 @@ impl ZkWatch {
         let status = Status::new(settings.timeout);
         let paths =
             Paths { root: settings.root.clone(), clusters_root: settings.clusters_root.clone() };
-        let routes =
-            Routes::new(settings.root.clone(), settings.clusters_root.clone(), writer, clusters);
+        let Paths { root, clusters_root } = paths.clone();
+        let routes = Routes::new(root, clusters_root, settings.hold, writer, clusters);
         let seed = RandomState::new().hash_one(std::process::id());
         let resolve = Box::new(move |name: &str| upstream.resolver.known(name));
         let newest_zxid = routes.newest_zxid();
@@ -97,7 +126,12 @@ impl ZkWatch {
     /// Takes other addresses, another time-out and another digest; the routes serve on meanwhile.
     pub fn apply(&self, settings: ZooKeeperSettings) {
         // Fails when it stops.
-        let _ = self.orders.send(settings);
+        let _ = self.orders.send(Order::Apply(settings));
+    }
+
+    /// Where accepts of holds go.
+    pub fn accepts(&self) -> Accepts {
+        Accepts(self.orders.clone())
     }
 
     /// Waits until ZooKeeper has confirmed all routes that were there at start; false: not within `limit`.
@@ -223,7 +257,7 @@ impl Watch {
         &mut self,
         missed: &Receiver<Ask>,
         told: &Receiver<Event>,
-        ordered: &Receiver<ZooKeeperSettings>,
+        ordered: &Receiver<Order>,
         stopped: &Receiver<()>,
     ) {
         let mut next_expiry = Instant::now();
@@ -248,9 +282,63 @@ impl Watch {
                     Ok(ask) => self.miss(ask),
                     Err(_) => return,
                 },
-                recv(ordered) -> settings => settings.into_iter().for_each(|settings| self.apply(&settings)),
+                recv(ordered) -> order => order.into_iter().for_each(|order| self.obey(order)),
                 recv(timer) -> _ => {}
                 recv(stopped) -> _ => return,
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Apply(settings) => self.apply(&settings),
+            Order::Accept(accept) => self.accept(accept),
+        }
+    }
+
+    fn accept(&mut self, accept: Accept) {
+        let accepted = self.routes.accept(accept.czxid, accept.gone);
+        if let Ok(shown) = &accepted {
+            self.confirm_all(Instant::now());
+            if shown.kind.is_of_root() {
+                self.take_as_it_is();
+            }
+        }
+        // Nobody listens when the request has been given up.
+        let _ = accept.answer.send(accepted);
+    }
+
+    /// ZooKeeper counts as it is now, whatever was seen before.
+    fn take_as_it_is(&mut self) {
+        self.planner.distrust(self.routes.by_use());
+        if let Some(connection) = &self.connection {
+            connection.start_over();
+        }
+    }
+
+    /// All that is cached is read again.
+    fn confirm_all(&mut self, now: Instant) {
+        self.planner.confirm_again(self.routes.by_use(), now);
+        self.preload_is_due = self.preloads;
+        let clusters = self.routes.named_clusters();
+        clusters.into_iter().for_each(|what| self.planner.changed(what));
+    }
+
+    /// What is told of a table that is absent.
+    fn why_absent(&self) -> OwnError {
+        match self.routes.is_holding() {
+            true => OwnError::Unavailable,
+            false => OwnError::UnknownTable,
+        }
+    }
+
+    /// Without the right root nobody can tell of the tables that queries wait for.
+    fn refuse_if_blind(&mut self) {
+        if self.routes.is_blind() {
+            self.status.unconfirmed();
+            let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
+            if !asks.is_empty() {
+                self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
             }
         }
     }
@@ -265,6 +353,7 @@ impl Watch {
     fn act(&mut self, action: Action) {
         match action {
             Action::Read(what) => {
+                self.routes.asked(&what);
                 let (read, op) = Read::begin(what, &self.paths);
                 self.ask(Pending::Read(read), op);
             }
@@ -338,7 +427,7 @@ impl Watch {
         self.told_at = None;
         self.preload_is_due = self.preloads;
         self.link = Some((link, server));
-        self.routes.new_client(0);
+        self.routes.new_client(server);
         let mut others = self.routes.named_clusters();
         self.are_names_watched = self.routes.names_are_known();
         if self.are_names_watched {
@@ -406,8 +495,9 @@ impl Watch {
             },
             (Pending::Watches(set), Ok(_)) => {
                 for what in self.planner.watches_set(set) {
-                    let known = self.routes.rearmed(&what);
-                    self.known(known, now);
+                    let taken = self.routes.rearmed(&what);
+                    self.known(taken.known, now);
+                    taken.read.into_iter().for_each(|what| self.planner.changed(what));
                 }
             }
             (Pending::NamesWatch, Ok(_)) => {}
@@ -437,7 +527,7 @@ impl Watch {
         } else if !self.routes.names_are_current()
             && self.absent.get(&ask.table).is_some_and(|until| now < *until)
         {
-            self.jobs.send(Job::Refuse(vec![ask], OwnError::UnknownTable));
+            self.jobs.send(Job::Refuse(vec![ask], self.why_absent()));
         } else {
             let waiting = self.waiting.entry(ask.table.clone()).or_default();
             // Misses of one table share one read.
@@ -463,15 +553,19 @@ impl Watch {
 
     /// No server lets us in that knows what was seen before. One was asked for its root as by a newcomer.
     fn looked(&mut self, server: SocketAddr, zxid: i64, root: Result<Stat, Code>) {
+        let root = match root {
+            Ok(stat) => Some(stat),
+            Err(Code::NO_NODE) => None,
+            Err(code) => return warn!("zookeeper: {server} does not show its root: {code}"),
+        };
         warn!(
-            "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}; {server} has zxid={zxid:#x}, its root \
-             {root:?}: it was set up anew, and is taken as it is now"
+            "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}; {server} has zxid={zxid:#x}: it was \
+             restored or set up anew"
         );
-        self.routes.set_up_anew();
-        self.planner.distrust(self.routes.by_use());
-        if let Some(connection) = &self.connection {
-            connection.start_over();
+        if self.routes.looked(server, zxid, root) {
+            self.take_as_it_is();
         }
+        self.refuse_if_blind();
     }
 
     fn take(&mut self, what: What, found: Result<Found, ReadError>, now: Instant) {
@@ -486,14 +580,24 @@ impl Watch {
         };
         let taken = match self.routes.take(&what, found, is_wanted) {
             Ok(taken) => taken,
-            Err(why) => {
+            Err(Doubt { why, lags }) => {
                 self.give_up(why);
-                return self.lags(now);
+                if let Some(connection) = &self.connection
+                    && self.routes.is_blind()
+                {
+                    connection.forget_since(self.routes.newest_zxid());
+                }
+                self.refuse_if_blind();
+                return if lags {
+                    self.lags(now)
+                };
             }
         };
         let (is_root, is_names) = (what == What::Root, what == What::Names);
         let own = match &what {
-            What::Table(table) if taken.verdict != Verdict::Waits => Some(table.clone()),
+            What::Table(table) if !matches!(taken.verdict, Verdict::Waits | Verdict::Held) => {
+                Some(table.clone())
+            }
             _ => None,
         };
         if self.planner.done(what, taken.verdict, now) {
@@ -503,9 +607,11 @@ impl Watch {
             self.routes.names_are_old();
         }
         self.retry(taken.known);
-        if let Some(table) = taken.gone {
+        self.refuse_if_blind();
+        for table in taken.gone {
             if let Some(asks) = self.waiting.remove(&table) {
-                self.jobs.send(Job::Refuse(asks, OwnError::UnknownTable));
+                let why = self.why_absent();
+                self.jobs.send(Job::Refuse(asks, why));
             }
             if self.absent.len() >= MAX_ABSENT {
                 self.absent.clear();
@@ -527,6 +633,9 @@ impl Watch {
         {
             self.planner.preload(self.routes.names_to_preload());
         }
+        if taken.confirm_all {
+            self.confirm_all(now);
+        }
     }
 
     /// The list of names is read later, and their watch has fired: it is set again, so that what was found to be absent
@@ -547,11 +656,12 @@ impl Watch {
     fn lags(&mut self, now: Instant) {
         if self.lag.seen(now) {
             warn!(
-                "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}: it was set up anew, and is taken \
-                 as it is now"
+                "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}: it was restored or set up anew"
             );
-            self.routes.set_up_anew();
-            self.planner.distrust(self.routes.by_use());
+            if self.routes.all_lag() {
+                self.planner.distrust(self.routes.by_use());
+            }
+            self.refuse_if_blind();
         }
     }
 }
@@ -577,7 +687,7 @@ mod tests {
         writer.trust();
         writer.confirm("orders");
         let clusters = Clusters::new(upstream.clone());
-        let routes = Routes::new("/r".to_owned(), None, writer, clusters);
+        let routes = Routes::new("/r".to_owned(), None, true, writer, clusters);
         let status = Status::new(Duration::from_secs(6));
         let paths = Paths { root: "/r".to_owned(), clusters_root: None };
         let (confirmed, jobs) = (bounded(1).0, Jobs::default());

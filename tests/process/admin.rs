@@ -284,6 +284,7 @@ fn a_route_of_an_old_state_file_is_old() {
 #[test]
 fn a_proxy_without_any_route_is_not_ready() {
     let zk = ZooKeeper::start();
+    zk.create(ROOT, "");
     let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();
     let ready = || request(proxy.admin(), "GET", "/readyz", "");
     eventually("it is ready, ZooKeeper will tell of tables", SOON, || ready().status == 200);

@@ -171,8 +171,11 @@ fn the_json_pages_have_the_fields_that_are_documented() {
         .collect();
     let page = |path| -> Value { serde_json::from_str(&get(proxy.admin(), path)).unwrap() };
     let (routes, clusters, clients) = (page("/routes"), page("/clusters"), page("/clients"));
+    zk.delete_all("/r");
+    eventually("the route is held", SOON, || !page("/routes")["hold"].is_null());
+    let hold = &page("/routes")["hold"];
     let found: BTreeSet<String> =
-        [&routes["routes"][0], &clusters["zookeeper"], &clusters["clusters"][0], &clients]
+        [hold, &routes["routes"][0], &clusters["zookeeper"], &clusters["clusters"][0], &clients]
             .into_iter()
             .flat_map(|object| object.as_object().expect("an object").keys().cloned())
             .collect();

@@ -62,6 +62,7 @@ const PURE: &[&str] = &[
     "config/yaml.rs",
     "logging/clock.rs",
     "process/reload.rs",
+    "route/hold.rs",
     "route/names.rs",
     "route/record.rs",
     "upstream/flight.rs",

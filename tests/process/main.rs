@@ -5,6 +5,7 @@ mod cli;
 mod clients;
 mod docs;
 mod golden;
+mod holds;
 mod host_ports;
 mod hostile;
 mod house;

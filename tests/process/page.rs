@@ -54,6 +54,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             confirmed_age_s: Some(3 + n as u64 % 27),
             source: "zookeeper",
             stale: false,
+            held: false,
             queries: 2_345_678 / (n as u64 + 1),
             reads: 3,
             error: None,
@@ -66,7 +67,10 @@ fn overview(clusters: usize, tables: usize) -> Overview {
         version: "0.1.0",
         up_s: 259_200,
         life: Life::Serving,
+        hold: None,
         zookeeper: Some(ZooKeeper {
+            root: "/pegasus-cluster".to_owned(),
+            is_rootless: false,
             state: Trust::Confirmed,
             since_s: 86_400 * 3,
             server: Some("10.0.0.21:2181".to_owned()),

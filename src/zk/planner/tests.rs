@@ -264,3 +264,33 @@ fn a_long_list_of_names_is_not_read_for_each_change() {
         planner.done(What::Names, Verdict::Settled, now);
     }
 }
+
+#[test]
+fn without_the_right_root_only_what_tells_of_it_is_read() {
+    let (mut planner, start) = live(&["a", "b"], &["m"]);
+    for what in reads(&mut planner, start) {
+        planner.done(what, Verdict::Settled, start);
+    }
+    planner.changed(What::Root);
+    assert_eq!(reads(&mut planner, start), [What::Root]);
+    planner.done(What::Root, Verdict::Held, start);
+    planner.changed(table("a"));
+    planner.changed(What::Names);
+    planner.miss("n");
+    assert_eq!(reads(&mut planner, start), [What::Names]);
+    planner.done(What::Names, Verdict::Settled, start);
+    let mut now = start;
+    for _ in 0..100 {
+        let wake_at = planner.wake_at().unwrap();
+        assert!(wake_at > now, "it does not spin");
+        now = wake_at;
+        assert_eq!(reads(&mut planner, now), [What::Root], "no sweep either");
+        planner.done(What::Root, Verdict::Held, now);
+    }
+    planner.sweep_round_at = now + SWEEP_ROUND;
+    planner.changed(What::Root);
+    assert_eq!(reads(&mut planner, now), [What::Root]);
+    planner.done(What::Root, Verdict::Settled, now);
+    planner.confirm_again(vec!["b".into(), "a".into()], now);
+    assert_eq!(reads(&mut planner, now), [table("a"), table("b"), table("n")]);
+}

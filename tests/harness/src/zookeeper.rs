@@ -55,6 +55,8 @@ const LEADER_WITHIN: Duration = Duration::from_secs(1);
 const CONFIG_FILE: &str = "zoo.cfg";
 /// More options of java, a line each.
 const JAVA_FILE: &str = "java";
+/// Where it keeps snapshots and transactions.
+const DATA: &str = "version-2";
 const CLASSPATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
 const MAIN_CLASS: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 /// Small and quick to start: one compiler, one collector, nothing synced, no 64 MB log files.
@@ -138,6 +140,14 @@ impl ZooKeeper {
         if let Err(why) = self.wait_until_serving() {
             panic!("{why}");
         }
+    }
+
+    /// Kills it, takes its data away and starts it: the same server, with an empty tree and zxids that begin again.
+    #[track_caller]
+    pub fn wipe(&self) {
+        self.kill();
+        fs::remove_dir_all(self.scratch.path().join(DATA)).expect("it has data");
+        self.restart();
     }
 
     /// Like [`restart`](Self::restart), but does not wait: a member of an ensemble cannot serve before others do.
@@ -273,6 +283,15 @@ impl ZooKeeper {
                 done => done.map(drop),
             }
         });
+    }
+
+    /// Deletes a znode and all that is below it, as `deleteall` of zkCli.sh does: the children first, in their order.
+    #[track_caller]
+    pub fn delete_all(&self, path: &str) {
+        for name in self.children(path) {
+            self.delete_all(&format!("{path}/{name}"));
+        }
+        self.delete(path);
     }
 
     /// Whether the znode is there.

@@ -134,6 +134,11 @@ impl Checker {
         if took > weather.bounds.answer && !weather.is_mute(view, sent, answered) {
             return wrong(format!("it took {took:.3?}, longer than {:?}", weather.bounds.answer));
         }
+        if weather.is_gone(view, sent, answered)
+            && matches!(told, Told::Unknown | Told::Unavailable)
+        {
+            return Ok(Right { age: Duration::ZERO, cached: false });
+        }
         let cached = |at: usize| {
             let since = |good: usize| &history.versions()[good + 1..=at.max(good)];
             seen.good.is_some_and(|good| since(good).iter().all(|v| v.value != Value::Absent))
@@ -478,6 +483,26 @@ mod tests {
         let deleted = history(&[(1.0, A), (6.0, Value::Absent), (7.0, B)]);
         judge("deleted and created", &deleted, &weather, &cached, None);
         judge("unknown tables, too", &History::new(), &weather, &[asked(9.0, Unavailable)], None);
+    }
+
+    #[test]
+    fn a_table_that_is_held_is_never_unknown_but_for_a_moment() {
+        let steady = history(&[(1.0, A)]);
+        let mut weather = trouble(5.0, 20.0);
+        let ticket = weather.begin("deleted", Whom::All, Excuse::Gone, at(6.0));
+        weather.end(ticket, at(7.0));
+        let seen = || asked(4.0, Cluster(0));
+        for moment in [Unknown, Unavailable] {
+            judge("a moment", &steady, &weather, &[seen(), asked(6.5, moment)], None);
+        }
+        judge(
+            "held",
+            &steady,
+            &weather,
+            &[seen(), asked(6.5, Unknown), asked(9.0, Cluster(0))],
+            None,
+        );
+        judge("believed", &steady, &weather, &[seen(), asked(9.0, Unknown)], NONE_EXPLAINS);
     }
 
     #[test]

@@ -9,9 +9,14 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use harness::http::{get, request};
+use harness::proxy::Proxy;
+use harness::wait::poll;
+use serde_json::Value;
+
 use crate::aftermath;
 use crate::crowd::another_cluster;
-use crate::history::Value;
+use crate::history::Value as Written;
 use crate::weather::{Excuse, Whom};
 use crate::world::{ROOT, World};
 use harness::rng::Rng;
@@ -90,6 +95,9 @@ pub const LAST: Fault = short("root-gone", root_gone);
 
 /// A follower that lags is late by what its leader takes, too.
 const LAG_MORE: Duration = Duration::from_millis(100);
+/// How long it may take until a proxy shows what it holds: servers that lag are looked at after 30 s, and one without the
+/// right root is kept for up to 30 s.
+const HELD_WITHIN: Duration = Duration::from_secs(100);
 /// How often a table is deleted and created.
 const RECREATIONS: usize = 4;
 /// Tables moved after each blow.
@@ -348,7 +356,7 @@ fn junk(scene: &mut Scene<'_>) {
     let tables = || (first..world.writable()).step_by(5);
     world.say("  junk in a fifth of the tables");
     for table in tables() {
-        world.write(table, |_| Value::Junk);
+        world.write(table, |_| Written::Junk);
     }
     scene.hold_ms(500..=2_000);
     for table in tables() {
@@ -363,7 +371,7 @@ fn recreate(scene: &mut Scene<'_>) {
     for round in 0..RECREATIONS {
         world.say("  a tenth of the tables are deleted and created at once");
         for table in (first..world.writable()).step_by(10) {
-            world.write(table, |_| Value::Absent);
+            world.write(table, |_| Written::Absent);
             world.write(table, |history| another_cluster(history, scene.rng));
         }
         // The first time nothing is wrong with ZooKeeper.
@@ -374,21 +382,78 @@ fn recreate(scene: &mut Scene<'_>) {
     scene.settle();
 }
 
-/// All tables are deleted, and then the root; both come back. Nothing is wrong with ZooKeeper.
+/// All tables and the root are deleted, as by `deleteall`. What was known is served on until an operator accepts what
+/// has come instead.
 fn root_gone(scene: &mut Scene<'_>) {
+    held(scene, "all tables and the root are deleted", |world| {
+        world.server(0).delete_all(ROOT);
+    });
+}
+
+/// Does something after which ZooKeeper has no root, and shows that all that was known is served on. Then the root and all
+/// tables are created, elsewhere, and accepted.
+fn held(scene: &mut Scene<'_>, what: &str, act: impl FnOnce(&World)) {
     let world = scene.world;
     let gate = world.shut_gate();
-    world.say("  all tables and the root are deleted");
-    let tables = 0..world.writable();
-    for table in tables.clone() {
-        world.write_past_gate(table, |_| Value::Absent);
+    // One that was deleted shortly before would return with the hold.
+    for table in 0..world.writable() {
+        if world.history(table).last().value == Written::Absent {
+            world.write_past_gate(table, |history| another_cluster(history, scene.rng));
+        }
     }
-    world.server(0).delete(ROOT);
+    if aftermath::await_current(world).is_none() {
+        return;
+    }
+    let stale = world.begin(what, Whom::All, Excuse::Stale);
+    // The first tables go one by one, and return with the hold.
+    let gone = world.begin("the first of them are believed", Whom::All, Excuse::Gone);
+    act(world);
+    await_hold(world, "root_missing");
+    world.over(gone);
     scene.hold_ms(500..=2_500);
     world.say("  the root and all tables are created");
     world.server(0).create(ROOT, "");
-    for table in tables {
+    for table in 0..world.writable() {
         world.write_past_gate(table, |history| another_cluster(history, scene.rng));
     }
+    await_hold(world, "root_foreign");
+    scene.hold_ms(500..=1_000);
+    for proxy in &world.proxies {
+        accept(world, proxy);
+    }
+    world.over(stale);
     drop(gate);
+    scene.settle();
+}
+
+/// What a proxy holds.
+fn hold_of(proxy: &Proxy) -> Value {
+    let page = get(proxy.admin(), "/routes");
+    serde_json::from_str::<Value>(&page).unwrap_or_default()["hold"].clone()
+}
+
+fn await_hold(world: &World, kind: &str) {
+    for (number, proxy) in world.proxies.iter().enumerate() {
+        let is_held = || (hold_of(proxy)["kind"] == kind || world.end.is_over()).then_some(());
+        if poll(HELD_WITHIN, is_held).is_none() {
+            let shown = hold_of(proxy);
+            world.end.fail(|| format!("proxy {number}: want a hold, {kind}, got {shown}"));
+        }
+    }
+}
+
+/// As an operator does, until he accepts what there is: its tables are counted a moment later.
+fn accept(world: &World, proxy: &Proxy) {
+    let accepted = || {
+        let hold = hold_of(proxy);
+        let czxid = hold["czxid"].as_str().unwrap_or("none");
+        let path = format!("/routes/accept?czxid={czxid}&gone={}", hold["gone"]);
+        let is_accepted =
+            hold["gone"] == 0 && request(proxy.admin(), "POST", &path, "").status == 200;
+        (is_accepted || world.end.is_over()).then_some(())
+    };
+    if poll(HELD_WITHIN, accepted).is_none() {
+        let shown = hold_of(proxy);
+        world.end.fail(|| format!("want the hold accepted, got {shown}"));
+    }
 }

@@ -54,6 +54,8 @@ pub enum Excuse {
     Late(Duration),
     /// Not answering while it lasts.
     Mute,
+    /// Taking tables for gone while it lasts.
+    Gone,
 }
 
 /// What one proxy says of one table.
@@ -168,6 +170,15 @@ impl Weather {
     pub fn is_mute(&self, view: View, from: Time, to: Time) -> bool {
         self.troubles.iter().any(|trouble| {
             trouble.excuse == Excuse::Mute
+                && trouble.concerns(view)
+                && trouble.overlaps(from, to, Duration::ZERO)
+        })
+    }
+
+    /// Whether tables may be taken for gone at a moment of this time.
+    pub fn is_gone(&self, view: View, from: Time, to: Time) -> bool {
+        self.troubles.iter().any(|trouble| {
+            trouble.excuse == Excuse::Gone
                 && trouble.concerns(view)
                 && trouble.overlaps(from, to, Duration::ZERO)
         })
