@@ -28,14 +28,14 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::connection::Connection;
+use super::connection::{CloseReason, Connection};
 use super::deadlines::Deadlines;
 use super::host;
 use super::hosts::Hosts;
 use super::hub::ClientHub;
 use super::listener::{HANDSHAKES, Listener};
 use super::note::{ConnectionKey, Note, StopBy};
-use super::stop::Stop;
+use super::stop::{Goodbyes, Stop};
 use crate::config::{AcceptLimits, ClientLimits};
 use crate::logging::Throttle;
 use crate::metrics::Refusal;
@@ -95,6 +95,7 @@ pub struct Acceptor {
     accept_at: Option<Instant>,
     /// Clients hold more than they may together: close those that take nothing, from then on.
     overfull_at: Option<Instant>,
+    goodbyes: Goodbyes,
     stop: Option<Stop>,
     /// Look what a stop still waits for, then.
     stop_at: Option<Instant>,
@@ -148,6 +149,7 @@ impl Acceptor {
             readable: Vec::new(),
             accept_at: None,
             overfull_at: None,
+            goodbyes: Goodbyes::default(),
             stop: None,
             stop_at: None,
             next_id: 1,
@@ -197,8 +199,14 @@ impl Acceptor {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let times =
-            [self.deadlines.first(), self.accept_at, self.life_at, self.overfull_at, self.stop_at];
+        let times = [
+            self.deadlines.first(),
+            self.accept_at,
+            self.life_at,
+            self.overfull_at,
+            self.stop_at,
+            self.goodbyes.first(),
+        ];
         let next = times.into_iter().flatten().min()?;
         // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
         let left = next.saturating_duration_since(Instant::now());
@@ -219,10 +227,8 @@ impl Acceptor {
         if !event.is_readable() && !ends {
             return;
         }
-        match &self.stop {
-            None if connection.notify(now) => self.readable.push(connection.clone()),
-            None => {}
-            Some(stop) => stop.hear(connection),
+        if !self.goodbyes.hear(connection) && self.stop.is_none() && connection.notify(now) {
+            self.readable.push(connection.clone());
         }
     }
 
@@ -260,7 +266,9 @@ impl Acceptor {
         }
         if let Some(age) = due.leave_at_age {
             let leaving = self.registry.iter().filter(|(_, connection)| connection.leave(age));
-            leaving.take(LEAVES_PER_TICK).for_each(drop);
+            for (_, connection) in leaving.take(LEAVES_PER_TICK) {
+                self.goodbyes.say(connection, now);
+            }
         }
         let is_deserted = !due.accepts && self.listeners.is_empty() && self.registry.is_empty();
         if (is_deserted || due.is_over)
@@ -309,6 +317,7 @@ impl Acceptor {
 
     fn forget(&mut self, key: ConnectionKey) {
         self.deadlines.set(key, None);
+        self.goodbyes.forget(key);
         if self.find(key).is_none() {
             return;
         }
@@ -363,6 +372,11 @@ impl Acceptor {
         while let Some(key) = self.deadlines.pop_over(now) {
             self.watch(key, now);
         }
+        while let Some(key) = self.goodbyes.pop_over(now) {
+            if let Some(connection) = self.find(key) {
+                connection.close(CloseReason::Stop);
+            }
+        }
     }
 
     // ---- a stop
@@ -389,7 +403,9 @@ impl Acceptor {
         };
         if self.stop_at.is_some_and(|at| at <= now) {
             self.stop_at = Some(now + STOP_TICK);
-            self.registry.iter().for_each(|(_, connection)| stop.look_after(connection, now));
+            for (_, connection) in &self.registry {
+                stop.look_after(connection, &mut self.goodbyes, now);
+            }
         }
         if !self.registry.is_empty() {
             return ControlFlow::Continue(());

@@ -477,9 +477,9 @@ impl Connection {
         self.closed.load(SeqCst)
     }
 
-    /// Closes the connection if its client loses nothing by it: it is so old, nothing is under way for the client nor
+    /// Lets the client go if it loses nothing by it: it is so old, nothing is under way for the client nor
     /// in the socket, and since the last such look it has neither come nor asked, for then its next question may be on
-    /// its way. True: it is closed. Only for `accept`.
+    /// its way. True: nobody reads it any more, say goodbye. Only for `accept`.
     pub fn leave(self: &Arc<Self>, min_age: Duration) -> bool {
         let age = Duration::from_millis(self.hub.now_ms() - self.accepted_at_ms);
         // While it is resumed here no worker reads.
@@ -491,26 +491,23 @@ impl Connection {
             return false;
         }
         let peeked = self.stream.peek(&mut [0]);
-        let leaves = matches!(peeked, Err(e) if e.kind() == ErrorKind::WouldBlock);
-        if leaves {
-            self.close(CloseReason::Stop);
-        }
+        let may_leave = matches!(peeked, Err(e) if e.kind() == ErrorKind::WouldBlock);
         // Nobody but `accept` notifies, so no readiness came in between; what was peeked at has an edge of its own.
         let is_again = self.readiness.end();
         debug_assert!(!is_again, "only accept notifies");
-        leaves
+        may_leave && self.readiness.seize()
     }
 
-    /// Says that nothing more will be sent, if the client has all its answers and no worker reads it. What the client
-    /// sends from then on is discarded by [`Connection::discard`]: a close with unread input would reset the connection,
-    /// and destroy answers on their way. Only for `accept`, at a stop.
-    pub fn finish_if_done(&self) -> bool {
+    /// Whether the client has all its answers; nobody reads it from then on. Only for `accept`, at a stop.
+    pub fn is_done(&self) -> bool {
         // Seized first: what a worker reads in its last turn is under way when that turn ends.
-        let is_done = self.readiness.seize() && self.owes_nothing();
-        if is_done {
-            let _ = self.stream.shutdown(Shutdown::Write);
-        }
-        is_done
+        self.readiness.seize() && self.owes_nothing()
+    }
+
+    /// Tells the client that nothing more will be sent.
+    pub fn end_sending(&self) {
+        // It fails only where the client is gone already.
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Reads and drops what the client still sends. True: it has closed its side too. Only for `accept`.

@@ -28,6 +28,11 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         }
     }
 
+    /// Whether `key` has one.
+    pub fn contains(&self, key: K) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
     /// The nearest.
     pub fn first(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)

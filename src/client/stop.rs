@@ -1,31 +1,69 @@
-//! A stop, as far as it concerns clients: nobody is read any more, and each client leaves when it has its answers.
+//! How a client is let go: with all its answers, and by a goodbye.
 //!
 //! ```text
-//! under way ─▶ answered ─▶ taken ─▶ goodbye: no more is sent, what comes is discarded ─▶ closed
-//!     └ not in time   └ nothing for a second, or not in time ──────────────────────────────▲
+//! a stop: under way ─▶ answered ─▶ taken ─▶ goodbye: no more is sent, what comes is discarded ─▶ closed
+//!             └ not in time    └ nothing for a second, or not in time ─────────────────────────────▲
+//! a drain: idle ─────────────────────────▶ goodbye
 //! ```
-//! What comes is discarded because a close with unread input would reset the connection, and destroy answers that are
-//! on their way.
+//! What comes after the goodbye is discarded, because a close with unread input would reset the connection and destroy
+//! answers that are on their way.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
 use super::connection::{CloseReason, Connection};
+use super::deadlines::Deadlines;
 use super::note::{ConnectionKey, StopBy};
 
 /// A client that takes nothing for as long is waited for no longer.
 const STALLED: Duration = Duration::from_secs(1);
-/// How long a client that has all its answers may take to close its side.
+/// How long a client may take to close its side.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Clients that are sent nothing more, until they close.
+#[derive(Default)]
+pub struct Goodbyes {
+    until: Deadlines<ConnectionKey>,
+}
+
+impl Goodbyes {
+    /// To a client that has all its answers and is read by nobody.
+    pub fn say(&mut self, connection: &Arc<Connection>, now: Instant) {
+        connection.end_sending();
+        self.until.set(connection.key(), Some(now + GOODBYE));
+        self.hear(connection);
+    }
+
+    /// The client may have closed its side. False: it was not said goodbye.
+    pub fn hear(&self, connection: &Arc<Connection>) -> bool {
+        let is_leaving = self.until.contains(connection.key());
+        if is_leaving && connection.discard() {
+            connection.close(CloseReason::Stop);
+        }
+        is_leaving
+    }
+
+    /// It is closed.
+    pub fn forget(&mut self, key: ConnectionKey) {
+        self.until.set(key, None);
+    }
+
+    /// When somebody is waited for no longer.
+    pub fn first(&self) -> Option<Instant> {
+        self.until.first()
+    }
+
+    /// Takes out one that is waited for no longer.
+    pub fn pop_over(&mut self, now: Instant) -> Option<ConnectionKey> {
+        self.until.pop_over(now)
+    }
+}
 
 /// A stop under way.
 pub struct Stop {
     by: StopBy,
-    /// Clients that have all their answers and have been told so, since when.
-    goodbyes: HashMap<ConnectionKey, Instant>,
     /// Queries that stay without an answer.
     lost_queries: u32,
     /// Clients that did not take their answers.
@@ -35,7 +73,7 @@ pub struct Stop {
 impl Stop {
     /// Begins one.
     pub fn new(by: StopBy) -> Self {
-        Stop { by, goodbyes: HashMap::new(), lost_queries: 0, cut_clients: 0 }
+        Stop { by, lost_queries: 0, cut_clients: 0 }
     }
 
     /// It is to be over sooner.
@@ -45,33 +83,35 @@ impl Stop {
     }
 
     /// Says goodbye to a client that has all its answers, and closes one that is waited for no longer.
-    pub fn look_after(&mut self, connection: &Arc<Connection>, now: Instant) {
-        if let Some(since) = self.goodbyes.get(&connection.key()) {
-            if now >= *since + GOODBYE || now >= self.by.taken {
-                connection.close(CloseReason::Stop);
-            }
-            return;
-        }
-        if connection.finish_if_done() {
-            self.goodbyes.insert(connection.key(), now);
-            self.hear(connection);
-            return;
-        }
-        let pending = connection.pending();
-        let is_over = match connection.unsent_since() {
-            Some(since) if pending == 0 => now >= (since + STALLED).min(self.by.taken),
-            _ => now >= self.by.answered.min(self.by.taken),
-        };
-        if is_over && !connection.is_closed() {
-            self.lost_queries += pending;
-            self.cut_clients += usize::from(pending == 0);
-            connection.close(CloseReason::Stop);
+    pub fn look_after(
+        &mut self,
+        connection: &Arc<Connection>,
+        goodbyes: &mut Goodbyes,
+        now: Instant,
+    ) {
+        if now >= self.by.taken.max(self.by.answered) {
+            self.cut(connection);
+        } else if goodbyes.until.contains(connection.key()) {
+            // It has what it asked for, and its own time to close.
+        } else if connection.is_done() {
+            goodbyes.say(connection, now);
+        } else if now >= self.patience_with(connection) {
+            self.cut(connection);
         }
     }
 
-    /// A client that was said goodbye may have closed its side.
-    pub fn hear(&self, connection: &Arc<Connection>) {
-        if self.goodbyes.contains_key(&connection.key()) && connection.discard() {
+    fn patience_with(&self, connection: &Connection) -> Instant {
+        match connection.unsent_since() {
+            Some(since) if connection.pending() == 0 => (since + STALLED).min(self.by.taken),
+            _ => self.by.answered,
+        }
+    }
+
+    fn cut(&mut self, connection: &Arc<Connection>) {
+        if !connection.is_closed() {
+            let pending = connection.pending();
+            self.lost_queries += pending;
+            self.cut_clients += usize::from(pending == 0 && connection.unsent_since().is_some());
             connection.close(CloseReason::Stop);
         }
     }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::client::{Client, NoAnswer};
-use harness::http::get;
+use harness::http::{get, request};
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::wait::eventually;
@@ -415,6 +415,27 @@ fn a_stop_does_not_wait_for_clients_that_take_nothing_nor_for_mute_clusters() {
         "{}",
         proxy.log()
     );
+}
+
+#[test]
+fn a_client_that_asks_when_it_is_let_go_is_not_reset() {
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy_with("stop: {min_age: 0}");
+    let mut client = proxy.client();
+    assert!(client.ask("t").is_ok());
+    assert_eq!(request(proxy.admin(), "POST", "/drain", "").body, "draining\n");
+    let mut stream = client.stream().try_clone().unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(stream.peek(&mut [0]).unwrap(), 0, "it is told to leave");
+    // As a query does that crosses with the goodbye.
+    for _ in 0..3 {
+        client.send(&frames("t", 1));
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(stream.read(&mut [0]).expect("closed, not reset"), 0);
+    drop((client, stream));
+    eventually("it is closed", SOON, || metric(&proxy, "client_connection_count") == 0.0);
 }
 
 #[test]
