@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::client::NoAnswer;
-use harness::meta_server::{Behaviour, MetaServer};
+use harness::meta_server::{Behaviour, Lie, MetaServer};
 use harness::proxy::Proxy;
 use harness::rdsn::{Frame, RdsnClient, Verdict};
 use harness::wait::eventually;
@@ -397,6 +397,50 @@ fn what_would_abort_a_client_does_not_reach_it() {
         meta.put_answer("t", result.clone());
         let id = client.send_query("t", &[]);
         assert_eq!(client.read_answer(), minimal(id, ERR_OK, result), "{why}");
+    }
+}
+
+#[test]
+fn a_metaserver_that_lies_or_changes_its_mind_harms_no_client() {
+    let meta = MetaServer::start();
+    meta.put_table("t", QueryCfgResponse::table(1, 4, addr(PRIMARY)).with_host_ports());
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy_with("query_timeout_ms: 300");
+    let lies = [
+        Lie::WrongSeq,
+        Lie::WrongName,
+        Lie::HugeLength,
+        Lie::NegativeLength,
+        Lie::TinyLength,
+        Lie::Garbage,
+        Lie::TruncatedFrame,
+        Lie::JunkResult,
+        Lie::NoResult,
+    ];
+    let behaviours = lies.map(Behaviour::Lie).into_iter().chain([
+        Behaviour::CloseOnRequest,
+        Behaviour::FrameError("ERR_FORWARD_TO_OTHERS"),
+        Behaviour::NotReady("ERR_FORWARD_TO_OTHERS"),
+        Behaviour::NotReady("ERR_NO_SUCH_ERROR"),
+        Behaviour::Follower { leader: Some(proxy.addr()) },
+        Behaviour::CloseAfterAnswer,
+    ]);
+    let mut clients: Vec<_> = (0..4).map(|_| RdsnClient::connect(proxy.addr())).collect();
+    for behaviour in behaviours {
+        meta.set(behaviour.clone());
+        let ids: Vec<u64> = clients.iter_mut().map(|client| client.send_query("t", &[])).collect();
+        for (client, id) in clients.iter_mut().zip(ids) {
+            let verdict = client.read_answer().judge(id);
+            let Verdict::Takes(config) = verdict else { panic!("{behaviour:?}: {verdict:?}") };
+            assert_ne!(config.err, "ERR_FORWARD_TO_OTHERS", "{behaviour:?}");
+        }
+        meta.set(Behaviour::Leader);
+        let want = QueryCfgResponse::table(1, 4, addr(PRIMARY)).with_host_ports();
+        for client in &mut clients {
+            eventually("it is served again", SOON, || {
+                client.ask("t") == Verdict::Takes(want.clone())
+            });
+        }
     }
 }
 
