@@ -115,6 +115,7 @@ pub mod process;
 pub mod admin;
 pub mod metrics;
 
+pub mod activity;
 pub mod age;
 pub mod cli;
 pub mod config;

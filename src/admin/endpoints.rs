@@ -10,7 +10,13 @@
 //! | `/clusters` | JSON: every cluster that a cached route names, failing ones first |
 //! | `/clients` | JSON: who uses which table, the latest first; `?client=`, `?table=`, `?limit=` |
 //! | `/routes/accept` | POST, from this machine only: what is held may go; `?czxid=` and `?gone=` as it was shown |
+//! | `/threads` | JSON: every thread, what it does, since when, and for which cluster or table |
+//! | `/settings` | JSON: the settings in use, defaults marked, secrets hidden |
+//! | `/log` | the levels of the log; POST `?level=` changes them until the next SIGHUP |
 //! | `/drain`, `/undrain` | POST, from this machine only: take the proxy out of service, and back |
+//!
+//! A POST changes something. It must come from this machine, have a header that browsers do not send by themselves, and
+//! be asked by an address or a name of this host.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -19,14 +25,35 @@ use std::time::Duration;
 use log::info;
 use serde_json::{Value, json};
 
-use super::http_message::{Method, Request, Response};
+use super::http_message::{DELIBERATE, Method, Request, Response};
 use super::snapshot::Inside;
 use super::verdict::Overview;
-use super::{exposition, metrics, status_page};
+use super::{exposition, falcon, metrics, status_page};
+use crate::activity;
+use crate::config::{self, Reload};
+use crate::logging;
 use crate::route::hold::Refusal;
+use crate::version;
 
 /// Entries of `/clients` without a limit.
 const MAX_CLIENTS: usize = 1_000;
+
+/// What there is, for whoever asks for something else.
+const LIST: &str = "\
+/           status page; ?q= searches
+/metrics    for Prometheus
+/healthz    whether the process lives
+/readyz     whether clients should come here
+/routes     JSON: cached tables; ?table=
+/clusters   JSON: clusters, and ZooKeeper
+/clients    JSON: which client uses which table; ?client= ?table= ?limit=
+/threads    JSON: what each thread does
+/settings   JSON: the settings in use
+/log        levels of the log; POST ?level=info,zk=debug
+/routes/accept  POST: let go what is held; ?czxid= ?gone=
+/drain      POST: out of service
+/undrain    POST: back
+";
 
 /// All pages.
 pub struct Pages {
@@ -39,13 +66,22 @@ pub struct Pages {
 impl Pages {
     /// The answer to a request.
     pub fn answer(&self, request: &Request) -> Response {
+        let response = self.page(request);
+        if request.takes_gzip { response.gzipped() } else { response }
+    }
+
+    fn page(&self, request: &Request) -> Response {
         let inside = &*self.inside;
         let changes = matches!(request.path.as_str(), "/drain" | "/undrain" | "/routes/accept");
         match (request.method, changes) {
             (Method::Get, true) => return Response::wrong_method("POST"),
-            (Method::Post, false) => return Response::wrong_method("GET, HEAD"),
-            (Method::Post, true) if !request.is_from_this_host() => {
-                return Response::text(403, "only from this machine\n");
+            (Method::Post, false) if request.path != "/log" => {
+                return Response::wrong_method("GET, HEAD");
+            }
+            (Method::Post, _) => {
+                if let Err(why) = may_change(request) {
+                    return Response::text(403, format!("{why}\n"));
+                }
             }
             _ => {}
         }
@@ -74,6 +110,9 @@ impl Pages {
                 json_page(&json!({ "zookeeper": zookeeper, "clusters": clusters }))
             }
             "/clients" => json_page(&clients(inside, request)),
+            "/threads" => json_page(&json!({ "threads": threads() })),
+            "/settings" => json_page(&settings(inside)),
+            "/log" => log_levels(request),
             "/drain" => {
                 info!("client={} drain", request.peer);
                 inside.life.drain();
@@ -84,7 +123,7 @@ impl Pages {
                 inside.life.undrain();
                 in_service(inside)
             }
-            _ => Response::not_found(),
+            _ => Response::not_found(LIST),
         }
     }
 }
@@ -118,6 +157,75 @@ fn read_czxid(text: &str) -> Option<i64> {
         "none" => Some(0),
         text => i64::from_str_radix(text.strip_prefix("0x")?, 16).ok().filter(|czxid| *czxid > 0),
     }
+}
+
+/// Whether a POST may change something, or why not.
+fn may_change(request: &Request) -> Result<(), String> {
+    if !request.is_from_this_host() {
+        return Err("only from this machine".to_owned());
+    }
+    if !request.is_deliberate {
+        return Err(format!(
+            "want a header, so that no browser does it unasked: {DELIBERATE}: yes"
+        ));
+    }
+    match request.is_asked_by_own_name(&falcon::host_name()) {
+        true => Ok(()),
+        false => Err("want an address or the name of this host in the URL".to_owned()),
+    }
+}
+
+fn threads() -> Vec<Value> {
+    let thread = |thread: activity::Thread| {
+        json!({
+            "name": thread.name,
+            "thread_id": thread.thread_id,
+            "state": thread.state,
+            "cpu_s": seconds(thread.cpu),
+            "doing": thread.doing,
+            "subject": Some(thread.subject).filter(|subject| !subject.is_empty()),
+            "since_s": thread.since.map(seconds),
+        })
+    };
+    activity::list().into_iter().map(thread).collect()
+}
+
+fn settings(inside: &Inside) -> Value {
+    let file = inside.settings.lock();
+    let settings: Vec<Value> = file
+        .running
+        .iter()
+        .map(|(key, setting)| {
+            json!({
+                "key": key,
+                "value": setting.shown(),
+                "is_default": setting.line == 0,
+                "needs_restart": setting.reload == Reload::NeedsRestart,
+            })
+        })
+        .collect();
+    json!({
+        "version": version::VERSION,
+        "commit": version::COMMIT,
+        "build": version::BUILD,
+        "settings": settings,
+        "waiting": file.waiting,
+        "rejected": file.rejected.as_ref().map(|(why, _)| why),
+    })
+}
+
+fn log_levels(request: &Request) -> Response {
+    match (request.method, request.query("level")) {
+        (Method::Get, _) => {}
+        (Method::Post, Some(levels)) if config::is_filter(levels) => {
+            info!("client={} log levels {levels:?} until the next SIGHUP", request.peer);
+            logging::set_levels(levels);
+        }
+        (Method::Post, _) => {
+            return Response::text(400, "want /log?level=info or a list, info,zk=debug\n");
+        }
+    }
+    Response::text(200, format!("{}\n", logging::levels()))
 }
 
 /// What became of it: a proxy that stops neither drains nor comes back.

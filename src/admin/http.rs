@@ -22,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::http_message::{MAX_BODY_BYTES, MAX_HEAD_BYTES, Request, Response, read_request};
+use crate::activity;
 use crate::logging::Throttle;
 
 /// More than one, so that a page which takes long to write does not keep a health check waiting.
@@ -97,6 +98,7 @@ struct Server {
 
 impl Server {
     fn run(mut self) {
+        activity::now("serves pages", &[]);
         while !self.stop.load(Relaxed) {
             let (may_accept, ready) = self.wait();
             let mut ready = ready.into_iter();
@@ -288,7 +290,7 @@ mod tests {
             (Method::Get, "/panic") => panic!("a handler may be wrong"),
             (Method::Post, "/drain") => Response::text(202, ""),
             (_, "/drain") => Response::wrong_method("POST"),
-            _ => Response::not_found(),
+            _ => Response::not_found(""),
         };
         Http::start(bind("127.0.0.1:0".parse().unwrap()).unwrap(), Arc::new(handler)).unwrap()
     }
@@ -430,7 +432,7 @@ mod tests {
         ];
         let mut server = Server {
             listener: Arc::new(listener.try_clone().unwrap()),
-            handler: Arc::new(|_: &Request| Response::not_found()),
+            handler: Arc::new(|_: &Request| Response::not_found("")),
             stop: Arc::default(),
             exchanges,
             accept_at: Instant::now(),

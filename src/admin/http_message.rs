@@ -4,9 +4,11 @@
 //! connection throws it away.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use httparse::Header;
+
+use super::gzip;
 
 /// A head that is longer is none of ours: browsers send some hundred bytes.
 pub const MAX_HEAD_BYTES: usize = 8 * 1024;
@@ -14,6 +16,9 @@ pub const MAX_HEAD_BYTES: usize = 8 * 1024;
 pub const MAX_BODY_BYTES: u64 = 64 * 1024;
 /// As many lines as a head may have.
 const MAX_HEADERS: usize = 64;
+
+/// A POST wants this header, with any value. No page of another site can have a browser send it unasked.
+pub const DELIBERATE: &str = "X-Meta-Proxy";
 
 /// What is wanted. HEAD is a GET whose answer loses its body on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,12 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     /// The Accept header; empty without one.
     pub accept: String,
+    /// Whether the answer may be compressed.
+    pub takes_gzip: bool,
+    /// The name or address by which it was asked, without the port; empty without a Host header.
+    pub host: String,
+    /// Whether it has the header [`DELIBERATE`].
+    pub is_deliberate: bool,
     /// Who asks.
     pub peer: SocketAddr,
     /// Where the request came in.
@@ -49,6 +60,17 @@ impl Request {
     pub fn is_from_this_host(&self) -> bool {
         let [peer, at] = [self.peer, self.at].map(|addr| addr.ip().to_canonical());
         peer.is_loopback() || peer == at
+    }
+
+    /// Whether it was asked by an address, as `localhost`, or by the name of this host. A name that somebody else gives to an
+    /// address of ours (DNS rebinding) makes a foreign page one of this server to the browser.
+    pub fn is_asked_by_own_name(&self, host_name: &str) -> bool {
+        let host = self.host.as_str();
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let is_address = address.unwrap_or(host).parse::<IpAddr>().is_ok();
+        let is_own = |name: &str| !name.is_empty() && host.eq_ignore_ascii_case(name);
+        let short = host_name.split('.').next().unwrap_or_default();
+        host.is_empty() || is_address || is_own("localhost") || is_own(host_name) || is_own(short)
     }
 
     /// The first value of this name in the query.
@@ -92,6 +114,10 @@ pub fn read_request(
         path: decode(path, false).ok_or_else(bad_target)?,
         query: decode_pairs(query).ok_or_else(bad_target)?,
         accept: header(head.headers, "accept").unwrap_or_default().into_owned(),
+        takes_gzip: header(head.headers, "accept-encoding")
+            .is_some_and(|encodings| gzip::is_accepted(&encodings)),
+        host: without_port(&header(head.headers, "host").unwrap_or_default()).to_owned(),
+        is_deliberate: header(head.headers, DELIBERATE).is_some_and(|value| !value.is_empty()),
         peer,
         at,
     }))
@@ -100,6 +126,14 @@ pub fn read_request(
 fn header<'a>(headers: &[Header<'a>], name: &str) -> Option<Cow<'a, str>> {
     let found = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
     Some(String::from_utf8_lossy(found.value))
+}
+
+/// `h` of `h:80`, `[::1]` of `[::1]:80`.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
 }
 
 fn check_body(headers: &[Header<'_>]) -> Result<(), Response> {
@@ -189,9 +223,18 @@ impl Response {
         Response { content_security_policy: policy.into(), ..page }
     }
 
-    /// Nothing is there.
-    pub fn not_found() -> Self {
-        Response::text(404, "no such page\n")
+    /// Nothing is there; `pages` are what there is.
+    pub fn not_found(pages: &str) -> Self {
+        Response::text(404, format!("no such page; there are:\n{pages}"))
+    }
+
+    /// The same in gzip, if it is long enough for that.
+    pub fn gzipped(mut self) -> Self {
+        if self.body.len() >= gzip::MIN_BYTES {
+            self.body = gzip::compress(&self.body);
+            self = self.with_header("Content-Encoding", "gzip");
+        }
+        self.with_header("Vary", "Accept-Encoding")
     }
 
     /// The method is not one of `allowed`, `GET, HEAD`.
@@ -277,6 +320,27 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_somebody_else_gave_this_host_is_not_its_own() {
+        for (host, want) in [
+            ("127.0.0.1:9091", true),
+            ("10.0.0.1", true),
+            ("[::1]:9091", true),
+            ("localhost:9091", true),
+            ("Proxy-07.example:9091", true),
+            ("proxy-07", true),
+            ("", true),
+            ("evil.example:9091", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost.evil.example", false),
+        ] {
+            let head = format!("POST /drain HTTP/1.1\r\nHost: {host}\r\nx-meta-PROXY: 1\r\n\r\n");
+            let request = read_request(head.as_bytes(), peer(), at()).unwrap().unwrap();
+            assert_eq!(request.is_asked_by_own_name("proxy-07.example"), want, "{host}");
+            assert!(request.is_deliberate);
+        }
+    }
+
+    #[test]
     fn a_request_is_decoded() {
         let input = b"HEAD /a%20b?q=x%2By+z&empty&=%3D HTTP/1.1\r\nhost: h\r\nACCEPT: text/plain\r\n\r\nrest";
         let request = read_request(input, peer(), at()).unwrap().unwrap();
@@ -287,6 +351,9 @@ mod tests {
             path: "/a b".to_owned(),
             query: vec![pair("q", "x+y z"), pair("empty", ""), pair("", "=")],
             accept: "text/plain".to_owned(),
+            takes_gzip: false,
+            host: "h".to_owned(),
+            is_deliberate: false,
             peer: peer(),
             at: at(),
         };

@@ -12,6 +12,7 @@ pub mod endpoints;
 pub mod exposition;
 pub mod falcon;
 pub mod family;
+pub mod gzip;
 pub mod http;
 pub mod http_message;
 pub mod metrics;

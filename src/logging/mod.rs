@@ -44,6 +44,7 @@ static LOGGER: OnceLock<Arc<Logger>> = OnceLock::new();
 struct Logger {
     /// Only decides; what it lets through is written here.
     filter: RwLock<env_logger::Logger>,
+    levels: Mutex<String>,
     is_json: AtomicBool,
     queue: Queue,
     lost: Mutex<Option<Lost>>,
@@ -82,7 +83,8 @@ impl Logger {
     /// As long as no settings are known.
     fn new() -> Self {
         Logger {
-            filter: RwLock::new(filter("info")),
+            filter: RwLock::new(filter(&levels_in_use("info"))),
+            levels: Mutex::new(levels_in_use("info")),
             is_json: AtomicBool::new(false),
             queue: Queue::default(),
             lost: Mutex::new(None),
@@ -97,11 +99,16 @@ impl Logger {
     }
 
     fn apply(&self, settings: &LogSettings) {
-        let filter = filter(&settings.level);
-        log::set_max_level(filter.filter());
-        *self.filter.write() = filter;
+        self.set_levels(&levels_in_use(&settings.level));
         self.is_json.store(settings.json, Relaxed);
         self.queue.order(|orders| orders.keep = Some(settings.keep));
+    }
+
+    fn set_levels(&self, levels: &str) {
+        let filter = filter(levels);
+        log::set_max_level(filter.filter());
+        *self.filter.write() = filter;
+        levels.clone_into(&mut self.levels.lock());
     }
 
     fn line(&self, record: &Record<'_>) -> String {
@@ -115,9 +122,13 @@ impl Logger {
     }
 }
 
-/// By the levels of the settings, unless the environment has others.
 fn filter(levels: &str) -> env_logger::Logger {
-    Builder::new().parse_filters(&levels_of_env().unwrap_or(levels.to_owned())).build()
+    Builder::new().parse_filters(levels).build()
+}
+
+/// The levels of the settings, unless the environment has others.
+fn levels_in_use(levels: &str) -> String {
+    levels_of_env().unwrap_or(levels.to_owned())
 }
 
 /// `RUST_LOG`, which takes precedence over the levels in the settings.
@@ -147,6 +158,18 @@ pub fn apply(settings: &LogSettings) {
         logger.apply(settings);
     }
     ACCESS_SAMPLE.store(settings.access_sample, Relaxed);
+}
+
+/// Logs by these levels until [`apply`] says otherwise, whatever the environment says.
+pub fn set_levels(levels: &str) {
+    if let Some(logger) = LOGGER.get() {
+        logger.set_levels(levels);
+    }
+}
+
+/// The levels in use.
+pub fn levels() -> String {
+    LOGGER.get().map(|logger| logger.levels.lock().clone()).unwrap_or_default()
 }
 
 /// Has the log file reopened, after all lines before: somebody has put it aside. Returns at once. If it cannot be

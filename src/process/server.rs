@@ -14,6 +14,7 @@ use log::{error, info, warn};
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
+use crate::activity;
 use crate::admin::endpoints::Pages;
 use crate::admin::falcon::{self, Falcon, FalconOptions};
 use crate::admin::http::Http;
@@ -406,6 +407,7 @@ fn limits_in_use(settings: &Settings, accept: &AcceptLimits) -> Vec<(&'static st
 
 /// Without its accept loop the proxy is deaf: it stops, in order, and is started anew.
 fn accept_or_stop(acceptor: Acceptor, on_drained: impl Fn()) -> io::Result<()> {
+    activity::now("polls the sockets of clients", &[]);
     let ran = acceptor.run();
     if let Err(e) = &ran {
         error!("the accept loop failed: {e}");

@@ -22,6 +22,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use log::error;
 
+use crate::activity::{self, SERVING};
 use crate::client::ask::{Ask, answer_all};
 use crate::client::connection::{Connection, Turn};
 use crate::client::outbox::Reply;
@@ -248,7 +249,11 @@ impl Router {
         }
         self.metrics.calls.add(1);
         self.metrics.flights_joined.add(aboard.len() as u64 - 1);
-        course.cluster.call(key, aboard, course, meanwhile)
+        let table = aboard.first().map_or("", |ask| &*ask.table);
+        activity::now("calls a cluster", &[&course.cluster.name, table]);
+        let outcome = course.cluster.call(key, aboard, course, meanwhile);
+        activity::now(SERVING, &[]);
+        outcome
     }
 
     /// These waited for a cluster that is found to fail.

@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
 use parking_lot::{Condvar, Mutex};
 
+use crate::activity;
 use crate::logging::Throttle;
 use crate::patience::{Patience, SLICE};
 
@@ -171,12 +172,14 @@ impl Resolver {
 fn look_up_all(shared: &Shared, inbox: &Receiver<String>) {
     static FAILED: Throttle = Throttle::new();
     for name in inbox {
+        activity::now("looks up a host", &[&name]);
         let found = name.to_socket_addrs().map(|addrs| {
             let mut addrs: Vec<SocketAddr> = addrs.collect();
             addrs.sort_unstable();
             addrs.dedup();
             addrs
         });
+        activity::now("waits for a host to look up", &[]);
         let now = Instant::now();
         let mut cache = shared.cache.lock();
         cache.retain(|_, entry| now < entry.used_at + FORGET);

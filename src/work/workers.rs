@@ -18,6 +18,7 @@ use log::error;
 
 use super::linger::{Lounge, linger};
 use super::lobby::Lobby;
+use crate::activity::{self, SERVING};
 use crate::client::connection::{CloseReason, Connection};
 use crate::patience::Meanwhile;
 use crate::query::router::Router;
@@ -81,6 +82,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn work(&self, jobs: &Jobs<Job>) {
+        activity::now(SERVING, &[]);
         loop {
             match jobs.next() {
                 Job::Stop => return,

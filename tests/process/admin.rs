@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use harness::http::{self, get, request};
@@ -15,6 +16,8 @@ use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+use crate::package::read;
+use crate::run::run;
 use crate::scrape::series;
 use crate::support::{BINARY, Routes, SOON, addr, meta_with, record};
 
@@ -489,6 +492,141 @@ fn only_this_host_may_drain() {
 }
 
 #[test]
+fn no_page_of_another_site_can_change_anything() {
+    let proxy = Routes::new([]).proxy();
+    for (why, host, header, status) in [
+        ("what an operator sends", "localhost", "X-Meta-Proxy: yes\r\n", 200),
+        ("by address", "127.0.0.1", "X-Meta-Proxy: yes\r\n", 200),
+        ("a form of another site", "127.0.0.1", "", 403),
+        ("DNS rebinding", "evil.example", "X-Meta-Proxy: yes\r\n", 403),
+        ("the same, seen by Origin", "evil.example", "Origin: http://evil.example\r\n", 403),
+    ] {
+        let mut stream = TcpStream::connect(proxy.admin()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        write!(stream, "POST /undrain HTTP/1.1\r\nHost: {host}\r\n{header}\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{why}: {answer}");
+    }
+}
+
+#[test]
+fn threads_tell_what_they_do_and_for_whom() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let proxy = routes.proxy_with("query_timeout_ms: 4000");
+    meta.set(Behaviour::Mute);
+    let mut client = proxy.client();
+    client.send_query(1, "orders");
+    let threads = || json(&proxy, "/threads")["threads"].as_array().cloned().unwrap();
+    let calls = || threads().into_iter().find(|thread| thread["doing"] == "calls a cluster");
+    eventually("a worker calls", SOON, || calls().is_some());
+    let calling = calls().expect("the MetaServer is mute");
+    assert!(calling["name"].as_str().unwrap().starts_with("worker-"), "{calling}");
+    assert_eq!(calling["subject"], "a orders");
+    assert_eq!(calling["state"], "waiting");
+    let names: Vec<String> =
+        threads().iter().map(|thread| thread["name"].as_str().unwrap().to_owned()).collect();
+    for name in ["accept", "admin-1", "log", "worker-000"] {
+        assert!(names.iter().any(|other| other == name), "{name} in {names:?}");
+    }
+    // It moves on, and the listing with it.
+    client.read_answer();
+    eventually("nobody calls", SOON, || calls().is_none());
+}
+
+/// The recipe of the runbooks, on a binary without symbols as packages have it.
+#[test]
+fn gdb_names_the_threads_of_a_stripped_binary() {
+    let runbooks = read("docs/runbooks.md");
+    let recipe = runbooks.lines().find_map(|line| line.strip_prefix("# gdb -p")).expect("a recipe");
+    let scratch = Scratch::new("gdb");
+    let binary = scratch.path().join("meta-proxy");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&binary).arg(BINARY);
+    run(strip, SOON).expect_code(0);
+    let routes = Routes::new([]);
+    let binary = binary.to_str().expect("scratch directories have plain names");
+    let proxy = Proxy::builder(binary).routes_file(routes.path()).start();
+    let script =
+        format!("gdb -p{}", recipe.replace("$(pidof meta-proxy)", &proxy.pid().to_string()));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]);
+    let done = run(shell, Duration::from_secs(60)).expect_code(0);
+    for thread in ["\"accept\"", "\"worker-000\"", "\"admin-1\"", "\"log\""] {
+        assert!(done.stdout.contains(thread), "{thread} in {done}");
+    }
+    assert!(done.stdout.matches("#0 ").count() > 60, "a stack for each thread: {done}");
+    assert_eq!(request(proxy.admin(), "GET", "/healthz", "").status, 200, "it goes on");
+}
+
+#[test]
+fn settings_in_use_are_told_without_secrets() {
+    let zk = ZooKeeper::start();
+    let digest =
+        format!("zookeeper: {{address: '{}', root: {ROOT}, digest: 'u:hunter2'}}", zk.addr());
+    let proxy = Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).config_extra(&digest).start();
+    let text = get(proxy.admin(), "/settings");
+    assert!(!text.contains("hunter2"), "{text}");
+    let page: Value = serde_json::from_str(&text).unwrap();
+    let setting = |key: &str| {
+        let settings = page["settings"].as_array().unwrap();
+        settings.iter().find(|setting| setting["key"] == key).expect(key).clone()
+    };
+    let workers = setting("workers");
+    assert_eq!(
+        (&workers["value"], &workers["is_default"], &workers["needs_restart"]),
+        (&64.into(), &true.into(), &true.into())
+    );
+    assert_eq!(setting("zookeeper.root")["value"], ROOT);
+    assert_eq!(setting("zookeeper.root")["is_default"], false);
+    assert_eq!(setting("zookeeper.digest")["value"], "***");
+    assert_eq!(setting("query_timeout_ms")["needs_restart"], false);
+}
+
+#[test]
+fn log_levels_change_at_run_time_until_sighup() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
+    let proxy = routes.proxy_with("log: {level: info}");
+    let levels = || get(proxy.admin(), "/log");
+    assert_eq!(levels(), "info\n");
+    let set = |query: &str| request(proxy.admin(), "POST", query, "");
+    assert_eq!(set("/log?level=loud").status, 400);
+    assert_eq!(set("/log").status, 400);
+    let page = set("/log?level=info,client%3Ddebug");
+    assert_eq!((page.status, page.body.as_str()), (200, "info,client=debug\n"));
+    assert!(proxy.client().ask("orders").is_ok());
+    proxy.wait_for_log("DEBUG", SOON);
+    proxy.process().signal("HUP");
+    eventually("the settings count again", SOON, || levels() == "info\n");
+}
+
+#[test]
+fn metrics_come_compressed_to_whoever_takes_that() {
+    let proxy = Routes::new([]).proxy();
+    let ask = |encoding: &str| {
+        let mut stream = TcpStream::connect(proxy.admin()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nAccept-Encoding: {encoding}\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        let body = answer.split_off(end + 4);
+        (String::from_utf8(answer).unwrap(), body)
+    };
+    let (head, plain) = ask("identity");
+    assert!(!head.contains("Content-Encoding"), "{head}");
+    let (head, small) = ask("gzip, deflate");
+    assert!(
+        head.contains("Content-Encoding: gzip\r\n") && head.contains("Vary: Accept-Encoding\r\n"),
+        "{head}"
+    );
+    assert!(head.contains(&format!("Content-Length: {}\r\n", small.len())), "{head}");
+    assert!(small.starts_with(&[0x1f, 0x8b]) && small.len() * 3 < plain.len());
+}
+
+#[test]
 fn what_is_no_page_is_told_so() {
     let routes = Routes::new([]);
     let proxy = routes.proxy();
@@ -509,6 +647,10 @@ fn what_is_no_page_is_told_so() {
                 "{method} {path}"
             );
         }
+    }
+    let missing = http::request(proxy.admin(), "GET", "/nosuch", "").body;
+    for page in ["/metrics", "/routes", "/threads", "/settings", "/log"] {
+        assert!(missing.contains(&format!("\n{page} ")), "{page} in {missing}");
     }
     let nowhere = routes.proxy_with("admin: {listen: none}");
     nowhere.wait_for_log("listening on", Duration::from_secs(1));

@@ -171,14 +171,23 @@ fn the_json_pages_have_the_fields_that_are_documented() {
         .collect();
     let page = |path| -> Value { serde_json::from_str(&get(proxy.admin(), path)).unwrap() };
     let (routes, clusters, clients) = (page("/routes"), page("/clusters"), page("/clients"));
+    let (threads, settings) = (page("/threads"), page("/settings"));
     zk.delete_all("/r");
     eventually("the route is held", SOON, || !page("/routes")["hold"].is_null());
     let hold = &page("/routes")["hold"];
-    let found: BTreeSet<String> =
-        [hold, &routes["routes"][0], &clusters["zookeeper"], &clusters["clusters"][0], &clients]
-            .into_iter()
-            .flat_map(|object| object.as_object().expect("an object").keys().cloned())
-            .collect();
+    let found: BTreeSet<String> = [
+        hold,
+        &routes["routes"][0],
+        &clusters["zookeeper"],
+        &clusters["clusters"][0],
+        &clients,
+        &threads["threads"][0],
+        &settings,
+        &settings["settings"][0],
+    ]
+    .into_iter()
+    .flat_map(|object| object.as_object().expect("an object").keys().cloned())
+    .collect();
     assert_eq!(found, documented);
 }
 

@@ -13,6 +13,7 @@ const MAX_CRATES: usize = 60;
 const LAYERS: &[&str] = &[
     "wire/",
     "patience.rs",
+    "activity.rs",
     "age.rs",
     "version.rs",
     "config/",
@@ -43,6 +44,7 @@ const LAYERS: &[&str] = &[
 const PURE: &[&str] = &[
     "admin/exposition.rs",
     "admin/family.rs",
+    "admin/gzip.rs",
     "admin/http_message.rs",
     "admin/status_page.rs",
     "admin/verdict.rs",

@@ -17,11 +17,12 @@ pub struct Page {
     pub body: String,
 }
 
-/// Asks for a page. `method` is `GET` or `POST`; `accept` may be empty.
+/// Asks for a page. `method` is `GET` or `POST`, which has the header that it wants; `accept` may be empty.
 #[track_caller]
 pub fn request(addr: SocketAddr, method: &str, path: &str, accept: &str) -> Page {
-    let answer =
-        exchange(addr, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"));
+    let own = if method == "POST" { "X-Meta-Proxy: yes\r\n" } else { "" };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nAccept: {accept}\r\n{own}\r\n");
+    let answer = exchange(addr, &head);
     let answer = answer.unwrap_or_else(|e| panic!("{method} {path}: {e}"));
     let page = parse(&answer);
     page.unwrap_or_else(|| panic!("{method} {path}: want an HTTP answer, got {answer:?}"))
