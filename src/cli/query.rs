@@ -29,7 +29,7 @@ Usage:
 
   --via HOST:PORT         whom to ask
   --protocol thft | rdsn  ask as Go, Java, Python and Node clients do, or as C++ clients do [thft]
-  --json                  print JSON: table, err, app_id, partition_count, partitions
+  --json                  print JSON: table, err, app_id, partition_count, host_port_fields, partitions
   --timeout-ms N          give up after N ms [5000]
 
 Exit codes: 0 the answer is ERR_OK, 1 it is another, or there is none, 2 arguments that mean nothing.
@@ -157,7 +157,9 @@ fn follower(leader: Option<Address>) -> ConfigView {
 
 fn as_text(table: &str, view: &ConfigView) -> String {
     let (app_id, count) = (view.app_id, view.partition_count);
-    let mut text = format!("{table}: {}, app id {app_id}, {count} partitions\n", view.err);
+    let host_ports = if view.host_port_fields { ", with host_port fields" } else { "" };
+    let mut text =
+        format!("{table}: {}, app id {app_id}, {count} partitions{host_ports}\n", view.err);
     for partition in &view.partitions {
         let primary = partition.primary.as_ref().map_or("none".to_owned(), Address::to_string);
         let secondaries: Vec<String> =
@@ -192,6 +194,7 @@ fn as_json(table: &str, view: &ConfigView) -> serde_json::Value {
         "err": view.err,
         "app_id": view.app_id,
         "partition_count": view.partition_count,
+        "host_port_fields": view.host_port_fields,
         "partitions": partitions,
     })
 }

@@ -55,6 +55,8 @@ pub struct ConfigView {
     pub partition_count: i32,
     /// The partitions asked for.
     pub partitions: Vec<Partition>,
+    /// Whether any of them has host_port fields, see `host_port`.
+    pub host_port_fields: bool,
 }
 
 /// Reads the result struct `{0: query_cfg_response}`.
@@ -78,7 +80,11 @@ fn read_response(input: &mut Input<'_>) -> thrift::Result<ConfigView> {
             (1, TType::Struct) => view.err = input.read_string()?,
             (2, TType::I32) => view.app_id = input.read_i32()?,
             (3, TType::I32) => view.partition_count = input.read_i32()?,
-            (5, TType::List) => view.partitions = read_list(input, read_partition)?,
+            (5, TType::List) => {
+                let read = read_list(input, read_partition)?;
+                view.host_port_fields = read.iter().any(|(_, has_host_ports)| *has_host_ports);
+                view.partitions = read.into_iter().map(|(partition, _)| partition).collect();
+            }
             (_, kind) => input.skip(kind)?,
         }
         Ok(())
@@ -86,10 +92,13 @@ fn read_response(input: &mut Input<'_>) -> thrift::Result<ConfigView> {
     Ok(view)
 }
 
-fn read_partition(input: &mut Input<'_>) -> thrift::Result<Partition> {
+/// A partition, and whether it has host_port fields.
+fn read_partition(input: &mut Input<'_>) -> thrift::Result<(Partition, bool)> {
     let mut partition = Partition::default();
+    let mut has_host_ports = false;
     let mut named = (None, Vec::new());
     each_field(input, |input, field| {
+        has_host_ports |= matches!(field, (9..=11, _));
         match field {
             // gpid: app_id in the low half, partition index in the high one.
             (1, TType::Struct) => partition.index = (input.read_i64()? >> 32) as i32,
@@ -115,7 +124,7 @@ fn read_partition(input: &mut Input<'_>) -> thrift::Result<Partition> {
     if partition.secondaries.is_empty() {
         partition.secondaries = named.1;
     }
-    Ok(partition)
+    Ok((partition, has_host_ports))
 }
 
 /// ip << 32 | port << 16 | type, type 1 being IPv4; 0 is no address.

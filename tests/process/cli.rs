@@ -265,6 +265,7 @@ fn query_prints_json() {
         "err": "ERR_OK",
         "app_id": 7,
         "partition_count": 3,
+        "host_port_fields": false,
         "partitions": [
             {"index": 0, "ballot": 3, "primary": PRIMARY, "secondaries": []},
             {"index": 1, "ballot": 3, "primary": PRIMARY,

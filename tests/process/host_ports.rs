@@ -16,6 +16,7 @@ use meta_proxy::wire::host_port::remove;
 use meta_proxy::wire::result;
 use serde_json::Value;
 
+use crate::run::run;
 use crate::support::{BINARY, Routes, SOON, addr, count_of, golden, record};
 
 const PRIMARY: &str = "10.0.0.1:34801";
@@ -147,6 +148,13 @@ fn each_port_has_its_answers_and_all_share_the_call() {
         assert_eq!(answer.result, want.encode());
         // The envelope fits what is in it.
         assert_eq!(Response::decode(&answer.bytes).unwrap().config(), Ok(want));
+    }
+    for (via, has) in [(proxy.addr(), true), (keep, true), (remove, false)] {
+        let mut command = Command::new(BINARY);
+        command.args(["query", "t", "--via", &via.to_string()]);
+        let told = run(command, SOON).expect_code(0).stdout;
+        let end = if has { "4 partitions, with host_port fields" } else { "4 partitions" };
+        assert_eq!(told.lines().next(), Some(&*format!("t: ERR_OK, app id 1, {end}")));
     }
     meta.set(Behaviour::Slow(Duration::MAX));
     let calls = meta.calls();
