@@ -19,6 +19,11 @@ async function refresh() {
     if (turn !== latest) return;
     for (const part of document.querySelectorAll(".live")) {
       const other = fresh.getElementById(part.id);
+      // What somebody has opened or closed stays so.
+      for (const fold of part.querySelectorAll("details[data-chosen]")) {
+        const same = other.querySelector(`#${fold.id}`);
+        if (same) same.open = fold.open, same.dataset.chosen = "";
+      }
       if (part.innerHTML !== other.innerHTML) part.innerHTML = other.innerHTML;
       if (part.className !== other.className) part.className = other.className;
     }
@@ -42,6 +47,10 @@ function search() {
   timer = setTimeout(refresh, 150);
 }
 
+document.addEventListener("click", (event) => {
+  const fold = event.target.closest("summary")?.parentElement;
+  if (fold) fold.dataset.chosen = "";
+});
 input.addEventListener("input", search);
 document.getElementById("search").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::falcon;
 use super::verdict::{
-    self, LostLines, MetaFailure, Overview, Rate, Refusable, Refused, Shed, Upkeep,
+    self, LostLines, MetaFailure, Overview, Rate, RecentLatency, Refusable, Refused, Shed, Upkeep,
 };
 use crate::age::Age;
 use crate::client::hub::ClientHub;
@@ -64,6 +64,10 @@ pub struct Inside {
     pub life: Arc<Life>,
     /// How fast queries come.
     pub rate: Mutex<Rate>,
+    /// How many of them fail.
+    pub error_rate: Mutex<Rate>,
+    /// How long they take.
+    pub latency: Mutex<RecentLatency>,
 }
 
 impl Inside {
@@ -118,7 +122,11 @@ impl Inside {
     /// Everything at this moment.
     pub fn overview(&self) -> Overview {
         let routes = self.routes.list();
-        let queries = self.metrics.latency.get().0.iter().sum();
+        let (now, answered) = (Instant::now(), self.metrics.latency.get().0);
+        let queries = answered.iter().sum();
+        let clusters: Vec<verdict::Cluster> = clusters(&routes).into_iter().map(cluster).collect();
+        let own: u64 = self.metrics.own_errors.all().map(|(_, n)| n.get()).sum();
+        let errors = own + clusters.iter().map(|cluster| cluster.answers_other).sum::<u64>();
         Overview {
             host: falcon::host_name(),
             version: version::VERSION,
@@ -131,14 +139,16 @@ impl Inside {
             },
             zookeeper: self.zookeeper.as_ref().map(|status| self.zookeeper(status, &routes)),
             hold: self.hold(),
-            clusters: clusters(&routes).into_iter().map(cluster).collect(),
+            clusters,
             routes: routes.iter().map(|listed| self.route(listed)).collect(),
             clients: verdict::Clients {
                 connections: self.metrics.connections(),
                 pending: self.hub.sums().pending(),
                 unread_bytes: self.hub.sums().held_bytes(),
                 queries,
-                queries_per_s: self.rate.lock().tell(Instant::now(), queries),
+                queries_per_s: self.rate.lock().tell(now, queries),
+                errors_per_s: self.error_rate.lock().tell(now, errors),
+                latency_us: self.latency.lock().tell(now, answered),
             },
             refused: refused(&self.metrics),
             upkeep: self.upkeep(),

@@ -10,6 +10,7 @@ use super::http_message::Response;
 use super::verdict::{
     Cluster, Level, Life, MetaFailure, Overview, Route, Trust, ZooKeeper, counted, span, thousands,
 };
+use crate::wire::error_code::ERR_OBJECT_NOT_FOUND;
 
 const HTML: &str = include_str!("page.html");
 const CSS: &str = include_str!("page.css");
@@ -17,8 +18,12 @@ const JS: &str = include_str!("page.js");
 
 /// Rows of the table of routes: what a browser shows at once, and what people look through.
 const MAX_ROUTES: usize = 200;
-/// Rows of the table of clusters.
+/// Rows of each of the two tables of clusters.
 const MAX_CLUSTERS: usize = 100;
+/// Rows of routes that need a look, right under the headline.
+const MAX_BROKEN: usize = 20;
+/// So many healthy clusters are shown; more are folded away until somebody opens or searches them.
+const MAX_OPEN: usize = 8;
 /// MetaServers of a cluster whose failures are shown.
 const MAX_REASONS: usize = 3;
 
@@ -57,12 +62,13 @@ fn render(overview: &Overview, q: &str, nonce: &str) -> String {
             let list = if details.is_empty() { details } else { format!("<ul>{details}</ul>") };
             format!("{}{list}", Text(&verdict.headline))
         }
+        "broken" => broken(&overview.routes),
         "numbers" => numbers(overview),
         "zookeeper" => overview.zookeeper.as_ref().map_or_else(
             || "<p>Routes come from a file, without ZooKeeper.</p>".to_owned(),
             zookeeper,
         ),
-        "clusters" => clusters(&overview.clusters),
+        "clusters" => clusters(&overview.clusters, q),
         "q" => Text(q).to_string(),
         "routes" => routes(&overview.routes, q),
         other => unreachable!("page.html has {other}"),
@@ -133,11 +139,21 @@ fn numbers(overview: &Overview) -> String {
     let stale = overview.routes.iter().filter(|route| route.stale).count();
     let stale =
         if stale > 0 { format!(", {} stale", thousands(stale as u64)) } else { String::new() };
+    let errors = match clients.errors_per_s {
+        rate if rate < 10.0 => format!("{rate:.1}"),
+        rate => thousands(rate as u64),
+    };
+    let latency = clients.latency_us.map_or_else(
+        || "-".to_owned(),
+        |(half, most)| format!("{} / {}", micros(half), micros(most)),
+    );
     [
         (per_s, "queries/s".to_owned()),
+        (errors, "errors/s".to_owned()),
+        (latency, "answer, p50 / p99".to_owned()),
         (thousands(clients.connections), "connections".to_owned()),
         (thousands(clients.pending as u64), "queries under way".to_owned()),
-        (bytes(clients.unread_bytes), "answers not read".to_owned()),
+        (bytes(clients.unread_bytes), "unsent".to_owned()),
         (thousands(overview.routes.len() as u64), format!("tables{stale}")),
         (thousands(overview.clusters.len() as u64), "clusters".to_owned()),
     ]
@@ -195,39 +211,74 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
     )
 }
 
-/// In the order in which they come: those that need a look first.
-fn clusters(clusters: &[Cluster]) -> String {
-    let rows: String = clusters.iter().take(MAX_CLUSTERS).map(cluster_row).collect();
+/// Those that need a look, and the healthy ones by name, folded if they are many. A search unfolds them.
+fn clusters(clusters: &[Cluster], q: &str) -> String {
+    let found: Vec<&Cluster> = clusters.iter().filter(|cluster| is_found(cluster, q)).collect();
+    let (ill, mut healthy): (Vec<&Cluster>, Vec<&Cluster>) =
+        found.into_iter().partition(|cluster| !state(cluster).0.is_empty());
+    healthy.sort_by(|a, b| a.name.cmp(&b.name));
+    let count = thousands(healthy.len() as u64);
+    let folded = match (clusters.is_empty(), healthy.is_empty(), ill.is_empty()) {
+        (true, ..) => "<p class=\"more\">None: no route is cached yet.</p>".to_owned(),
+        (_, true, true) => "<p class=\"more\">None has this in it.</p>".to_owned(),
+        (_, true, false) => String::new(),
+        _ => {
+            let open = healthy.len() <= MAX_OPEN || !q.trim().is_empty();
+            let open = if open { " open" } else { "" };
+            let are = if healthy.len() == 1 { "cluster is" } else { "clusters are" };
+            format!(
+                "<details id=\"healthy\"{open}><summary>{count} {are} well</summary>{}</details>",
+                cluster_table(&healthy)
+            )
+        }
+    };
+    let ill = if ill.is_empty() { String::new() } else { cluster_table(&ill) };
+    format!("{ill}{folded}")
+}
+
+fn is_found(cluster: &Cluster, q: &str) -> bool {
+    let wanted = q.trim().to_lowercase();
+    let has = |text: &String| text.to_lowercase().contains(&wanted);
+    has(&cluster.name) || cluster.metas.iter().any(has)
+}
+
+fn cluster_table(clusters: &[&Cluster]) -> String {
+    let rows: String =
+        clusters.iter().take(MAX_CLUSTERS).map(|cluster| cluster_row(cluster)).collect();
     let more = match clusters.len().saturating_sub(MAX_CLUSTERS) {
         0 => String::new(),
         n => format!("<p class=\"more\">and {} more, see /clusters</p>", thousands(n as u64)),
     };
-    if rows.is_empty() {
-        return "<p class=\"more\">None: no route is cached yet.</p>".to_owned();
-    }
     format!(
         "<table><thead><tr><th>cluster</th><th>state</th><th>leader</th>\
          <th class=\"n\">usual answer</th><th class=\"n wide\">tables</th>\
          <th class=\"n wide\">calls</th><th class=\"n wide\">waiting</th>\
-         <th class=\"n wide\">answers</th><th class=\"n wide\">not ERR_OK</th></tr></thead>\
+         <th class=\"n wide\">answers</th><th class=\"n wide\">errors</th></tr></thead>\
          <tbody>{rows}</tbody></table>{more}"
     )
 }
 
-fn cluster_row(cluster: &Cluster) -> String {
+/// The class of a cluster's row, and what its state is; no class: it is healthy.
+fn state(cluster: &Cluster) -> (&'static str, String) {
     let failures = counted(cluster.failures.into(), "call");
-    let metas = cluster.fresh_failures();
-    let (class, state) = match (cluster.failing_s, cluster.failures) {
+    match (cluster.failing_s, cluster.failures) {
         (Some(failing_s), _) => {
             let state = format!("failing for {}", span(failing_s));
             ("bad", format!("{state}<small>{failures} in a row</small>"))
         }
         (None, 1..) => ("warning", format!("{failures} failed")),
         (None, 0) if cluster.usual_us.is_none() => ("", "not asked yet".to_owned()),
-        (None, 0) if !metas.is_empty() => ("warning", "answers, but for:".to_owned()),
+        (None, 0) if !cluster.fresh_failures().is_empty() => {
+            ("warning", "answers, but for:".to_owned())
+        }
         (None, 0) => ("", "answers".to_owned()),
-    };
-    let reasons: String = metas
+    }
+}
+
+fn cluster_row(cluster: &Cluster) -> String {
+    let (class, state) = state(cluster);
+    let reasons: String = cluster
+        .fresh_failures()
         .iter()
         .take(MAX_REASONS)
         .map(|MetaFailure { meta, kind, last_s, .. }| {
@@ -235,10 +286,12 @@ fn cluster_row(cluster: &Cluster) -> String {
         })
         .collect();
     format!(
-        "<tr class=\"{class}\"><th scope=\"row\">{}</th><td class=\"state\">{state}{reasons}</td>\
+        "<tr class=\"{class}\"><th scope=\"row\"><a href=\"/?q={}\">{}</a></th>\
+         <td class=\"state\">{state}{reasons}</td>\
          <td>{}<small class=\"wide\">{}</small></td><td class=\"n\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td></tr>",
+        encoded(&cluster.name),
         Text(&cluster.name),
         Text(cluster.leader.as_deref().unwrap_or("unknown")),
         Text(&others(cluster)),
@@ -247,8 +300,18 @@ fn cluster_row(cluster: &Cluster) -> String {
         thousands(cluster.calls as u64),
         thousands(cluster.waiting as u64),
         thousands(cluster.answers_ok + cluster.answers_other),
-        thousands(cluster.answers_other),
+        thousands(cluster.answers_other + cluster.unanswered),
     )
+}
+
+/// A text as a value in a URL.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let encode = |byte: u8| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
 }
 
 /// The MetaServers that do not lead.
@@ -256,6 +319,32 @@ fn others(cluster: &Cluster) -> String {
     let is_other = |meta: &&String| cluster.leader.as_ref() != Some(meta);
     let others: Vec<&str> = cluster.metas.iter().filter(is_other).map(String::as_str).collect();
     others.join(", ")
+}
+
+/// Whether somebody should look at it: the worst first.
+fn trouble(route: &Route) -> Option<u8> {
+    match route {
+        Route { cluster: None, .. } => Some(0),
+        Route { error: Some(ERR_OBJECT_NOT_FOUND), .. } => Some(1),
+        Route { fault: Some(_), .. } => Some(2),
+        Route { error: Some(_), .. } => Some(3),
+        _ => None,
+    }
+}
+
+/// The routes with a record that cannot be used, or whose cluster answers with an error.
+fn broken(routes: &[Route]) -> String {
+    let mut found: Vec<&Route> = routes.iter().filter(|route| trouble(route).is_some()).collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    found.sort_by_key(|route| (trouble(route), Reverse(route.queries)));
+    let more = match found.len().saturating_sub(MAX_BROKEN) {
+        0 => String::new(),
+        n => format!("<p class=\"more\">and {} more, see Routes below</p>", thousands(n as u64)),
+    };
+    found.truncate(MAX_BROKEN);
+    format!("<h2>Routes that need a look</h2>{}{more}", route_table(&found))
 }
 
 /// Those that need a look first, then the busiest.
@@ -271,9 +360,8 @@ fn routes(routes: &[Route], q: &str) -> String {
         })
         .collect();
     found.sort_by_key(|route| {
-        (route.cluster.is_some(), route.fault.is_none(), !route.stale, Reverse(route.queries))
+        (trouble(route).unwrap_or(u8::MAX), !route.stale, Reverse(route.queries))
     });
-    let rows: String = found.iter().take(MAX_ROUTES).map(|route| route_row(route)).collect();
     let all = thousands(routes.len() as u64);
     let count = thousands(found.len() as u64);
     let told = match (found.len(), wanted.is_empty()) {
@@ -287,34 +375,45 @@ fn routes(routes: &[Route], q: &str) -> String {
         (_, false) => format!("{count} of {all} tables"),
     };
     let told = if told.is_empty() { told } else { format!("<p class=\"more\">{told}</p>") };
-    if rows.is_empty() {
-        return told;
-    }
+    found.truncate(MAX_ROUTES);
+    if found.is_empty() { told } else { format!("{}{told}", route_table(&found)) }
+}
+
+fn route_table(routes: &[&Route]) -> String {
+    let rows: String = routes.iter().map(|route| route_row(route)).collect();
     format!(
         "<table><thead><tr><th>table</th><th>cluster</th><th>state</th>\
-         <th class=\"n wide\">confirmed</th><th class=\"n wide\">changed</th>\
+         <th class=\"n wide\">confirmed</th><th class=\"n wide\">changed here</th>\
          <th class=\"n wide\">zxid</th><th class=\"n\">queries</th></tr></thead>\
-         <tbody>{rows}</tbody></table>{told}"
+         <tbody>{rows}</tbody></table>"
     )
 }
 
 fn route_row(route: &Route) -> String {
     let (class, state) = match route {
         Route { cluster: None, .. } => ("bad", "unusable"),
+        Route { error: Some(ERR_OBJECT_NOT_FOUND), .. } => ("bad", "not in its cluster"),
         Route { held: true, .. } => ("warning", "held"),
         Route { fault: Some(_), .. } => ("warning", "last good one"),
+        Route { error: Some(error), .. } => ("warning", *error),
         Route { stale: true, .. } => ("warning", "stale"),
         _ => ("", "current"),
     };
     // Where all of them should come from is not worth a word in each row.
     let source = if route.source == "zookeeper" { "" } else { route.source };
-    let beside = route.fault.as_deref().unwrap_or(source);
+    let refused = route.error_s.map(|last_s| {
+        let queries = counted(route.error_queries, "query");
+        format!("{queries} refused, the last {} ago", span(last_s))
+    });
+    let beside = route.fault.as_deref().or(refused.as_deref()).unwrap_or(source);
+    // A record that cannot be used, or a file, has none.
+    let zxid = if route.zxid == 0 { "-".to_owned() } else { format!("{:#x}", route.zxid) };
     let ago = |seconds| format!("{} ago", span(seconds));
     format!(
         "<tr class=\"{class}\"><th scope=\"row\">{}</th>\
          <td>{}<small class=\"wide\">{}</small></td>\
          <td><span class=\"state\">{state}</span><small>{}</small></td>\
-         <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{:#x}</td>\
+         <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{zxid}</td>\
          <td class=\"n\">{}</td></tr>",
         Text(&route.table),
         Text(route.cluster.as_deref().unwrap_or("-")),
@@ -322,7 +421,6 @@ fn route_row(route: &Route) -> String {
         Text(beside),
         route.confirmed_age_s.map_or_else(|| "never".to_owned(), ago),
         ago(route.age_s),
-        route.zxid,
         thousands(route.queries),
     )
 }
@@ -341,7 +439,11 @@ mod tests {
         let from = page.split(&format!("id=\"{table}\"")).nth(1).unwrap();
         let table = from.split("</table>").next().unwrap();
         let cells = table.split("<th scope=\"row\">").skip(1);
-        cells.map(|cell| cell.split("</th>").next().unwrap()).collect()
+        let text = |cell: &'a str| {
+            let cell = cell.split("</th>").next().unwrap();
+            cell.split_once("\">").map_or(cell, |(_, link)| link.strip_suffix("</a>").unwrap())
+        };
+        cells.map(text).collect()
     }
 
     #[test]
@@ -363,7 +465,11 @@ mod tests {
             assert!(page.contains(want), "{want} in {page}");
         }
         assert!(!page.contains("{{"), "{page}");
-        assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"], "as they come");
+        assert_eq!(rows(&page, "clusters"), ["c3srv-ad", "c4srv-ml"], "by name");
+        assert!(
+            page.contains("<details id=\"healthy\" open><summary>2 clusters are well"),
+            "{page}"
+        );
         assert_eq!(rows(&page, "routes"), ["orders", "users", "items"], "the busiest first");
     }
 
@@ -409,6 +515,36 @@ mod tests {
             assert_eq!(rows(&page, "routes"), want, "{q}");
             assert!(page.contains(&format!("value=\"{q}\"")), "{q}");
         }
+    }
+
+    #[test]
+    fn what_is_broken_comes_right_under_the_headline_and_healthy_clusters_fold() {
+        let mut overview = sample();
+        let cluster = overview.clusters[0].clone();
+        overview.clusters = (0..60)
+            .map(|n| Cluster { name: format!("c{:02}", 59 - n), ..cluster.clone() })
+            .collect();
+        overview.clusters[7].failing_s = Some(40);
+        overview.routes[1].cluster = None;
+        overview.routes[1].fault = Some("want a JSON object".to_owned());
+        overview.routes[1].zxid = 0;
+        overview.routes[2].error = Some(ERR_OBJECT_NOT_FOUND);
+        (overview.routes[2].error_s, overview.routes[2].error_queries) = (Some(3), 5);
+        let text = page(&overview, "");
+        assert_eq!(rows(&text, "broken"), ["users", "items"]);
+        assert!(
+            text.contains("not in its cluster</span><small>5 queries refused, the last 3 s ago")
+        );
+        assert!(!text.contains("0x0<"), "a zxid that is none");
+        let at = |id: &str| text.find(&format!("id=\"{id}\"")).unwrap();
+        assert!(at("verdict") < at("broken") && at("broken") < at("numbers"));
+        assert_eq!(rows(&text, "clusters"), ["c52"], "the one that fails");
+        assert!(text.contains("<details id=\"healthy\"><summary>59 clusters are well"), "{text}");
+        assert!(text.contains("<a href=\"/?q=c58\">c58</a>"), "{text}");
+        let text = page(&overview, "c31");
+        assert!(text.contains("<details id=\"healthy\" open><summary>1 cluster is well"), "{text}");
+        assert_eq!(rows(&text, "clusters"), ["c31"]);
+        assert!(page(&sample(), "").contains("<section id=\"broken\" class=\"live\"></section>"));
     }
 
     #[test]

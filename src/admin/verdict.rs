@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::metrics::LATENCY_BOUNDS_US;
 pub use crate::metrics::{Refusal, Shed};
 pub use crate::route::hold::Kind;
 use crate::wire::error_code::ERR_OBJECT_NOT_FOUND;
@@ -204,6 +205,10 @@ pub struct Clients {
     pub queries: u64,
     /// Queries per second of late, see [`Rate`].
     pub queries_per_s: f64,
+    /// Answers other than ERR_OK per second of late.
+    pub errors_per_s: f64,
+    /// Within which half of the answers of late came, and 99 % of them.
+    pub latency_us: Option<(u64, u64)>,
 }
 
 /// What clients were refused.
@@ -694,6 +699,49 @@ impl Rate {
     }
 }
 
+/// Answers by bucket of [`LATENCY_BOUNDS_US`], of the last seconds.
+pub struct RecentLatency {
+    /// As the totals of [`Rate`].
+    totals: VecDeque<(Instant, Buckets)>,
+}
+
+type Buckets = [u64; LATENCY_BOUNDS_US.len() + 1];
+
+impl RecentLatency {
+    /// Nothing has happened by now.
+    pub fn new(now: Instant) -> Self {
+        RecentLatency { totals: [(now, [0; LATENCY_BOUNDS_US.len() + 1])].into() }
+    }
+
+    /// Records the totals, and returns the upper bounds of the median and of the 99th percentile since the window
+    /// began, us; a time above the last bound counts as that.
+    pub fn tell(&mut self, now: Instant, totals: Buckets) -> Option<(u64, u64)> {
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= RATE_WINDOW;
+        while self.totals.get(1).is_some_and(|(at, _)| is_old(*at)) {
+            self.totals.pop_front();
+        }
+        let before = self.totals.front().map_or(totals, |(_, before)| *before);
+        if self.totals.back().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= RATE_STEP)
+        {
+            self.totals.push_back((now, totals));
+        }
+        let fresh = totals.iter().zip(&before).map(|(now, before)| now.saturating_sub(*before));
+        let fresh: Vec<u64> = fresh.collect();
+        let all: u64 = fresh.iter().sum();
+        let bound = |percent: u64| {
+            let rank = (all * percent).div_ceil(100);
+            let mut below = 0;
+            let bucket = fresh.iter().position(|n| {
+                below += n;
+                below >= rank
+            });
+            let last = LATENCY_BOUNDS_US.len() - 1;
+            LATENCY_BOUNDS_US[bucket.unwrap_or(last).min(last)]
+        };
+        (all > 0).then(|| (bound(50), bound(99)))
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -769,6 +817,8 @@ pub(super) mod tests {
                 unread_bytes: 0,
                 queries: 1_234_579,
                 queries_per_s: 412.34,
+                errors_per_s: 0.0,
+                latency_us: Some((200, 2_000)),
             },
             refused: Vec::new(),
             upkeep: Upkeep::default(),
@@ -1013,6 +1063,21 @@ pub(super) mod tests {
         for (number, want) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(thousands(number), want);
         }
+    }
+
+    #[test]
+    fn latency_is_that_of_the_last_seconds() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut latency = RecentLatency::new(start);
+        let mut totals = [0; LATENCY_BOUNDS_US.len() + 1];
+        assert_eq!(latency.tell(at(1), totals), None);
+        (totals[1], totals[7]) = (98, 2);
+        assert_eq!(latency.tell(at(2), totals), Some((100, 10_000)));
+        totals[15] += 1;
+        let last = LATENCY_BOUNDS_US[14];
+        assert_eq!(latency.tell(at(20), totals), Some((last, last)), "slower than the last bound");
+        assert_eq!(latency.tell(at(40), totals), None, "nobody asked of late");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::admin::http::Http;
 use crate::admin::http_message::Request;
 use crate::admin::metrics;
 use crate::admin::snapshot::{Inside, SettingsFile};
-use crate::admin::verdict::Rate;
+use crate::admin::verdict::{Rate, RecentLatency};
 use crate::age::Age;
 use crate::client::accept::{self, Acceptor, Parts};
 use crate::client::hub::ClientHub;
@@ -245,6 +245,8 @@ impl Server {
             up: Age::zero(),
             life: life.clone(),
             rate: Mutex::new(Rate::new(Instant::now())),
+            error_rate: Mutex::new(Rate::new(Instant::now())),
+            latency: Mutex::new(RecentLatency::new(Instant::now())),
         });
         let falcon = start_falcon(&inside, &settings.metric)?;
         let pages = Pages { inside: inside.clone(), labels: settings.metric.labels() };

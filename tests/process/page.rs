@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use harness::scratch::Scratch;
 use meta_proxy::admin::http::Http;
-use meta_proxy::admin::http_message::Request;
+use meta_proxy::admin::http_message::{Request, Response};
 use meta_proxy::admin::status_page;
 use meta_proxy::admin::verdict::{
     Clients, Cluster, Life, MetaFailure, Overview, Route, Trust, Upkeep, ZooKeeper,
@@ -93,6 +93,8 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             unread_bytes: 0,
             queries: 12_345_678,
             queries_per_s: 1_412.0,
+            errors_per_s: 0.4,
+            latency_us: Some((200, 2_000)),
         },
         refused: Vec::new(),
         upkeep: Upkeep::default(),
@@ -212,15 +214,79 @@ fn names_from_outside_stay_text() {
     server.stop();
 }
 
+/// Sixty clusters and 2,000 tables, of which a dozen are broken, with names as long as names are.
+fn large() -> Overview {
+    let mut overview = overview(60, 2_000);
+    for (n, route) in overview.routes.iter_mut().enumerate().take(12) {
+        route.fault = Some("meta_addrs: want host:port, got \"10.1.0.1\"".to_owned());
+        route.table = format!("a_table_with_a_name_that_is_rather_long_and_has_no_gap_{n:02}");
+        if n % 2 == 0 {
+            (route.cluster, route.metas, route.zxid) = (None, Vec::new(), 0);
+        }
+    }
+    let dead = &mut overview.clusters[41];
+    (dead.failing_s, dead.failures, dead.leader) = (Some(83), 17, None);
+    overview
+}
+
+/// The page in a frame of 400 pixels, for a browser's own window is never that narrow; the title of the outer page tells how
+/// wide the page in the frame is.
+fn serve_framed(overview: fn() -> Overview) -> Http {
+    let handler = move |request: &Request| match request.path.as_str() {
+        "/" => {
+            let script = "onload = () => document.title = \
+                'width=' + frames[0].document.documentElement.scrollWidth";
+            let frame = "<iframe src=/inner width=400 height=1600 style=border:0></iframe>";
+            let html =
+                format!("<title>-</title><body style=margin:0>{frame}<script>{script}</script>");
+            Response::html(html, "default-src 'self' 'unsafe-inline'")
+        }
+        _ => {
+            let page = status_page::response(&overview(), "", "n");
+            Response::html(page.body, "default-src 'self' 'unsafe-inline' data:")
+        }
+    };
+    let listener = TcpListener::bind(addr("127.0.0.1:0")).expect("a free port");
+    Http::start(listener, Arc::new(handler)).expect("threads")
+}
+
+#[test]
+fn nothing_runs_off_a_screen_of_400_pixels() {
+    for (why, overview) in [("large", large as fn() -> Overview), ("in trouble", in_trouble)] {
+        let server = serve_framed(overview);
+        let done = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=2000"]);
+        assert!(done.stdout.contains("<title>width=400</title>"), "{why}: {done}");
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-400.png");
+        let shot = format!("--screenshot={}", file.display());
+        browse(server.addr(), "/", &[&shot, "--window-size=500,1600"]);
+        server.stop();
+    }
+}
+
+#[test]
+fn sixty_clusters_do_not_push_a_broken_record_out_of_sight() {
+    let server = serve(|_| large());
+    let page = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=500"]).stdout;
+    let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text} in {page}"));
+    assert!(at("a_table_with_a_name_that_is_rather_long_and_has_no_gap_11") < at("id=\"numbers\""));
+    assert!(page.contains("<summary>59 clusters are well</summary>"), "{page}");
+    let found = browse(server.addr(), "/?q=c50srv", &["--dump-dom", "--virtual-time-budget=500"]);
+    assert!(found.stdout.contains("<summary>"), "{found}");
+    assert!(!found.stdout.contains(">c43srv"), "the search covers clusters: {found}");
+    server.stop();
+}
+
 /// For people to look at: target/tmp/page-*.png.
 #[test]
 fn the_page_is_drawn_light_dark_and_narrow() {
     let (well, bad) = (serve(|_| overview(5, 37)), serve(|_| in_trouble()));
+    let large = serve(|_| large());
     let mut drawn = Vec::new();
     for (name, server, size, scheme) in [
         ("light", &well, "1280,1000", "light"),
         ("dark", &bad, "1280,1000", "dark"),
         ("trouble", &bad, "1280,1000", "light"),
+        ("large", &large, "1280,1000", "dark"),
         ("narrow", &bad, "500,1000", "light"),
     ] {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"));
@@ -239,6 +305,7 @@ fn the_page_is_drawn_light_dark_and_narrow() {
         let same = drawn[..at].iter().find(|(_, other)| other == picture);
         assert!(same.is_none(), "{name} looks as {:?}", same.map(|(other, _)| other));
     }
+    large.stop();
     well.stop();
     bad.stop();
 }
