@@ -87,11 +87,21 @@ fn fields(message: &str) -> Map<String, Value> {
             && (is_word || before.len() == key.len())
         {
             let value = after[..len].trim_end_matches([',', ':', ';', ')']).trim_matches('"');
-            fields.insert(key.to_owned(), Value::String(value.to_owned()));
+            fields.insert(key.to_owned(), typed(key, value));
         }
         rest = &after[len..];
     }
     fields
+}
+
+/// A number under a key that always has one; text under every other, for a table may be called 7.
+fn typed(key: &str, value: &str) -> Value {
+    let units = ["_us", "_ms", "_s", "_bytes"];
+    let is_number = key == "conn" || units.iter().any(|unit| key.ends_with(unit));
+    match value.parse::<u64>() {
+        Ok(number) if is_number => number.into(),
+        _ => Value::String(value.to_owned()),
+    }
 }
 
 /// A time as RFC 3339 in UTC, with milliseconds.
@@ -176,6 +186,15 @@ mod tests {
         ];
         let found: Vec<_> = fields.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
         assert_eq!(found, want);
+    }
+
+    #[test]
+    fn numbers_are_numbers_under_their_keys_alone() {
+        let fields = fields("conn=41 table=7 latency_us=812: x_s=soon held_bytes=9)");
+        let want = serde_json::json!({
+            "conn": 41, "table": "7", "latency_us": 812, "x_s": "soon", "held_bytes": 9
+        });
+        assert_eq!(Value::Object(fields), want);
     }
 
     #[test]

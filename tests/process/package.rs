@@ -144,6 +144,77 @@ fn the_unit_goes_with_the_settings() {
     assert!(settings["zookeeper.state_file"].starts_with(&state), "{state}");
 }
 
+/// What systemd 219 knows, of what a unit of ours may need.
+const KNOWN_TO_219: [&str; 30] = [
+    "Description",
+    "Documentation",
+    "Wants",
+    "After",
+    "Type",
+    "PermissionsStartOnly",
+    "ExecStartPre",
+    "ExecStart",
+    "ExecReload",
+    "Restart",
+    "RestartSec",
+    "StartLimitInterval",
+    "WatchdogSec",
+    "TimeoutStopSec",
+    "Environment",
+    "User",
+    "Group",
+    "UMask",
+    "LimitNOFILE",
+    "CapabilityBoundingSet",
+    "NoNewPrivileges",
+    "ProtectSystem",
+    "ProtectHome",
+    "PrivateTmp",
+    "PrivateDevices",
+    "RestrictAddressFamilies",
+    "SystemCallArchitectures",
+    "WantedBy",
+    "RuntimeDirectory",
+    "Sockets",
+];
+
+#[test]
+fn the_unit_for_old_systemd_has_only_what_that_knows_and_runs_the_same() {
+    let (new, old) = (read(UNIT), read("packaging/meta-proxy-systemd219.service"));
+    let lines = old.lines().filter(|line| !line.starts_with(['#', '[']));
+    for (name, value) in lines.filter_map(|line| line.split_once('=')) {
+        assert!(KNOWN_TO_219.contains(&name), "{name}");
+        assert!(!value.starts_with('@'), "a group of system calls: {name}={value}");
+    }
+    // `strict` came with 232.
+    assert!(!old.contains("ProtectSystem=strict"));
+    for same in ["ExecStart", "ExecReload", "TimeoutStopSec", "WatchdogSec", "User", "LimitNOFILE"]
+    {
+        assert_eq!(directive(&old, same), directive(&new, same), "{same}");
+    }
+}
+
+#[test]
+fn the_clients_port_is_reserved() {
+    let sysctl = read("packaging/meta-proxy.sysctl");
+    let port = packaged()["listen"].rsplit_once(':').expect("IP:port").1.to_owned();
+    assert!(sysctl.contains(&format!("\nnet.ipv4.ip_local_reserved_ports = {port}\n")), "{sysctl}");
+}
+
+#[test]
+fn every_crate_has_its_licence_text() {
+    let scratch = Scratch::new("licences");
+    let mut command = Command::new("scripts/licences");
+    command.arg(scratch.path()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(command, SOON).expect_code(0);
+    let files: Vec<_> = fs::read_dir(scratch.path()).expect("a folder").flatten().collect();
+    assert!(files.len() > 40, "{}", files.len());
+    for file in files {
+        let text = fs::read_to_string(file.path()).expect("text");
+        assert!(text.lines().count() > 10, "{}: {text}", file.path().display());
+    }
+}
+
 // ---- the manual and completions
 
 #[test]
