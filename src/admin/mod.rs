@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! admin-N ─▶ endpoints ─┬─ /metrics ─▶ metrics ─▶ families ─▶ exposition (which text format?)
-//!                   ├─ /routes /clusters / ─▶ snapshot ─▶ verdict ─▶ JSON, or the page
+//!                   ├─ /routes /clusters / ─▶ snapshot ─▶ overview ─▶ JSON, or verdict and the page
 //!                   └─ /healthz /readyz /drain /undrain ─▶ life
 //! falcon ───────────── the same families, pushed
 //! ```
@@ -16,7 +16,10 @@ pub mod gzip;
 pub mod http;
 pub mod http_message;
 pub mod metrics;
+pub mod overview;
 pub mod process_stats;
+pub mod rates;
 pub mod snapshot;
 pub mod status_page;
 pub mod verdict;
+pub mod words;

@@ -9,9 +9,8 @@ use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use super::falcon;
-use super::verdict::{
-    self, LostLines, MetaFailure, Overview, Rate, RecentLatency, Refusable, Refused, Shed, Upkeep,
-};
+use super::rates::{Rate, RecentLatency};
+use super::verdict::{self, LostLines, MetaFailure, Overview, Refusable, Refused, Shed, Upkeep};
 use crate::age::Age;
 use crate::client::hub::ClientHub;
 use crate::config::Values;
