@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Lines of one table in [`SPAN`].
-const MAX_LINES: u32 = 5;
+const MAX_LINES: u32 = 10;
 const SPAN: Duration = Duration::from_secs(10);
 
 struct Flap {
@@ -48,10 +48,10 @@ mod tests {
     fn a_table_that_flaps_has_few_lines_and_the_others_theirs() {
         let (start, mut flaps) = (Instant::now(), Flaps::default());
         let shown = (0..1000).filter(|_| flaps.shows("a", start)).count();
-        assert_eq!(shown, 5);
+        assert_eq!(shown, 10);
         assert!(flaps.shows("b", start));
         assert_eq!(flaps.ended(start + SPAN / 2), []);
-        assert_eq!(flaps.ended(start + SPAN), [("a".into(), 995)], "of b nothing was hidden");
+        assert_eq!(flaps.ended(start + SPAN), [("a".into(), 990)], "of b nothing was hidden");
         assert!(flaps.shows("a", start + SPAN), "it begins anew");
         assert_eq!(flaps.0.len(), 1);
     }
