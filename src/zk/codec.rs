@@ -13,6 +13,7 @@
 //! operations and errors: `ZooDefs.OpCode`, `KeeperException.Code`.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::route::names::Names;
 
@@ -266,6 +267,16 @@ pub struct Granted {
     pub password: Password,
 }
 
+impl Granted {
+    /// No session yet.
+    pub const NONE: Granted = Granted { timeout_ms: 0, id: 0, password: Password::NONE };
+
+    /// The time-out; zero: the session has expired.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms.max(0) as u64)
+    }
+}
+
 /// A password of a session, padded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Password {
@@ -273,10 +284,8 @@ pub struct Password {
     len: usize,
 }
 
-impl Default for Password {
-    fn default() -> Self {
-        Password { bytes: [0; MAX_PASSWORD_BYTES], len: 16 }
-    }
+impl Password {
+    const NONE: Password = Password { bytes: [0; MAX_PASSWORD_BYTES], len: 16 };
 }
 
 impl fmt::Debug for Password {
@@ -460,7 +469,7 @@ pub fn read_granted(frame: &[u8]) -> Result<Granted, Malformed> {
     r.int()?;
     let (timeout_ms, id) = (r.int()?, r.long()?);
     let bytes = r.bytes()?;
-    let mut password = Password { len: bytes.len(), ..Password::default() };
+    let mut password = Password { len: bytes.len(), ..Password::NONE };
     match password.bytes.get_mut(..bytes.len()) {
         Some(room) => room.copy_from_slice(bytes),
         None => return Err(Malformed("the length of a password")),

@@ -16,9 +16,12 @@
 //! not read), requests as many as the asker has under way.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -31,8 +34,7 @@ use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
 use super::codec::{
-    self, Answer, Code, Event as Fired, Frame, Granted, Kind, LEN_BYTES, Malformed, Op, Password,
-    Stat,
+    self, Answer, Code, Event as Fired, Frame, Granted, Kind, LEN_BYTES, Malformed, Op, Stat,
 };
 use super::dial::{Dialing, Failure};
 
@@ -169,7 +171,7 @@ impl Connection {
             events,
             dialing: Dialing::new(Instant::now(), seed),
             resolve,
-            session: Granted { timeout_ms: 0, id: 0, password: Password::default() },
+            session: Granted::NONE,
             last_zxid,
         };
         let run = move || {
@@ -298,20 +300,70 @@ impl Inbox {
     }
 }
 
-/// Why a link ended.
+/// Why there is no link, or none any more.
 enum Ended {
-    /// It failed in this way.
-    Failed(Failure, String),
-    /// The session is no more.
-    Expired,
+    Stopped,
     /// It is to be made with other options.
     Changed,
-    Stopped,
+    /// The session is no more.
+    Expired,
+    /// Nobody takes a connection.
+    Unreachable,
+    /// No byte came for so long, while one was due.
+    Mute(Duration),
+    Io(io::Error),
+    Foreign(Malformed),
+    /// The digest is refused.
+    Unproved(Code),
+    /// Who asks does not believe the server, for this reason.
+    Distrusted(String),
 }
 
 impl From<Stopped> for Ended {
     fn from(_: Stopped) -> Self {
         Ended::Stopped
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(e: io::Error) -> Self {
+        Ended::Io(e)
+    }
+}
+
+impl From<Malformed> for Ended {
+    fn from(malformed: Malformed) -> Self {
+        Ended::Foreign(malformed)
+    }
+}
+
+impl Ended {
+    /// In words, and what it means for the address. `was_up`: a session had been granted.
+    fn told(&self, host: &Host, was_up: bool) -> (Failure, String) {
+        let other = |why: &dyn fmt::Display| (Failure::Other, format!("{host}: {why}"));
+        match self {
+            Ended::Stopped => other(&"the proxy stops"),
+            Ended::Changed => other(&"the settings changed"),
+            Ended::Expired => other(&"the session has expired"),
+            Ended::Unreachable => other(&"takes no connection"),
+            Ended::Mute(span) => {
+                (Failure::Other, format!("no answer from {host} in {} s", span.as_secs_f64()))
+            }
+            Ended::Io(e) if is_end(e) && was_up => other(&"it closed the connection"),
+            Ended::Io(e) if is_end(e) => {
+                let why = "it closes the connection instead of granting a session: it is full (maxClientCnxns), has no \
+                           quorum, knows less than was seen before, or is no ZooKeeper";
+                (Failure::Early, format!("{host}: {why}"))
+            }
+            Ended::Io(e) => {
+                let is_refused = e.kind() == ErrorKind::ConnectionRefused;
+                let failure = if is_refused { Failure::Refused } else { Failure::Other };
+                (failure, format!("{host}: {}", plain(e)))
+            }
+            Ended::Foreign(malformed) => other(malformed),
+            Ended::Unproved(code) => other(&format!("zookeeper.digest: {code}")),
+            Ended::Distrusted(why) => other(why),
+        }
     }
 }
 
@@ -346,47 +398,42 @@ impl Dialer {
         loop {
             let (host, hosts) = self.next_host()?;
             let addrs: Vec<SocketAddr> = hosts.iter().map(|host| host.addr).collect();
-            if self.inbox.options.root.is_some() && self.dialing.is_rebuilt(&addrs, Instant::now())
-            {
-                self.look(&host)?;
-                continue;
-            }
-            let (ended, lived) = match self.connect(&host, hosts.len() > 1) {
-                Ok(mut link) => {
-                    let since = Instant::now();
-                    (self.serve(&mut link, &host), Some(since))
+            let has_root = self.inbox.options.root.is_some();
+            let (ended, up_at) = if has_root && self.dialing.is_rebuilt(&addrs, Instant::now()) {
+                match self.look(&host) {
+                    Ok(()) => continue,
+                    Err(ended) => (ended, None),
                 }
-                Err(ended) => (ended, None),
+            } else {
+                match self.connect(&host, hosts.len() > 1) {
+                    Ok(mut link) => {
+                        let up_at = Instant::now();
+                        (self.serve(&mut link, &host), Some(up_at))
+                    }
+                    Err(ended) => (ended, None),
+                }
             };
+            // What is asked over this link, or still will be, finds it gone.
+            self.inbox.link += 1;
             self.inbox.asked.clear();
             self.inbox.given_up = None;
-            // What is still asked over this link finds it gone.
-            self.inbox.link += 1;
             let now = Instant::now();
+            let (failure, mut why) = ended.told(&host, up_at.is_some());
             match ended {
                 Ended::Stopped => return Err(Stopped),
-                Ended::Changed => {
-                    self.tell(Event::Down("the settings changed".to_owned()))?;
-                }
-                Ended::Expired => {
-                    self.forget_session();
-                    self.tell(Event::Down(format!("{host}: the session has expired")))?;
-                }
-                Ended::Failed(failure, why) => {
-                    match lived {
-                        Some(since) if now >= since + STABLE => self.dialing.lost(host.addr, now),
+                Ended::Changed => {}
+                Ended::Expired => self.session = Granted::NONE,
+                _ => {
+                    match up_at {
+                        Some(at) if now >= at + STABLE => self.dialing.lost(host.addr, now),
                         _ => self.dialing.failed(host.addr, failure, now),
                     }
-                    let wait = self.dialing.ready_at(&addrs, now) - now;
-                    let why = format!("{why}; the next try is in {:.1} s", wait.as_secs_f64());
-                    self.tell(Event::Down(why))?;
+                    let pause = self.dialing.ready_at(&addrs, now) - now;
+                    why += &format!("; the next try is in {:.1} s", pause.as_secs_f64());
                 }
             }
+            self.tell(Event::Down(why))?;
         }
-    }
-
-    fn forget_session(&mut self) {
-        self.session = Granted { timeout_ms: 0, id: 0, password: Password::default() };
     }
 
     fn tell(&self, event: Event) -> Result<(), Stopped> {
@@ -395,8 +442,10 @@ impl Dialer {
 
     /// Without a byte for so long, while one is due, a server is given up.
     fn patience(&self) -> Duration {
-        let granted = Duration::from_millis(self.session.timeout_ms.max(0) as u64);
-        let timeout = if granted.is_zero() { self.inbox.options.timeout } else { granted };
+        let timeout = match self.session.timeout() {
+            Duration::ZERO => self.inbox.options.timeout,
+            granted => granted,
+        };
         (timeout / 3).clamp(Duration::from_secs(1), Duration::from_secs(4))
     }
 
@@ -404,15 +453,13 @@ impl Dialer {
     fn next_host(&mut self) -> Result<(Host, Vec<Host>), Stopped> {
         let mut unresolved_at = Instant::now() + RESOLVE_LIMIT;
         loop {
-            // Options that change while there is no link count at once.
+            // While there is no link they count at once.
             self.inbox.is_changed = false;
             if let Some(zxid) = self.inbox.forgets_since.take() {
-                self.forget_session();
-                self.last_zxid = self.last_zxid.min(zxid);
+                (self.session, self.last_zxid) = (Granted::NONE, self.last_zxid.min(zxid));
             }
-            if std::mem::take(&mut self.inbox.starts_over) {
-                self.forget_session();
-                self.last_zxid = 0;
+            if mem::take(&mut self.inbox.starts_over) {
+                (self.session, self.last_zxid) = (Granted::NONE, 0);
                 self.dialing.start_over();
             }
             let hosts = self.hosts();
@@ -450,11 +497,13 @@ impl Dialer {
 
     /// Makes a connection, and keeps or gets a session over it.
     fn connect(&mut self, host: &Host, has_others: bool) -> Result<Link, Ended> {
-        let (session, last_zxid) = (self.session, self.last_zxid);
-        let (link, granted) = self.shake_hands(host, has_others, &session, last_zxid)?;
-        if granted.timeout_ms <= 0 {
-            return Err(Ended::Expired);
+        let mut limit = self.patience();
+        if has_others {
+            let doublings = self.dialing.failures(host.addr).min(8);
+            limit = limit.min(FIRST_CONNECT_LIMIT * 2u32.pow(doublings));
         }
+        let (session, last_zxid) = (self.session, self.last_zxid);
+        let (link, granted) = self.shake_hands(host, limit, &session, last_zxid)?;
         self.session = granted;
         self.dialing.granted();
         Ok(link)
@@ -463,107 +512,77 @@ impl Dialer {
     fn shake_hands(
         &mut self,
         host: &Host,
-        has_others: bool,
+        limit: Duration,
         session: &Granted,
         last_zxid: i64,
     ) -> Result<(Link, Granted), Ended> {
-        let patience = self.patience();
-        let failed = |failure, why: String| Ended::Failed(failure, why);
-        let io = |e: io::Error| {
-            let failure = match e.kind() {
-                ErrorKind::ConnectionRefused => Failure::Refused,
-                _ => Failure::Other,
-            };
-            Ended::Failed(failure, format!("{host}: {}", plain(&e)))
-        };
-        let limit = if has_others {
-            FIRST_CONNECT_LIMIT * 2u32.pow(self.dialing.failures(host.addr).min(8))
-        } else {
-            patience
-        };
-        let stream =
-            self.open(host.addr, Instant::now() + limit.min(patience)).map_err(|e| match e {
-                Opening::Stopped => Ended::Stopped,
-                Opening::Late => failed(Failure::Other, format!("{host}: takes no connection")),
-                Opening::Io(e) => io(e),
-            })?;
-        let mut link = Link::new(stream);
+        let mut link = Link::new(self.open(host.addr, Instant::now() + limit)?);
         let timeout_ms = self.inbox.options.timeout.as_millis().try_into().unwrap_or(i32::MAX);
         codec::write_handshake(&mut link.out, last_zxid, timeout_ms, session.id, &session.password);
+        let frame = self.frame(&mut link)?;
+        let granted = codec::read_granted(&link.input[frame.clone()])?;
+        link.consume(frame.end);
+        if granted.timeout().is_zero() {
+            return Err(Ended::Expired);
+        }
+        if let Some(digest) = &self.inbox.options.digest {
+            link.prove(digest);
+        }
+        Ok((link, granted))
+    }
+
+    fn open(&mut self, addr: SocketAddr, until: Instant) -> Result<TcpStream, Ended> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        let under_way = Some(rustix::io::Errno::INPROGRESS.raw_os_error());
+        match socket.connect(&addr.into()) {
+            Err(e) if e.raw_os_error() != under_way => return Err(e.into()),
+            _ => {}
+        }
+        while !self.inbox.wait(Some((&socket, PollFlags::OUT)), until)? {
+            if Instant::now() >= until {
+                return Err(Ended::Unreachable);
+            }
+        }
+        socket.take_error()?.map_or(Ok(socket.into()), |e| Err(e.into()))
+    }
+
+    /// Waits for the next frame, and nothing else.
+    fn frame(&mut self, link: &mut Link) -> Result<Range<usize>, Ended> {
+        let patience = self.patience();
         let until = Instant::now() + patience;
         loop {
             let moved = link.flush().and_then(|()| link.fill());
-            match (link.frame().map_err(|e| failed(Failure::Other, format!("{host}: {e}")))?, moved)
-            {
-                (Some(frame), _) => {
-                    let granted = codec::read_granted(&link.input[frame.clone()])
-                        .map_err(|e| failed(Failure::Other, format!("{host}: {e}")))?;
-                    link.consume(frame.end);
-                    return Ok((link, granted));
-                }
-                (None, Err(e)) if is_end(&e) => {
-                    let why = "it closes the connection instead of granting a session: it is full (maxClientCnxns), has no \
-                               quorum, knows less than was seen before, or is no ZooKeeper";
-                    return Err(failed(Failure::Early, format!("{host}: {why}")));
-                }
-                (None, Err(e)) => return Err(io(e)),
-                (None, Ok(())) => {}
+            if let Some(frame) = link.frame_at(0)? {
+                return Ok(frame);
             }
+            moved?;
             if Instant::now() >= until {
-                return Err(failed(Failure::Other, no_answer(host, patience)));
+                return Err(Ended::Mute(patience));
             }
             self.inbox.wait(Some((&link.stream, link.wants())), until)?;
         }
     }
 
-    fn open(&mut self, addr: SocketAddr, until: Instant) -> Result<TcpStream, Opening> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        match socket.connect(&addr.into()) {
-            Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
-                return Err(e.into());
-            }
-            _ => {}
-        }
-        while !self
-            .inbox
-            .wait(Some((&socket, PollFlags::OUT)), until)
-            .map_err(|Stopped| Opening::Stopped)?
-        {
-            if Instant::now() >= until {
-                return Err(Opening::Late);
-            }
-        }
-        match socket.take_error()? {
-            Some(e) => Err(e.into()),
-            None => Ok(socket.into()),
-        }
-    }
-
     /// Carries requests and answers until the link ends.
     fn serve(&mut self, link: &mut Link, host: &Host) -> Ended {
-        let ended = self.serve_until_it_ends(link, host);
+        self.inbox.link += 1;
+        let (server, id, timeout) = (host.addr, self.session.id, self.session.timeout());
+        let (session, since) = (Granting { id, timeout }, self.last_zxid);
+        let up = Event::Up { link: self.inbox.link, server, session, since };
+        let Err(ended) =
+            self.tell(up).map_err(Ended::from).and_then(|()| self.carry(link, timeout));
         if matches!(ended, Ended::Stopped) {
-            self.say_goodbye(link);
+            link.say_goodbye();
         }
         // Whoever holds the other end learns of it now, whatever it has not read.
         let _ = link.stream.shutdown(Shutdown::Both);
         ended
     }
 
-    fn serve_until_it_ends(&mut self, link: &mut Link, host: &Host) -> Ended {
-        let timeout = Duration::from_millis(self.session.timeout_ms.max(0) as u64);
-        let session = Granting { id: self.session.id, timeout };
-        let (since, patience) = (self.last_zxid, self.patience());
-        if let Some(digest) = &self.inbox.options.digest {
-            link.prove(digest);
-        }
-        self.inbox.link += 1;
-        let up = Event::Up { link: self.inbox.link, server: host.addr, session, since };
-        if self.tell(up).is_err() {
-            return Ended::Stopped;
-        }
+    fn carry(&mut self, link: &mut Link, timeout: Duration) -> Result<Infallible, Ended> {
+        let patience = self.patience();
         let mut sent_at = Instant::now();
         loop {
             while let Some((ticket, op)) = self.inbox.asked.pop_front() {
@@ -576,70 +595,48 @@ impl Dialer {
             }
             let moved = link.flush().and_then(|()| link.fill());
             // What came before the end counts.
-            if let Err(ended) = self.take_frames(link, host) {
-                return ended;
-            }
-            match moved {
-                Ok(()) => {}
-                Err(e) if is_end(&e) => {
-                    return Ended::Failed(
-                        Failure::Other,
-                        format!("{host}: it closed the connection"),
-                    );
-                }
-                Err(e) => return Ended::Failed(Failure::Other, format!("{host}: {}", plain(&e))),
-            }
+            self.take_frames(link)?;
+            moved?;
             if self.inbox.is_changed {
-                return Ended::Changed;
+                return Err(Ended::Changed);
             }
             if let Some(why) = self.inbox.given_up.take() {
-                return Ended::Failed(Failure::Other, format!("{host}: {why}"));
+                return Err(Ended::Distrusted(why));
             }
             let mut wake_at = sent_at + timeout / 3;
             if let Some(late_at) = link.late_at(patience) {
                 if Instant::now() >= late_at {
-                    return Ended::Failed(Failure::Other, no_answer(host, patience));
+                    return Err(Ended::Mute(patience));
                 }
                 wake_at = wake_at.min(late_at);
             }
-            if self.inbox.wait(Some((&link.stream, link.wants())), wake_at).is_err() {
-                return Ended::Stopped;
-            }
+            self.inbox.wait(Some((&link.stream, link.wants())), wake_at)?;
         }
     }
 
-    fn take_frames(&mut self, link: &mut Link, host: &Host) -> Result<(), Ended> {
-        let foreign = |e: Malformed| Ended::Failed(Failure::Other, format!("{host}: {e}"));
+    fn take_frames(&mut self, link: &mut Link) -> Result<(), Ended> {
         let mut read = 0;
-        while let Some(frame) = link.frame_at(read).map_err(foreign)? {
+        while let Some(frame) = link.frame_at(read)? {
             read = frame.end;
-            match codec::read_frame(&link.input[frame]).map_err(foreign)? {
+            match codec::read_frame(&link.input[frame])? {
                 Frame::Reply { xid, zxid, result } => {
-                    // Requests are answered in order.
-                    let Some(Due { xid: due, ticket, kind }) = link.due.pop_front() else {
-                        return Err(foreign(Malformed("an answer to nothing")));
-                    };
-                    if due != xid {
-                        return Err(foreign(Malformed("answers out of order")));
+                    let due = link.due.pop_front().ok_or(Malformed("an answer to nothing"))?;
+                    if due.xid != xid {
+                        return Err(Malformed("answers out of order").into());
                     }
                     self.last_zxid = self.last_zxid.max(zxid);
                     let result = match result {
-                        Ok(result) => Ok(codec::read_answer(kind, result).map_err(foreign)?),
+                        Ok(result) => Ok(codec::read_answer(due.kind, result)?),
                         Err(Code::SESSION_EXPIRED) => return Err(Ended::Expired),
                         Err(code) => Err(code),
                     };
-                    self.tell(Event::Reply { ticket, zxid, result })?;
+                    self.tell(Event::Reply { ticket: due.ticket, zxid, result })?;
                 }
                 Frame::Pong => link.is_pong_due = false,
                 Frame::Auth(Ok(())) => link.is_auth_due = false,
-                Frame::Auth(Err(code)) => {
-                    return Err(Ended::Failed(
-                        Failure::Other,
-                        format!("{host}: zookeeper.digest: {code}"),
-                    ));
-                }
+                Frame::Auth(Err(code)) => return Err(Ended::Unproved(code)),
                 Frame::Event(event, path) => {
-                    self.tell(Event::Fired { event, path, at: Instant::now() })?
+                    self.tell(Event::Fired { event, path, at: Instant::now() })?;
                 }
                 Frame::Other => {}
             }
@@ -648,90 +645,29 @@ impl Dialer {
         Ok(())
     }
 
-    /// Ends the session, so that the server need not wait for its end.
-    fn say_goodbye(&mut self, link: &mut Link) {
-        link.ask(0, &Op::Close);
-        let until = Instant::now() + CLOSE_LIMIT;
-        // The server closes the connection behind its answer.
-        while link.flush().and_then(|()| link.fill()).is_ok() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
     /// Asks for the root as one who has never seen anything. Nothing else is read: it may be another ZooKeeper.
-    fn look(&mut self, host: &Host) -> Result<(), Stopped> {
-        let new = Granted { timeout_ms: 0, id: 0, password: Password::default() };
-        let looked = self.look_at(host, &new);
-        let now = Instant::now();
-        match looked {
-            Ok((zxid, root)) => {
-                self.dialing.looked(now);
-                self.tell(Event::Looked { server: host.addr, zxid, root })?;
-            }
-            Err(Ended::Stopped) => return Err(Stopped),
-            Err(Ended::Failed(failure, why)) => {
-                self.dialing.failed(host.addr, failure, now);
-                self.tell(Event::Down(why))?;
-            }
-            Err(Ended::Expired | Ended::Changed) => {}
-        }
-        Ok(())
-    }
-
-    fn look_at(&mut self, host: &Host, new: &Granted) -> Result<(i64, Result<Stat, Code>), Ended> {
-        let (mut link, granted) = self.shake_hands(host, false, new, 0)?;
-        if granted.timeout_ms <= 0 {
-            return Err(Ended::Expired);
-        }
-        if let Some(digest) = &self.inbox.options.digest {
-            link.prove(digest);
-        }
+    fn look(&mut self, host: &Host) -> Result<(), Ended> {
+        let (mut link, _) = self.shake_hands(host, self.patience(), &Granted::NONE, 0)?;
         let path = self.inbox.options.root.clone().unwrap_or_default();
         link.ask(0, &Op::Exists { path, watch: false });
         link.ask(0, &Op::Close);
-        let foreign = |e: Malformed| Ended::Failed(Failure::Other, format!("{host}: {e}"));
-        let patience = self.patience();
-        let until = Instant::now() + patience;
         loop {
-            let moved = link.flush().and_then(|()| link.fill());
-            while let Some(frame) = link.frame().map_err(foreign)? {
-                if let Frame::Reply { zxid, result, .. } =
-                    codec::read_frame(&link.input[frame.clone()]).map_err(foreign)?
-                {
-                    let root = match result {
-                        Ok(result) => {
-                            match codec::read_answer(Kind::Stat, result).map_err(foreign)? {
-                                Answer::Stat(stat) => Ok(stat),
-                                _ => unreachable!("this kind has a Stat"),
-                            }
-                        }
-                        Err(code) => Err(code),
-                    };
-                    return Ok((zxid, root));
-                }
-                link.consume(frame.end);
+            let frame = self.frame(&mut link)?;
+            if let Frame::Reply { zxid, result, .. } =
+                codec::read_frame(&link.input[frame.clone()])?
+            {
+                let root = match result.map(|result| codec::read_answer(Kind::Stat, result)) {
+                    Ok(answer) => match answer? {
+                        Answer::Stat(stat) => Ok(stat),
+                        _ => unreachable!("this kind has a Stat"),
+                    },
+                    Err(code) => Err(code),
+                };
+                self.dialing.looked(Instant::now());
+                return Ok(self.tell(Event::Looked { server: host.addr, zxid, root })?);
             }
-            if let Err(e) = moved {
-                return Err(Ended::Failed(Failure::Other, format!("{host}: {}", plain(&e))));
-            }
-            if Instant::now() >= until {
-                return Err(Ended::Failed(Failure::Other, no_answer(host, patience)));
-            }
-            self.inbox.wait(Some((&link.stream, link.wants())), until)?;
+            link.consume(frame.end);
         }
-    }
-}
-
-/// Why there is no connection.
-enum Opening {
-    Stopped,
-    Late,
-    Io(io::Error),
-}
-
-impl From<io::Error> for Opening {
-    fn from(e: io::Error) -> Self {
-        Opening::Io(e)
     }
 }
 
@@ -808,6 +744,16 @@ impl Link {
         self.is_due().then_some(self.progress_at + patience)
     }
 
+    /// Ends the session, so that the server need not wait for its end.
+    fn say_goodbye(&mut self) {
+        self.ask(0, &Op::Close);
+        let until = Instant::now() + CLOSE_LIMIT;
+        // The server closes the connection behind its answer.
+        while self.flush().and_then(|()| self.fill()).is_ok() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn is_flushed(&self) -> bool {
         self.written == self.out.len()
     }
@@ -853,12 +799,8 @@ impl Link {
         }
     }
 
-    /// Where the first frame that was not consumed stands, if it has come.
-    fn frame(&self) -> Result<Option<std::ops::Range<usize>>, Malformed> {
-        self.frame_at(0)
-    }
-
-    fn frame_at(&self, start: usize) -> Result<Option<std::ops::Range<usize>>, Malformed> {
+    /// Where the frame stands that begins there, if it has come.
+    fn frame_at(&self, start: usize) -> Result<Option<Range<usize>>, Malformed> {
         let Some(len) = codec::frame_len(&self.input[start..])? else {
             return Ok(None);
         };
@@ -872,10 +814,6 @@ impl Link {
             self.input.shrink_to(KEPT_BYTES);
         }
     }
-}
-
-fn no_answer(host: &Host, patience: Duration) -> String {
-    format!("no answer from {host} in {} s", patience.as_secs_f64())
 }
 
 fn is_end(e: &io::Error) -> bool {

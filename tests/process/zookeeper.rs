@@ -206,6 +206,24 @@ fn a_read_only_minority_is_no_zookeeper_and_is_not_attacked() {
 }
 
 #[test]
+fn a_backup_that_was_restored_takes_no_route_back() {
+    let zk = ZooKeeper::start();
+    let world = World::before(zk.addr());
+    zk.create(&znode("orders"), world.to_b());
+    zk.stop();
+    let backup = zk.back_up();
+    zk.restart();
+    zk.set(&znode("orders"), world.to_a());
+    let proxy = world.settings("").start();
+    follows(&proxy, "orders", A, AFTER_TROUBLE);
+    zk.stop();
+    zk.restore(&backup);
+    zk.restart();
+    proxy.wait_for_log("knows less than was seen before", AFTER_TROUBLE);
+    connects_in_trouble_of_dead(&world, &proxy);
+}
+
+#[test]
 fn links_that_die_without_a_word_leave_no_thread_and_no_descriptor() {
     let zk = ZooKeeper::start();
     let world = World::before(zk.addr());

@@ -14,7 +14,7 @@ fn hex(bytes: &[u8]) -> String {
 /// As ZooKeeper's own command-line client 3.8 sends them.
 #[test]
 fn requests_are_laid_out_as_other_clients_do() {
-    let new = Password::default();
+    let new = Password::NONE;
     let path = || "/r".to_owned();
     let request = |op: Op| {
         let mut kind = Kind::Done;

@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Index;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -53,6 +53,8 @@ const SYNC_LIMIT_TICKS: u32 = 10;
 /// connection a relay took and lost votes anew, while the leader waits for it for 10 s.
 const LEADER_WITHIN: Duration = Duration::from_secs(1);
 const CONFIG_FILE: &str = "zoo.cfg";
+/// What it keeps of its znodes.
+const DATA: &str = "version-2";
 /// More options of java, a line each.
 const JAVA_FILE: &str = "java";
 /// Where it keeps snapshots and transactions.
@@ -156,6 +158,20 @@ impl ZooKeeper {
         let mut process = self.process();
         process.kill();
         *process = spawn(&self.scratch).unwrap_or_else(|e| panic!("cannot start java: {e}"));
+    }
+
+    /// A copy of its data. It must not run.
+    pub fn back_up(&self) -> Scratch {
+        let backup = Scratch::new("backup");
+        copy_files(&self.scratch.path().join(DATA), &backup.path().join(DATA));
+        backup
+    }
+
+    /// Its data are what they were when the copy was made. It must not run.
+    pub fn restore(&self, backup: &Scratch) {
+        let data = self.scratch.path().join(DATA);
+        fs::remove_dir_all(&data).expect("it is ours");
+        copy_files(&backup.path().join(DATA), &data);
     }
 
     /// Its process id; another one after a restart.
@@ -628,6 +644,15 @@ fn config(scratch: &Scratch, port: u16) -> String {
          admin.enableServer=false\n\
          4lw.commands.whitelist=*\n"
     )
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory of ours");
+    for entry in fs::read_dir(from).expect("a server that has run has data") {
+        let path = entry.expect("it stays while it is read").path();
+        let name = path.file_name().expect("an entry has a name");
+        fs::copy(&path, to.join(name)).expect("there is room for a copy");
+    }
 }
 
 fn log_path(scratch: &Scratch) -> PathBuf {
