@@ -53,8 +53,6 @@ const SYNC_LIMIT_TICKS: u32 = 10;
 /// connection a relay took and lost votes anew, while the leader waits for it for 10 s.
 const LEADER_WITHIN: Duration = Duration::from_secs(1);
 const CONFIG_FILE: &str = "zoo.cfg";
-/// What it keeps of its znodes.
-const DATA: &str = "version-2";
 /// More options of java, a line each.
 const JAVA_FILE: &str = "java";
 /// Where it keeps snapshots and transactions.
