@@ -138,6 +138,7 @@ fn accept(inside: &Inside, request: &Request) -> Response {
     };
     info!("client={} accept czxid={czxid:#x} gone={gone}", request.peer);
     match inside.accept(czxid, gone) {
+        _ if inside.accepts.is_none() => Response::text(409, "refused: no routes are held\n"),
         None => Response::text(503, "nobody decides that now: try again\n"),
         Some(Ok(_)) => Response::text(200, "accepted\n"),
         Some(Err(Refusal::NotHeld)) => Response::text(409, "refused: no routes are held\n"),

@@ -298,10 +298,11 @@ impl Server {
         drop(shown);
         self.hub.tell(Note::Limits(limits, Arc::new(settings.client.clone())));
         self.life.set(settings.stop.clone());
-        if let (RouteSource::ZooKeeper(watch, _), Some(zookeeper)) =
+        if let (RouteSource::ZooKeeper(watch, keeper), Some(zookeeper)) =
             (&self.source, &settings.zookeeper)
         {
             watch.apply(zookeeper.clone());
+            keeper.iter().for_each(|keeper| keeper.set_servers(zookeeper.address.clone()));
         }
     }
 

@@ -102,7 +102,7 @@ impl Shown {
     }
 }
 
-/// What others are told of it.
+/// A view for others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// The root whose routes are cached, as far as it is known.
@@ -113,7 +113,7 @@ pub struct View {
     pub is_rootless: bool,
 }
 
-/// What the absence of a table means.
+/// The meaning of a table's absence.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Absence<T> {
     /// The table is gone.
@@ -149,7 +149,7 @@ struct Aside<T> {
     went: Instant,
 }
 
-/// What is held, and what may have to be. `T` is what is cached of a table.
+/// Holds and what may have to be held. `T` is what is cached of a table.
 pub struct Hold<T> {
     is_on: bool,
     known: Option<Identity>,
@@ -165,8 +165,8 @@ pub struct Hold<T> {
 }
 
 impl<T> Hold<T> {
-    /// Of routes that were cached from the root `known`, or if that is not known, of which `oldest_zxid` is the oldest
-    /// change. With `is_on` false every absence is believed.
+    /// For routes that were cached from the root `known`, or if that is not known, whose oldest change is `oldest_zxid`.
+    /// With `is_on` false every absence is believed.
     pub fn new(is_on: bool, known: Option<Identity>, oldest_zxid: Option<i64>) -> Self {
         Hold {
             is_on,
@@ -305,7 +305,7 @@ impl<T> Hold<T> {
         self.return_one(table);
     }
 
-    /// Of the tables that went or are held, which are in the list of all names. They are there again.
+    /// Returns the held tables that are in the list of all names: they are there again.
     pub fn found_among(&mut self, is_name: impl Fn(&str) -> bool) -> Vec<Box<str>> {
         self.aside.retain(|aside| !is_name(&aside.table));
         let held = self.tables.iter().flat_map(|held| &held.gone);
@@ -329,6 +329,14 @@ impl<T> Hold<T> {
     /// An operator says that this table may go. What a journal tells of will come here, too.
     pub fn expect_gone(&mut self, table: Box<str>) {
         self.expected.insert(table);
+    }
+
+    /// An operator names another ZooKeeper: whatever root it has is taken, and these cached tables may go.
+    pub fn start_anew(&mut self, cached: Vec<Box<str>>) {
+        (self.known, self.oldest_zxid, self.root, self.tables) = (None, None, None, None);
+        self.is_rootless = false;
+        self.aside.clear();
+        self.expected = cached.into_iter().collect();
     }
 
     /// An operator accepts what he was shown: a root's czxid, 0 for a missing one, and a number of tables. From then on

@@ -19,7 +19,7 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -98,14 +98,14 @@ struct Kept {
     is_held: bool,
 }
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Contents {
     root: Option<Identity>,
     routes: Vec<Kept>,
 }
 
-/// What was loaded.
+/// The outcome of a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Loaded {
     /// Tables in the file, if it was used.
@@ -264,7 +264,7 @@ fn checksum(bytes: &[u8]) -> String {
     format!("{hash:016x}")
 }
 
-/// Of what line 1 says of ZooKeeper; nothing if it says nothing, as in files of older versions.
+/// Covers what line 1 says of ZooKeeper. Files of older versions say nothing of it and have none.
 fn origin_checksum(head: &Value) -> Value {
     let said = ["root_czxid", "root_ctime_ms", "zookeeper"].map(|key| &head[key]);
     match said.iter().all(|value| value.is_null()) {
@@ -278,6 +278,7 @@ pub struct StateFile {
     stop: Sender<()>,
     thread: JoinHandle<()>,
     status: Status,
+    servers: Arc<Mutex<Vec<String>>>,
 }
 
 impl StateFile {
@@ -297,8 +298,10 @@ impl StateFile {
         if let Err(e) = remove_leftovers(&follow_links(&path)) {
             warn!("state file {}: looking for what others left beside it: {e}", path.display());
         }
+        let servers = Arc::new(Mutex::new(origin.zookeeper.clone()));
         let keeper = Keeper {
             path,
+            servers: servers.clone(),
             origin,
             written,
             in_file: loaded.tables,
@@ -310,12 +313,17 @@ impl StateFile {
         let thread = thread::Builder::new()
             .name("state-file".to_owned())
             .spawn(move || keeper.run(&stopped))?;
-        Ok(StateFile { stop, thread, status })
+        Ok(StateFile { stop, thread, status, servers })
     }
 
     /// How it stands with the file.
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// From now on the routes are those of these servers of ZooKeeper.
+    pub fn set_servers(&self, zookeeper: Vec<String>) {
+        *self.servers.lock() = zookeeper;
     }
 
     /// Writes what has changed and ends the thread.
@@ -328,6 +336,8 @@ impl StateFile {
 struct Keeper {
     path: PathBuf,
     origin: Origin,
+    /// The servers, as the settings have them now.
+    servers: Arc<Mutex<Vec<String>>>,
     /// Version of the route table that the file has.
     written: u64,
     /// Tables in the file.
@@ -345,13 +355,20 @@ impl Keeper {
         loop {
             let ends = stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout);
             let version = self.routes.version();
-            if version != self.written {
-                let written = self.write();
-                match &written {
-                    Ok(()) => self.written(version),
-                    Err(e) => self.not_written(e, Instant::now()),
+            let servers = self.servers.lock().clone();
+            if version != self.written || servers != self.origin.zookeeper {
+                self.origin.zookeeper = servers;
+                match self.write() {
+                    Ok(Write::Done) => {
+                        self.written(version);
+                        self.status.set(Ok(Age::zero()));
+                    }
+                    Ok(Write::Held) => self.written = version,
+                    Err(e) => {
+                        self.not_written(&e, Instant::now());
+                        self.status.set(Err(e));
+                    }
                 }
-                self.status.set(written.map(|()| Age::zero()));
             }
             if ends {
                 return;
@@ -374,13 +391,13 @@ impl Keeper {
     }
 
     /// Writes the routes as they are, unless they are held and the file has more.
-    fn write(&mut self) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<Write> {
         // The hold first: a route that returns with it is there when it is shown.
         let hold = self.routes.hold();
         let routes = self.routes.snapshot();
         let is_held = hold.shown.is_some();
         if is_held && routes.len() < self.in_file {
-            return Ok(());
+            return Ok(Write::Held);
         }
         let path = follow_links(&self.path);
         let text = render(&routes, &self.origin, hold.known);
@@ -399,8 +416,16 @@ impl Keeper {
         written?;
         (self.in_file, self.is_good) = (routes.len(), true);
         // A rename lasts when the directory is on disk.
-        File::open(folder_of(&path))?.sync_all()
+        File::open(folder_of(&path))?.sync_all()?;
+        Ok(Write::Done)
     }
+}
+
+/// The outcome of a write that did not fail.
+enum Write {
+    Done,
+    /// Routes are held, and the file that is there has more of them.
+    Held,
 }
 
 fn write_beside(path: &Path, text: &str) -> io::Result<()> {
@@ -419,7 +444,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// What a path leads to. A link whose target is not there yet leads to where it will be.
+/// Follows a path to its file. A link whose target is not there yet leads to where it will be.
 fn follow_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -482,7 +507,7 @@ fn keep_one(path: &Path, age: Duration, suffix: &str, now: SystemTime) -> io::Re
     }
 }
 
-/// As another name of the same file where there can be such, which takes no room and keeps its time.
+/// Gives the file another name, or copies it where that cannot be. Another name takes no room and keeps the time.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),

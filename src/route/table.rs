@@ -483,6 +483,21 @@ mod tests {
     }
 
     #[test]
+    fn held_tables_make_room_last() {
+        let (_, writer) = RouteTable::new(3);
+        for name in ["a", "b", "c"] {
+            writer.put(name, Cached::Unusable);
+        }
+        writer.set_held("a", true);
+        writer.set_held("b", true);
+        writer.put("d", Cached::Unusable);
+        assert_eq!(writer.held().len(), 2, "c went");
+        writer.set_held("d", true);
+        writer.put("e", Cached::Unusable);
+        assert_eq!((writer.len(), writer.held().len()), (3, 2), "all were held");
+    }
+
+    #[test]
     fn what_is_not_confirmed_since_changes_are_seen_is_stale() {
         let (table, writer) = RouteTable::new(3);
         let stale = |name: &str| {

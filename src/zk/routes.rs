@@ -670,6 +670,21 @@ impl Routes {
         );
     }
 
+    /// An operator names another ZooKeeper, and all that is cached is to be read again. Without a root there, it is held.
+    pub fn believe_another(&mut self) {
+        warn!("root {}: another ZooKeeper is set, and is taken as it is", self.root);
+        for table in self.writer.held() {
+            self.writer.set_held(&table, false);
+        }
+        self.absent_there = None;
+        self.hold.start_anew(self.writer.by_use());
+        self.start_anew();
+        self.left = 0;
+        self.writer.set_names(None);
+        self.names_changed();
+        self.show_hold();
+    }
+
     /// An operator accepts what he was shown. Then all that is cached is to be read again.
     pub fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
         let shown = self.hold.accept(czxid, gone)?;

@@ -108,7 +108,7 @@ impl ZkWatch {
         let (connection, told) = Connection::start(options(&settings), resolve, newest_zxid, seed)?;
         let mut watch =
             Watch::new(routes, paths, jobs, settings.preload, confirmed, status.clone(), seed);
-        watch.connection = Some(connection);
+        (watch.connection, watch.address) = (Some(connection), settings.address);
         let thread = thread::Builder::new().name("zk-watch".to_owned()).spawn(move || {
             watch.run_on(|watch| watch.run(&missed, &told, &ordered, &stopped));
             // First, for the connection waits until its events are taken.
@@ -167,6 +167,8 @@ enum Pending {
 struct Watch {
     routes: Routes,
     paths: Paths,
+    /// The servers in the settings.
+    address: Vec<String>,
     jobs: Jobs<Job>,
     planner: Planner,
     /// `None` in tests.
@@ -214,6 +216,7 @@ impl Watch {
         Watch {
             routes,
             paths,
+            address: Vec::new(),
             jobs,
             planner,
             connection: None,
@@ -345,8 +348,14 @@ impl Watch {
 
     fn apply(&mut self, settings: &ZooKeeperSettings) {
         self.status.asked(settings.timeout);
+        let before = mem::replace(&mut self.address, settings.address.clone());
         if let Some(connection) = &self.connection {
             connection.configure(options(settings));
+        }
+        // Another ZooKeeper, and it is the operator who says so.
+        if !before.iter().any(|server| self.address.contains(server)) {
+            self.routes.believe_another();
+            self.take_as_it_is();
         }
     }
 

@@ -348,6 +348,33 @@ fn another_ensemble_behind_one_of_the_addresses_costs_a_moment() {
 }
 
 #[test]
+fn another_zookeeper_that_the_settings_name_is_believed() {
+    let world = World::new(3);
+    let proxy = world.start();
+    eventually("they are kept", SOON, || world.kept() == 3);
+    let other = busy_zookeeper();
+    other.create(&znode("t0"), record("c", &[world.b.addr()]));
+    let settings = |addr: std::net::SocketAddr| {
+        let state = world.state();
+        format!(
+            "zookeeper: {{address: ['{addr}'], root: {ROOT}, timeout: 6000, preload: true, state_file: {}}}",
+            state.display()
+        )
+    };
+    proxy.rewrite_config(&settings(other.addr()));
+    proxy.process().signal("HUP");
+    eventually("t0 follows", SOON, || told(&proxy.ask("t0")) == B);
+    eventually("t1 is gone", SOON, || told(&proxy.ask("t1")) == "ERR_OBJECT_NOT_FOUND");
+    assert!(hold(&proxy).is_null());
+    eventually("the file follows", SOON, || world.kept() == 1);
+    proxy.terminate();
+    // The file is of the other one by now.
+    let proxy = Proxy::builder(BINARY).config_extra(&settings(other.addr())).start();
+    assert_eq!(told(&proxy.ask("t0")), B);
+    assert!(!proxy.log().contains("not used"));
+}
+
+#[test]
 fn a_root_in_the_settings_that_does_not_exist_is_told_and_the_file_is_not_of_it() {
     let world = World::new(3);
     let proxy = world.start();

@@ -1,4 +1,4 @@
-//! What is held when, what returns, and what ends it.
+//! Holds: when one begins, which tables return with it, and what ends it.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ fn there(identity: Identity) -> Seen {
 
 const OLDER: Seen = Seen::There { identity: OURS, is_older: true };
 
-/// What is cached, as `zk::routes` keeps it, and what decides about it.
+/// The cache, as `zk::routes` keeps it, and the hold that decides about it.
 struct Cache {
     hold: Hold<u32>,
     tables: BTreeMap<Box<str>, u32>,
@@ -299,6 +299,20 @@ fn a_missing_root_that_is_accepted_is_followed_by_any_root() {
     assert_eq!(cache.see(Seen::Missing), None);
     assert!(cache.hold.is_blind());
     assert_eq!(cache.see(there(OTHER)), None);
+}
+
+#[test]
+fn another_zookeeper_that_an_operator_names_is_believed_unless_it_has_no_root() {
+    for seen in [there(OURS), there(OTHER)] {
+        let mut cache = Cache::new(50);
+        cache.see(Seen::Missing);
+        cache.hold.start_anew(cache.tables.keys().cloned().collect());
+        assert_eq!(cache.kind(), None);
+        assert_eq!(cache.see(Seen::Missing), Some(Kind::RootMissing), "an empty one is a mistake");
+        assert_eq!(cache.see(seen), None);
+        assert_eq!(cache.all_absent(0..50), None);
+        assert!(cache.tables.is_empty());
+    }
 }
 
 #[test]
