@@ -30,7 +30,9 @@
 //! 1. `zk::connection` keeps one session over all its connections, chosen by `zk::dial`, and speaks the protocol of
 //!    `zk::codec`.
 //! 2. `zk::watcher` hears what it tells. `zk::planner` says what is read next, `zk::read` in which requests.
-//! 3. `zk::routes` decides what an answer means for the routes, and writes them.
+//! 3. `zk::routes` decides what an answer means for the routes, and writes them. Whether an absence is believed is
+//!    `route::hold`'s decision: a root that is missing or another one, and tables that go by the many, are held until they
+//!    are back or an operator accepts it.
 //!
 //! # Threads
 //! | thread | owner | blocks on | ends when |

@@ -288,7 +288,8 @@ fn without_a_root_at_the_first_start_nothing_is_told() {
 fn a_zookeeper_that_comes_back_empty_is_held_and_so_is_what_is_written_into_it() {
     let world = World::new(5);
     let proxy = world.start();
-    world.zk.wipe();
+    world.zk.lose_data();
+    world.zk.restart();
     is_held(&proxy, "root_missing", 5, LOOK);
     world.all_are_now(&proxy, A);
     world.fill(&world.zk, &world.b);

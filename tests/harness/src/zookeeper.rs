@@ -142,12 +142,11 @@ impl ZooKeeper {
         }
     }
 
-    /// Kills it, takes its data away and starts it: the same server, with an empty tree and zxids that begin again.
+    /// Kills it and takes its data away: when it starts, its tree is empty and its zxids begin again.
     #[track_caller]
-    pub fn wipe(&self) {
+    pub fn lose_data(&self) {
         self.kill();
         fs::remove_dir_all(self.scratch.path().join(DATA)).expect("it has data");
-        self.restart();
     }
 
     /// Like [`restart`](Self::restart), but does not wait: a member of an ensemble cannot serve before others do.

@@ -6,19 +6,21 @@
 //! A blow says from when to when it excuses old answers: one that only touches some servers excuses them for its moment,
 //! as the others can be reached all the while. When a fault returns, it is over and everything works again.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use harness::http::{get, request};
 use harness::proxy::Proxy;
 use harness::wait::poll;
+use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
 
 use crate::aftermath;
 use crate::crowd::another_cluster;
 use crate::history::Value as Written;
 use crate::weather::{Excuse, Whom};
-use crate::world::{ROOT, World};
+use crate::world::{CLUSTERS_ROOT, ROOT, World};
 use harness::rng::Rng;
 
 /// A fault: its name on the command line, and how it is done.
@@ -88,6 +90,9 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "move-hidden-tables", is_long: true, inflict: move_hidden_tables },
     short("junk", junk),
     short("recreate", recreate),
+    short("clusters-gone", clusters_gone),
+    Fault { name: "wiped-data", is_long: true, inflict: wiped_data },
+    Fault { name: "another-ensemble", is_long: true, inflict: another_ensemble },
 ];
 
 /// What happens at the end of each run.
@@ -98,6 +103,8 @@ const LAG_MORE: Duration = Duration::from_millis(100);
 /// How long it may take until a proxy shows what it holds: servers that lag are looked at after 30 s, and one without the
 /// right root is kept for up to 30 s.
 const HELD_WITHIN: Duration = Duration::from_secs(100);
+/// Tables that go before a hold begins are believed to be gone for less than this.
+const BELIEVED_FOR: Duration = Duration::from_secs(3);
 /// How often a table is deleted and created.
 const RECREATIONS: usize = 4;
 /// Tables moved after each blow.
@@ -382,34 +389,54 @@ fn recreate(scene: &mut Scene<'_>) {
     scene.settle();
 }
 
-/// All tables and the root are deleted, as by `deleteall`. What was known is served on until an operator accepts what
-/// has come instead.
+/// The clusters that every second table names are deleted and come back. The last good addresses serve meanwhile.
+fn clusters_gone(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let gate = world.shut_gate();
+    if aftermath::await_current(world).is_none() {
+        return;
+    }
+    world.say("  all clusters are deleted");
+    world.server(0).delete_all(CLUSTERS_ROOT);
+    scene.hold_ms(1_000..=3_000);
+    for table in 0..world.writable() {
+        world.write_past_gate(table, |history| another_cluster(history, scene.rng));
+    }
+    drop(gate);
+    scene.settle();
+}
+
+/// All tables and the root are deleted, as by `deleteall`.
 fn root_gone(scene: &mut Scene<'_>) {
-    held(scene, "all tables and the root are deleted", |world| {
+    replaced(scene, "all tables and the root are deleted", |world| {
+        // The first tables go one by one, and return with the hold.
+        let gone = world.begin("the first of them are believed", Whom::All, Excuse::Gone);
         world.server(0).delete_all(ROOT);
+        world.hold(BELIEVED_FOR);
+        world.over(gone);
+    });
+}
+
+/// All servers come back with empty disks.
+fn wiped_data(scene: &mut Scene<'_>) {
+    replaced(scene, "all servers lose their data", |world| {
+        world.ensemble.servers().iter().for_each(ZooKeeper::lose_data);
+        world.ensemble.servers().iter().for_each(ZooKeeper::launch);
+        world.ensemble.leader();
     });
 }
 
 /// Does something after which ZooKeeper has no root, and shows that all that was known is served on. Then the root and all
 /// tables are created, elsewhere, and accepted.
-fn held(scene: &mut Scene<'_>, what: &str, act: impl FnOnce(&World)) {
+fn replaced(scene: &mut Scene<'_>, what: &str, act: impl FnOnce(&World)) {
     let world = scene.world;
     let gate = world.shut_gate();
-    // One that was deleted shortly before would return with the hold.
-    for table in 0..world.writable() {
-        if world.history(table).last().value == Written::Absent {
-            world.write_past_gate(table, |history| another_cluster(history, scene.rng));
-        }
-    }
-    if aftermath::await_current(world).is_none() {
+    if !all_exist(scene) {
         return;
     }
     let stale = world.begin(what, Whom::All, Excuse::Stale);
-    // The first tables go one by one, and return with the hold.
-    let gone = world.begin("the first of them are believed", Whom::All, Excuse::Gone);
     act(world);
     await_hold(world, "root_missing");
-    world.over(gone);
     scene.hold_ms(500..=2_500);
     world.say("  the root and all tables are created");
     world.server(0).create(ROOT, "");
@@ -426,30 +453,72 @@ fn held(scene: &mut Scene<'_>, what: &str, act: impl FnOnce(&World)) {
     scene.settle();
 }
 
-/// What a proxy holds.
+/// All addresses lead to another team's ZooKeeper, which has a root of the same name, and then back.
+fn another_ensemble(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let other = ZooKeeper::start();
+    other.create(&format!("{ROOT}/theirs"), "");
+    let gate = world.shut_gate();
+    if !all_exist(scene) {
+        return;
+    }
+    world.disturb("all addresses lead to another ensemble", |world| {
+        show(world, |_| other.addr());
+        await_hold(world, "root_foreign");
+        world.hold(BELIEVED_FOR);
+        show(world, |server| world.server(server).addr());
+        await_hold(world, "");
+    });
+    drop(gate);
+    scene.settle();
+}
+
+/// Leads the proxies' connections to these servers.
+fn show(world: &World, server: impl Fn(usize) -> SocketAddr) {
+    for (number, relay) in world.relays.iter().enumerate() {
+        relay.set_target(server(number));
+        relay.cut();
+    }
+}
+
+/// Creates all tables that are absent, for one that was deleted shortly before a hold returns with it; false: the run is over.
+fn all_exist(scene: &mut Scene<'_>) -> bool {
+    let world = scene.world;
+    for table in 0..world.writable() {
+        if world.history(table).last().value == Written::Absent {
+            world.write_past_gate(table, |history| another_cluster(history, scene.rng));
+        }
+    }
+    aftermath::await_current(world).is_some()
+}
+
+/// The hold of a proxy, as it is shown.
 fn hold_of(proxy: &Proxy) -> Value {
     let page = get(proxy.admin(), "/routes");
     serde_json::from_str::<Value>(&page).unwrap_or_default()["hold"].clone()
 }
 
+/// Waits until each proxy holds its routes for this reason; an empty one: until none holds any.
 fn await_hold(world: &World, kind: &str) {
     for (number, proxy) in world.proxies.iter().enumerate() {
-        let is_held = || (hold_of(proxy)["kind"] == kind || world.end.is_over()).then_some(());
+        let is_held = || {
+            let found = hold_of(proxy)["kind"].as_str().unwrap_or_default() == kind;
+            (found || world.end.is_over()).then_some(())
+        };
         if poll(HELD_WITHIN, is_held).is_none() {
             let shown = hold_of(proxy);
-            world.end.fail(|| format!("proxy {number}: want a hold, {kind}, got {shown}"));
+            world.end.fail(|| format!("proxy {number}: want a hold, {kind:?}, got {shown}"));
         }
     }
 }
 
-/// As an operator does, until he accepts what there is: its tables are counted a moment later.
+/// Accepts as an operator does, again if it has changed since he looked.
 fn accept(world: &World, proxy: &Proxy) {
     let accepted = || {
         let hold = hold_of(proxy);
         let czxid = hold["czxid"].as_str().unwrap_or("none");
         let path = format!("/routes/accept?czxid={czxid}&gone={}", hold["gone"]);
-        let is_accepted =
-            hold["gone"] == 0 && request(proxy.admin(), "POST", &path, "").status == 200;
+        let is_accepted = request(proxy.admin(), "POST", &path, "").status == 200;
         (is_accepted || world.end.is_over()).then_some(())
     };
     if poll(HELD_WITHIN, accepted).is_none() {

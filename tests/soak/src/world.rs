@@ -31,6 +31,8 @@ use harness::rng::Rng;
 
 /// Tables are its children.
 pub const ROOT: &str = "/pegasus-cluster";
+/// Clusters that have a znode of their own are its children.
+pub const CLUSTERS_ROOT: &str = "/pegasus-clusters";
 /// Servers of the ensemble.
 const SERVERS: usize = 3;
 /// Stand-in clusters. So many that a table need not soon come back to one, for then the answers of both times would look
@@ -103,7 +105,7 @@ impl World {
         // More than there are tables: an eviction would look like a fault.
         let capacity = names.len() + 1000;
         let settings = format!(
-            "zookeeper: {{address: {addrs:?}, root: {ROOT}, timeout: 6000, \
+            "zookeeper: {{address: {addrs:?}, root: {ROOT}, clusters_root: {CLUSTERS_ROOT}, timeout: 6000, \
              table_watcher_cache_capacity: {capacity}}}\n{settings}"
         );
         let table =
@@ -211,6 +213,13 @@ impl World {
                 None
             }
             Value::Junk => Some(zk.put(&znode, JUNK[version % JUNK.len()])),
+            // Every second table names a cluster, by turns one of two. The one that it names next still has the addresses
+            // of before, and gets new ones just before the table names it.
+            Value::Cluster(cluster) if table % 2 == 1 => {
+                let name = format!("of-{}-{}", self.name(table), version % 2);
+                zk.put(&format!("{CLUSTERS_ROOT}/{name}"), self.record(cluster));
+                Some(zk.put(&znode, format!(r#"{{"cluster": "{name}"}}"#)))
+            }
             Value::Cluster(cluster) => Some(zk.put(&znode, self.record(cluster))),
         };
         lock(history).returned(mzxid, self.now());
