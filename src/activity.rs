@@ -52,6 +52,19 @@ pub fn now(what: &'static str, subject: &[&str]) {
     let _ = OWN.try_with(|own| set(own.get_or_init(register)));
 }
 
+/// As [`now`], unless the thread has said so already.
+pub fn go_on(what: &'static str, subject: &[&str]) {
+    let is_same = |own: &OnceCell<Arc<Slot>>| {
+        own.get().is_some_and(|slot| {
+            let doing = slot.doing.lock();
+            doing.what == what && doing.subject == subject.join(" ")
+        })
+    };
+    if !OWN.try_with(is_same).unwrap_or(true) {
+        now(what, subject);
+    }
+}
+
 fn register() -> Arc<Slot> {
     let doing = Doing { what: "", subject: String::new(), since: Instant::now() };
     let thread_id = rustix::thread::gettid().as_raw_nonzero().get();

@@ -123,4 +123,5 @@ pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod patience;
+pub mod turns;
 pub mod version;

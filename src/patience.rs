@@ -1,31 +1,17 @@
-//! How a thread blocks here: never for longer than a slice without looking up.
+//! How long a query waits: one setting, and what follows from it.
 //!
-//! A worker that waits for a MetaServer answers those whose time is over, notices that its route moved, and
-//! stops when nobody waits any more. All of it happens in the one closure that every blocking function
-//! takes.
+//! ```text
+//! the client's question arrives ── slow_after: another MetaServer is asked, too ── budget: refused ── the setting
+//! ```
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The longest time that a thread blocks without calling its [`Patience`]. Deadlines are kept to it.
-pub const SLICE: Duration = Duration::from_millis(50);
+/// How often waiting queries are looked at: they are answered so late at most.
+pub const TICK: Duration = Duration::from_millis(20);
 
-/// What a worker does while it waits for a MetaServer.
-pub trait Meanwhile {
-    /// It waits without sleeping, for the answer is near: there is time for something short.
-    fn spin(&self) {
-        std::thread::yield_now();
-    }
-
-    /// It is about to sleep, or to do something long.
-    fn be_away(&self) {}
-
-    /// It has slept for a slice.
-    fn look_up(&self) {}
-}
-
-/// Nothing.
-impl Meanwhile for () {}
+/// Time between the last moment at which an answer is waited for and the moment at which the client must have one.
+const MARGIN: Duration = Duration::from_millis(50);
 
 /// The time in which a query is answered; a setting that may change while the proxy runs.
 pub struct QueryTimeout {
@@ -33,7 +19,7 @@ pub struct QueryTimeout {
 }
 
 impl QueryTimeout {
-    /// Of at most some weeks.
+    /// A time-out of at most some weeks.
     pub fn new(timeout: Duration) -> Self {
         let shared = QueryTimeout { ms: AtomicU32::new(0) };
         shared.set(timeout);
@@ -50,11 +36,38 @@ impl QueryTimeout {
         Duration::from_millis(self.ms.load(Relaxed).into())
     }
 
+    /// How long an answer is waited for, counted from the arrival of the question. The rest is for a tick, and for
+    /// writing the refusal.
+    pub fn budget(&self) -> Duration {
+        self.get() - MARGIN.min(self.get() / 4)
+    }
+
     /// A MetaServer that has not answered after this time is slow, and another is asked.
     pub fn slow_after(&self) -> Duration {
-        (self.get() / 3).max(SLICE)
+        self.budget() / 3
+    }
+
+    /// A query whose MetaServers have had this time says something of them when it ends without an answer.
+    pub fn fair(&self) -> Duration {
+        2 * self.slow_after()
     }
 }
 
-/// Called at least every [`SLICE`] by who blocks. False: stop waiting.
-pub type Patience<'a> = dyn FnMut() -> bool + 'a;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_time_out_leaves_servers_a_fair_chance() {
+        for ms in [100, 1_500, 60_000] {
+            let timeout = QueryTimeout::new(Duration::from_millis(ms));
+            assert!(timeout.budget() < timeout.get(), "{ms}");
+            assert!(
+                timeout.fair() + TICK < timeout.budget() + MARGIN,
+                "{ms}: {:?}",
+                timeout.fair()
+            );
+            assert!(timeout.fair() < timeout.budget(), "{ms}");
+        }
+    }
+}

@@ -73,7 +73,7 @@ fn clients(out: &mut Families, inside: &Inside) {
     out.gauge("meta_proxy_pending_queries", "Queries under way", pending);
     let unread = inside.hub.sums().held_bytes() as f64;
     out.gauge("meta_proxy_unread_bytes", "Bytes of answers that clients have not taken", unread);
-    out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.len() as f64);
+    out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.jobs() as f64);
 }
 
 fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {

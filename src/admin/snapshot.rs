@@ -24,8 +24,7 @@ use crate::upstream::cluster::{Cluster, State};
 use crate::upstream::stats::Failures;
 use crate::version;
 use crate::wire::error_code::{COUNTED, ERR_OK};
-use crate::work::job::Job;
-use crate::work::jobs::Jobs;
+use crate::work::job::Jobs;
 use crate::zk::status::{Status, Trust};
 use crate::zk::watcher::{Accept, Accepts};
 
@@ -39,7 +38,7 @@ pub struct Inside {
     /// The clients.
     pub hub: Arc<ClientHub>,
     /// What waits for workers.
-    pub jobs: Jobs<Job>,
+    pub jobs: Arc<Jobs>,
     /// The routes.
     pub routes: Arc<RouteTable>,
     /// The znode above the tables, if the routes are in ZooKeeper.

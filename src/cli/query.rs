@@ -10,8 +10,7 @@ use lexopt::prelude::*;
 use serde_json::json;
 
 use super::rdsn_query;
-use crate::patience::Patience;
-use crate::upstream::link::Link;
+use crate::upstream::link::ask_once;
 use crate::upstream::resolver::Resolver;
 use crate::wire::address::is_host_port;
 use crate::wire::answer::Answer;
@@ -98,16 +97,15 @@ pub fn run(options: &Options) -> ExitCode {
 
 fn ask(options: &Options) -> Result<ConfigView, String> {
     let end = Instant::now() + options.timeout;
-    let mut patience = || Instant::now() < end;
-    let resolver = Resolver::start().map_err(|e| e.to_string())?;
-    let addrs = resolver.resolve(&options.via, &mut patience);
+    let resolver = Resolver::start();
+    let addrs = resolver.resolve(&options.via, end);
     let mut why = match is_host_port(&options.via) {
         true => format!("{}: the host has no address, or none was found in time", options.via),
         false => format!("{}: want host:port", options.via),
     };
     for addr in addrs {
         let answer = match options.protocol {
-            Protocol::Thft => ask_thft(addr, &options.table, &mut patience),
+            Protocol::Thft => ask_thft(addr, &options.table, end),
             Protocol::Rdsn => ask_rdsn(addr, &options.table, end),
         };
         match answer {
@@ -118,20 +116,13 @@ fn ask(options: &Options) -> Result<ConfigView, String> {
     Err(why)
 }
 
-fn ask_thft(
-    addr: SocketAddr,
-    table: &str,
-    patience: &mut Patience<'_>,
-) -> Result<ConfigView, String> {
-    let answer = Link::connect(addr, patience).and_then(|mut link| {
-        link.send(&message::query_args(table), patience)?;
-        link.receive(Duration::ZERO, &(), patience)
-    });
-    match answer.map_err(|e| e.to_string())? {
-        (Answer::Leader { result_at, .. }, frame, _) => {
-            config_view::read(&frame[result_at..]).map_err(|e| e.to_string())
+fn ask_thft(addr: SocketAddr, table: &str, end: Instant) -> Result<ConfigView, String> {
+    let answered = ask_once(addr, &message::query_args(table), end).map_err(|e| e.to_string())?;
+    match answered.answer {
+        Answer::Leader { result_at, .. } => {
+            config_view::read(&answered.frame[result_at..]).map_err(|e| e.to_string())
         }
-        (Answer::Follower { leader }, ..) => Ok(follower(leader)),
+        Answer::Follower { leader } => Ok(follower(leader)),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! poll ─┬─ listener ─▶ accept until it would block ─▶ registry (token -> connection)
-//!       ├─ readable ─▶ connection.notify ─▶ lobby, where workers read
+//!       ├─ readable ─▶ connection.notify ─▶ queue, where workers read
 //!       ├─ writable ─▶ connection.flush
 //!       ├─ waker ────▶ notes: closed, watch, readable, overfull, life, limits, beat, stop
 //!       └─ time ─────▶ deadlines of half frames and of unsent answers; clients that hold most; accept again;
@@ -41,7 +41,7 @@ use crate::logging::Throttle;
 use crate::metrics::Refusal;
 use crate::process::life::Life;
 use crate::wire::host_port::HostPortFields;
-use crate::work::lobby::Lobby;
+use crate::work::job::{Job, Jobs};
 
 /// Token of all listeners: an event says that one of them has somebody to accept.
 const LISTENER: Token = Token(usize::MAX);
@@ -85,7 +85,7 @@ pub struct Acceptor {
     on_drained: Option<Box<dyn FnOnce() + Send>>,
     hub: Arc<ClientHub>,
     notes: Receiver<Note>,
-    lobby: Arc<Lobby>,
+    jobs: Arc<Jobs>,
     registry: Slab<Arc<Connection>>,
     hosts: Hosts,
     deadlines: Deadlines<ConnectionKey>,
@@ -121,7 +121,7 @@ pub struct Parts {
     /// The hub's notes.
     pub notes: Receiver<Note>,
     /// Where workers read.
-    pub lobby: Arc<Lobby>,
+    pub jobs: Arc<Jobs>,
 }
 
 impl Acceptor {
@@ -143,7 +143,7 @@ impl Acceptor {
             hosts: Hosts::new(parts.hub.sums().clone()),
             hub: parts.hub,
             notes: parts.notes,
-            lobby: parts.lobby,
+            jobs: parts.jobs,
             registry: Slab::new(),
             deadlines: Deadlines::default(),
             readable: Vec::new(),
@@ -176,7 +176,8 @@ impl Acceptor {
             }
             self.take_notes(now);
             if !self.readable.is_empty() {
-                self.lobby.arrive(self.readable.drain(..));
+                let readable = self.readable.drain(..);
+                self.jobs.arrive(readable.map(|connection| (connection.peer.ip(), connection)));
                 // Where the processors are busy, those who read them and who answer come first; meanwhile more
                 // clients become readable, and one poll tells of them all.
                 thread::yield_now();
@@ -243,7 +244,7 @@ impl Acceptor {
                 Note::Limits(limits, client_limits) => {
                     (self.limits, self.client_limits) = (limits, client_limits);
                 }
-                Note::Beat(heard) => self.lobby.beat(heard),
+                Note::Beat(heard) => self.jobs.send(Job::Beat(heard)),
                 Note::Stop(by) => self.begin_stop(by, now),
             }
         }

@@ -14,7 +14,7 @@ use crate::client::connection::{CloseReason, Connection};
 use crate::client::outbox::{Body, Reply};
 use crate::logging::{self, Throttle};
 use crate::metrics::{Reason, Unfit};
-use crate::upstream::flight::{Key, Waiter};
+use crate::upstream::sharing::{Key, Waiter};
 use crate::wire::error_code::{self, OwnError};
 use crate::wire::host_port::HostPortFields;
 use crate::wire::message::RequestId;
@@ -132,6 +132,14 @@ impl Waiter for Ask {
         // A query that is answered waits no more.
         self.connection.as_ref().map_or(IpAddr::from([0; 4]), |c| c.host())
     }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn is_gone(&self) -> bool {
+        Ask::is_gone(self)
+    }
 }
 
 impl Drop for Ask {
@@ -143,18 +151,20 @@ impl Drop for Ask {
     }
 }
 
-/// Gives all of them the same answer, the queries of one client that stand together with one write.
-pub fn answer_all(asks: impl IntoIterator<Item = Ask>, cluster: &str, body: &Arc<Body>) {
+/// Gives answers of a cluster, those of one client with one write.
+pub fn answer_all(mut answers: Vec<(Ask, Arc<Body>)>, cluster: &str) {
     let now = Instant::now();
+    // Stable: a client gets its answers in the order in which they came.
+    answers.sort_by_key(|(ask, _)| ask.connection.as_ref().map(Arc::as_ptr));
     let mut together: Vec<Reply> = Vec::new();
     let mut weight = 0;
     let mut asker: Option<Arc<Connection>> = None;
-    for ask in asks {
+    for (ask, body) in answers {
         if ask.is_flooded() {
             ask.refuse(OwnError::Unavailable);
             continue;
         }
-        let (connection, reply, more) = ask.pass(cluster, body, now);
+        let (connection, reply, more) = ask.pass(cluster, &body, now);
         if let Some(before) = &asker
             && !Arc::ptr_eq(before, &connection)
         {

@@ -113,13 +113,6 @@ pub fn looks_like_settings(text: &str) -> bool {
 /// Every setting: its key, what it may be, its default, and whether a change of it needs a restart.
 fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
     let workers = s.number("workers", 4..=1024, 64, NeedsRestart);
-    let max_calls = s.number("max_calls_per_cluster", 1..=64, 8, NeedsRestart);
-    // A quarter of the workers, so that no cluster can take them all.
-    let most_calls = (workers / 4).max(1);
-    if max_calls > most_calls && s.is_set("max_calls_per_cluster") {
-        let what = format!("{max_calls} is more than a quarter of workers: {most_calls} are made");
-        s.warn("max_calls_per_cluster", what);
-    }
     let max_connections_per_address =
         s.number("limits.max_connections_per_address", 1..=1_000_000, 4_096, Live);
     let max_unread_total_bytes =
@@ -163,7 +156,10 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
             frame_timeout: s.ms("limits.frame_timeout_ms", 100..=600_000, 10_000, Live),
             unread_timeout: s.ms("limits.unread_timeout_ms", 100..=600_000, 30_000, Live),
         },
-        upstream: UpstreamLimits { max_calls: max_calls.min(most_calls) },
+        upstream: UpstreamLimits {
+            max_calls: s.number("max_calls_per_cluster", 1..=64, 8, NeedsRestart),
+            probe_interval: s.seconds("probe_interval_s", 0..=3_600, 10, NeedsRestart),
+        },
         zookeeper: has_zookeeper.then_some(zookeeper),
         // A Prometheus that scrapes the Go proxy knows this port.
         admin: s.address_or_none("admin.listen", "0.0.0.0:9091", NeedsRestart),

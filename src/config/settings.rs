@@ -120,8 +120,10 @@ pub struct ClientLimits {
 /// What calls to a cluster may use.
 #[derive(Clone, Debug)]
 pub struct UpstreamLimits {
-    /// Calls to one cluster at once, and so links to one MetaServer.
+    /// Calls to one cluster at once.
     pub max_calls: usize,
+    /// Time between two probes of a MetaServer; zero: only those of clusters in trouble are probed.
+    pub probe_interval: Duration,
 }
 
 /// How much of the log is kept.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,12 +37,13 @@ use crate::query::router::Router;
 use crate::route::file::RoutesFile;
 use crate::route::state::{self, Origin, StateFile};
 use crate::route::table::RouteTable;
-use crate::upstream::cluster::{Clusters, Upstream};
+use crate::upstream::cluster::Upstream;
+use crate::upstream::registry::Clusters;
 use crate::upstream::resolver::Resolver;
+use crate::upstream::watch::{MetaWatch, Watching};
 use crate::wire::host_port::HostPortFields;
-use crate::work::jobs::Jobs;
-use crate::work::lobby::Lobby;
-use crate::work::workers::Workers;
+use crate::work::job::Jobs;
+use crate::work::worker::Workers;
 use crate::zk::watcher::ZkWatch;
 
 /// Where the routes come from.
@@ -106,6 +107,7 @@ pub struct Server {
     hub: Arc<ClientHub>,
     accept: JoinHandle<io::Result<()>>,
     workers: Workers,
+    watching: Watching,
     source: RouteSource,
     admin: Option<Http>,
     falcon: Option<Falcon>,
@@ -125,11 +127,10 @@ impl Server {
         let life = Arc::new(Life::new(settings.stop.clone()));
         let query_timeout = Arc::new(QueryTimeout::new(settings.query_timeout));
 
-        let resolver = Resolver::start().map_err(io("start resolve threads"))?;
-        let (limits, timeout) = (settings.upstream.clone(), query_timeout.clone());
-        let upstream = Arc::new(Upstream { resolver, limits, query_timeout: timeout });
-        // Jobs are bounded by what they are about: the readers that are called, and the pending queries. So are misses.
-        let jobs = Jobs::default();
+        let resolver = Resolver::start();
+        // Jobs are bounded by what they are about: the pending queries and the calls under way. So are misses.
+        let jobs = Arc::new(Jobs::default());
+        let metrics = Arc::new(Metrics::default());
         let (misses, missed) = unbounded();
         let capacity = match &source {
             Source::ZooKeeper(zookeeper) => zookeeper.cache_capacity,
@@ -137,6 +138,19 @@ impl Server {
         };
         let (routes, writer) = RouteTable::new(capacity);
         let shown_routes = routes.clone();
+        let watch = Arc::new(MetaWatch::new());
+        let weak: Weak<RouteTable> = Arc::downgrade(&routes);
+        let upstream = Arc::new(Upstream {
+            resolver,
+            limits: settings.upstream.clone(),
+            query_timeout: query_timeout.clone(),
+            metrics: metrics.clone(),
+            work: jobs.clone(),
+            routes: weak,
+            watch: watch.clone(),
+        });
+        let watching =
+            watch.start(settings.upstream.probe_interval).map_err(io("start meta-watch"))?;
         let mut clusters = Clusters::new(upstream.clone());
         // With a routes file all tables are known and nothing is missing: nobody reads `missed`.
         let source = match source {
@@ -169,15 +183,10 @@ impl Server {
                 RouteSource::ZooKeeper(watch, keeper)
             }
         };
-        let lobby = Arc::new(Lobby::new(jobs.clone()));
-        let (timeout, waiting) = (query_timeout.clone(), lobby.clone());
-        let shown_jobs = jobs.clone();
-        let metrics = Arc::new(Metrics::default());
-        let count = metrics.clone();
-        let router = Router::new(routes, misses, jobs.clone(), waiting, count, timeout);
-        let router = Arc::new(router);
+        let (timeout, count) = (query_timeout.clone(), metrics.clone());
+        let router = Arc::new(Router::new(routes, misses, jobs.clone(), count, timeout));
         let workers =
-            Workers::start(settings.workers, jobs, &lobby, &router).map_err(io("start workers"))?;
+            Workers::start(settings.workers, jobs.clone(), &router).map_err(io("start workers"))?;
 
         let poll = Poll::new().map_err(io("epoll"))?;
         let waker = Waker::new(poll.registry(), accept::WAKER).map_err(io("eventfd"))?;
@@ -210,7 +219,7 @@ impl Server {
             on_drained: Box::new(on_drained.clone()),
             hub: hub.clone(),
             notes: noted,
-            lobby,
+            jobs: jobs.clone(),
         })
         .map_err(io("epoll"))?;
         let accept = thread::Builder::new()
@@ -228,7 +237,7 @@ impl Server {
         let inside = Arc::new(Inside {
             metrics,
             hub: hub.clone(),
-            jobs: shown_jobs,
+            jobs,
             routes: shown_routes,
             root: root.unwrap_or_default(),
             zookeeper,
@@ -263,6 +272,7 @@ impl Server {
             hub,
             accept,
             workers,
+            watching,
             source,
             admin,
             falcon,
@@ -339,6 +349,7 @@ impl Server {
         self.end_clients(Wait::ForAnswers);
         let is_good = self.accept.join().is_ok_and(|ran| ran.is_ok());
         self.workers.stop();
+        self.watching.stop();
         match self.source {
             RouteSource::File(file) => file.stop(),
             RouteSource::ZooKeeper(watch, keeper) => {

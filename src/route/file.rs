@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use super::names::Names;
 use super::record::{self, Record};
 use super::table::{Cached, Route, RouteWriter};
-use crate::upstream::cluster::Clusters;
+use crate::upstream::registry::Clusters;
 use crate::wire::message::is_table_name;
 
 /// How often the file is looked at.

@@ -36,7 +36,7 @@ use super::record::{self, Record};
 use super::table::{Cached, Route, RouteTable, RouteWriter};
 use crate::age::Age;
 use crate::logging::Throttle;
-use crate::upstream::cluster::Clusters;
+use crate::upstream::registry::Clusters;
 use crate::wire::message::is_table_name;
 
 /// How often it is looked whether routes have changed.

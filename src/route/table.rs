@@ -11,8 +11,12 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -20,7 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use super::hold;
 use super::names::Names;
 use crate::metrics::Tally;
-use crate::upstream::cluster::Cluster;
+use crate::upstream::cluster::{Cluster, Routes};
 
 /// Where a table lives, as far as this proxy knows.
 pub struct Route {
@@ -137,6 +141,20 @@ pub struct RouteWriter {
     capacity: usize,
 }
 
+impl Routes for RouteTable {
+    fn version(&self) -> u64 {
+        RouteTable::version(self)
+    }
+
+    /// One that is gone has not moved: who asked while it was there may have the answer.
+    fn has_moved(&self, table: &str, cluster: &Cluster) -> bool {
+        match self.inner.read().entries.get(table).map(|entry| &entry.cached) {
+            Some(Cached::Route(route)) => !ptr::eq(Arc::as_ptr(&route.cluster), cluster),
+            _ => false,
+        }
+    }
+}
+
 impl RouteTable {
     /// An empty table for at most `capacity` entries, and its only writer.
     pub fn new(capacity: usize) -> (Arc<RouteTable>, RouteWriter) {
@@ -177,17 +195,13 @@ impl RouteTable {
         }
     }
 
-    /// Whether the table has moved away from this very cluster. One that is gone has not: who asked while
-    /// it was there may have the answer.
-    pub fn has_moved(&self, table: &str, cluster: &Arc<Cluster>) -> bool {
-        match self.inner.read().entries.get(table).map(|entry| &entry.cached) {
-            Some(Cached::Route(route)) => !Arc::ptr_eq(&route.cluster, cluster),
-            _ => false,
-        }
-    }
-
     fn ms(&self, now: Instant) -> u64 {
         1 + now.saturating_duration_since(self.start).as_millis() as u64
+    }
+
+    /// Another number than before if anything that is cached has changed since.
+    pub fn version(&self) -> u64 {
+        self.version.load(SeqCst)
     }
 
     /// Everything that is cached, by name.
@@ -234,11 +248,6 @@ impl RouteTable {
     /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Another number than before if anything that is cached has changed since.
-    pub fn version(&self) -> u64 {
-        self.version.load(Relaxed)
     }
 
     /// Whether routes are held, and of which root they are.
@@ -298,7 +307,7 @@ impl RouteWriter {
                 inner.entries.insert(table.into(), entry);
             }
         }
-        self.table.version.fetch_add(1, Relaxed);
+        self.table.version.fetch_add(1, SeqCst);
     }
 
     /// Notes why the record that is there now cannot be used, or that it can be. What is cached stays.
@@ -378,7 +387,7 @@ impl RouteWriter {
     /// The table is no more.
     pub fn remove(&self, table: &str) {
         self.table.inner.write().entries.remove(table);
-        self.table.version.fetch_add(1, Relaxed);
+        self.table.version.fetch_add(1, SeqCst);
     }
 
     /// All tables that there are; `None` when that is not known.

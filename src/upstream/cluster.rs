@@ -1,63 +1,93 @@
-//! One cluster: its MetaServers, who leads, who failed, the links, the flights.
+//! One cluster: its MetaServers, who leads, who failed, the links, and the questions that wait.
 //!
 //! ```text
-//! join ─▶ [health: refuse at once?] ─▶ [flight: share, or lead] ─▶ call:
-//!
-//!   round: leader first, then the others ─┬─ leader's answer ──────────────▶ Answered
-//!     ▲                                   ├─ follower: its leader is next
-//!     │                                   ├─ no link, no answer, a lie: next
-//!     │                                   └─ slow: set aside, the next may know a new leader;
-//!     │                                      if none does, the slow one is waited for after all
-//!     └── short pause ◀── the round is over ──┘      nobody waits any more ─▶ Failed
+//! join ─▶ [health: refuse at once?] ─▶ sharing ─▶ a place is free? ─▶ Place: the right to make calls (`upstream::call`)
+//!                                         ▲  │
+//!    watch, every tick: expired, moved,   │  └─▶ next_call: many questions for one server, with one write on one link
+//!    due again, a place to give           └───── no answer: another server, or later
 //! ```
-//! A call blocks its worker, and its worker looks up every slice: it answers those whose time is over, also those
-//! who only wait for a later call, sends those whose table has moved where it is now, and leaves when it was the
-//! one that is called for. What a call leaves without an answer says something of the cluster only if the
-//! call had the time that a query usually has.
+//! The lock covers what calls share (questions, health, memory, idle links) and never any I/O. What bounds a cluster: at
+//! most `max_calls` calls under way, as many slow links, as many idle links to a server, and the pending queries.
 //!
-//! The lock covers what calls share (flights, health, memory, idle links) and never any I/O. Calls at once
-//! are few, and each holds one link to a server at a time: that bounds the links to a MetaServer and keeps
-//! a dead cluster from taking all workers.
+//! A question that cannot be asked now waits here, not in a thread: whatever a cluster does, it costs a worker no more
+//! than the time for which [`Cluster::patience`] lets it block.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{info, warn};
 use parking_lot::Mutex;
 
-use super::flight::{Flights, Key, Lead};
 use super::health::Health;
-use super::leader::{Memory, Plan};
+use super::leader::Memory;
 use super::link::{Link, LinkError};
+use super::resolver::Resolver;
+use super::sharing::{Batch, Sent, Sharing};
+use super::slow_start::SlowStart;
 use super::stats::Stats;
 use crate::client::ask::Ask;
-use crate::client::outbox::Body;
 use crate::config::UpstreamLimits;
 use crate::logging::Throttle;
-use crate::patience::{Meanwhile, QueryTimeout, SLICE};
-use crate::route::record::Record;
-use crate::upstream::resolver::Resolver;
-use crate::wire::address::is_host_port;
-use crate::wire::answer::Answer;
+use crate::metrics::{Metrics, Shed};
+use crate::patience::QueryTimeout;
+use crate::wire::config_view::Address;
 use crate::wire::error_code::OwnError;
 
-/// A link idle for longer is not used again: a firewall between may have forgotten it, and then a request
-/// on it is lost without a word.
-const MAX_IDLE: Duration = Duration::from_secs(60);
+/// Questions that one call asks at most. Twice as many are no faster: by then the write is a small part of it.
+const MAX_TOGETHER: usize = 64;
 
-/// Pause between two rounds of one call, doubled each time up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// See [`FIRST_PAUSE`]. A leader election takes seconds; asking more often does not shorten it.
-const MAX_PAUSE: Duration = Duration::from_millis(200);
+/// A link idle for longer is closed: a firewall between may have forgotten it, and then a request on it is lost without
+/// a word.
+const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// How long a call looks for an answer before it sleeps, where answers usually come sooner than that.
-const SPIN: Duration = Duration::from_micros(60);
+/// How long a worker blocks on a call before the call is parked. Hundred clusters that go silent in one instant so
+/// cost 64 workers 8 ms.
+pub(super) const SLICE: Duration = Duration::from_millis(5);
+
+/// Answers usually come sooner than this: a second call beside the one under way would bring them no sooner.
+const NEAR: Duration = Duration::from_millis(1);
+
+/// How often the addresses behind names are looked at.
+const RESOLVE_EVERY: Duration = Duration::from_secs(1);
+/// The same while there is none yet.
+const RESOLVE_AGAIN: Duration = Duration::from_millis(20);
 
 /// Stands for the usual time of answers before the first.
 const NEVER_US: u32 = u32::MAX;
+
+/// What calls need of the routes.
+pub trait Routes: Send + Sync {
+    /// Grows with each change.
+    fn version(&self) -> u64;
+    /// Whether the table lives in another cluster than this one now.
+    fn has_moved(&self, table: &str, cluster: &Cluster) -> bool;
+}
+
+/// What calls leave to workers.
+pub trait Work: Send + Sync {
+    /// Make the calls of this place.
+    fn call(&self, place: Place);
+    /// Go on with a call that was parked.
+    fn resume(&self, parked: Parked);
+    /// Look these up again: their route has moved.
+    fn ask_again(&self, asks: Vec<Ask>);
+    /// Tell these that there is no answer.
+    fn refuse(&self, asks: Vec<Ask>, error: OwnError);
+}
+
+/// What calls leave to the thread that watches over time (`upstream::watch`).
+pub trait Watch: Send + Sync {
+    /// Listen to this link.
+    fn park(&self, parked: Parked);
+    /// Queries wait in this cluster.
+    fn busy(&self, cluster: &Arc<Cluster>);
+    /// A cluster to probe, as long as a route names it.
+    fn add(&self, cluster: &Arc<Cluster>);
+}
 
 /// What all clusters share.
 pub struct Upstream {
@@ -65,98 +95,93 @@ pub struct Upstream {
     pub resolver: Resolver,
     /// What calls may use.
     pub limits: UpstreamLimits,
-    /// Also decides how long a call waits for one MetaServer before it asks another, too.
+    /// How long queries wait.
     pub query_timeout: Arc<QueryTimeout>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Workers.
+    pub work: Arc<dyn Work>,
+    /// The routes, which hold the clusters.
+    pub routes: Weak<dyn Routes>,
+    /// Listens to slow links, watches over time, probes.
+    pub watch: Arc<dyn Watch>,
+}
+
+/// The right to make calls to a cluster, one at a time; what is done with it stands in `upstream::call`. Dropped, it is
+/// given back.
+pub struct Place {
+    cluster: Arc<Cluster>,
+    is_held: bool,
+}
+
+impl Place {
+    pub(super) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Gives the place back, under the lock that the caller holds.
+    fn end(&mut self, core: &mut Core) {
+        if mem::take(&mut self.is_held) {
+            core.calls.end();
+        }
+    }
+
+    /// The call on this link is silent: the place goes on with it, without a worker.
+    pub(super) fn park(mut self, link: Link) {
+        self.is_held = false;
+        let cluster = self.cluster.clone();
+        cluster.core.lock().calls.park();
+        let watch = cluster.upstream.watch.clone();
+        watch.park(Parked { cluster, link, is_slow: false });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_held {
+            self.cluster.core.lock().calls.end();
+        }
+    }
+}
+
+/// A call whose worker has left it.
+pub struct Parked {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) link: Link,
+    /// Others are asked, too; it does not count as a call under way.
+    pub(super) is_slow: bool,
 }
 
 /// What became of a query that wants an answer of a cluster.
 pub enum Joined {
-    /// Somebody's call will answer it.
+    /// A call under way, or one that will start, answers it.
     Waiting,
-    /// The caller makes this call.
-    Lead(Lead<Ask>),
+    /// The caller makes calls.
+    Call(Place),
     /// The cluster does not answer these days.
     Refused(Ask),
 }
 
-/// How a call ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// With a leader's answer.
-    Answered(Arc<Body>),
-    /// Nobody answered, although there was time.
-    Failed,
-    /// The route moved away from this cluster; who still waits is to be asked for elsewhere.
-    Moved,
-    /// Nobody waits any more.
-    Abandoned,
+/// What a MetaServer said to the last probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// It leads.
+    Leader,
+    /// It knows another leader, or none.
+    Follower,
+    /// No usable answer; why, in a word.
+    Silent(&'static str),
 }
 
-/// The routes, as calls see them.
-pub trait Routes {
-    /// Whether the table lives in another cluster than this one now.
-    fn has_moved(&self, table: &str) -> bool;
-    /// These are to be asked for where their table is now.
-    fn ask_again(&self, asks: Vec<Ask>);
-}
-
-/// What is to be done after a call.
-pub struct Landed {
-    /// The caller makes this call next.
-    pub next: Option<Lead<Ask>>,
-    /// They waited for calls to a cluster that is asked no more.
-    pub refused: Vec<Ask>,
-}
-
-/// A call to make, and to whom.
-pub struct Flight {
-    /// Whom to ask.
-    pub cluster: Arc<Cluster>,
-    /// `None` while the call is made, and once none is left to make.
-    pub lead: Option<Lead<Ask>>,
-}
-
-impl Drop for Flight {
-    /// A question whose call is never over would be mute for ever.
-    fn drop(&mut self) {
-        while let Some(Lead { key, .. }) = self.lead.take() {
-            self.lead = self.cluster.land(&key, &Outcome::Abandoned).next;
-        }
-    }
-}
-
-/// All clusters that routes name, each once however many tables it holds. Owned by who writes the routes;
-/// a cluster and its links go with its last route and call.
-pub struct Clusters {
-    upstream: Arc<Upstream>,
-    by_addrs: HashMap<Vec<String>, Weak<Cluster>>,
-    stats: HashMap<String, Weak<Stats>>,
-}
-
-impl Clusters {
-    /// None yet.
-    pub fn new(upstream: Arc<Upstream>) -> Self {
-        Clusters { upstream, by_addrs: HashMap::new(), stats: HashMap::new() }
-    }
-
-    /// The cluster of a record.
-    pub fn get(&mut self, record: Record) -> Arc<Cluster> {
-        if let Some(cluster) = self.by_addrs.get(&record.meta_addrs).and_then(Weak::upgrade) {
-            return cluster;
-        }
-        self.by_addrs.retain(|_, cluster| cluster.strong_count() > 0);
-        self.stats.retain(|_, stats| stats.strong_count() > 0);
-        let addrs = record.meta_addrs.clone();
-        let mut cluster = Cluster::new(record.cluster, record.meta_addrs, self.upstream.clone());
-        // With other MetaServers it is the same cluster to who counts.
-        match self.stats.get(&cluster.name).and_then(Weak::upgrade) {
-            Some(stats) => cluster.stats = stats,
-            None => drop(self.stats.insert(cluster.name.clone(), Arc::downgrade(&cluster.stats))),
-        }
-        let cluster = Arc::new(cluster);
-        self.by_addrs.insert(addrs, Arc::downgrade(&cluster));
-        cluster
-    }
+/// A MetaServer as its probes see it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The MetaServer.
+    pub addr: SocketAddr,
+    /// What it said last; `None`: it was not probed yet.
+    pub probed: Option<Probed>,
+    /// For how long it has said so.
+    pub since: Duration,
 }
 
 /// How it stands with a cluster.
@@ -167,186 +192,164 @@ pub struct State {
     pub idle_links: usize,
     /// Calls under way.
     pub calls: usize,
-    /// Calls that failed since the last answer.
+    /// Queries that failed since the last answer.
     pub failures: u32,
-    /// Queries that wait for calls.
+    /// Queries that wait for an answer.
     pub waiting: usize,
-    /// For how long queries are refused but for probes.
+    /// For how long queries are refused.
     pub failing: Option<Duration>,
     /// How long answers took of late; `None` before the first.
     pub usual: Option<Duration>,
+    /// Its MetaServers, as far as their addresses are known.
+    pub servers: Vec<Server>,
 }
 
-struct Core {
-    flights: Flights<Ask>,
-    health: Health,
-    memory: Memory,
+pub(super) struct Core {
+    pub(super) sharing: Sharing<Ask>,
+    pub(super) health: Health,
+    pub(super) memory: Memory,
+    pub(super) calls: SlowStart,
     idle: HashMap<SocketAddr, Vec<Link>>,
-    /// When to look again for those who wait and should not.
-    next_look: Instant,
+    /// Links that are listened to beside the calls under way.
+    slow_links: usize,
+    /// When the running call began, if one runs.
+    running_since: Instant,
+    resolve_at: Instant,
+    /// Each name of the list has an address, or is known to have none.
+    is_resolved: bool,
+    /// The routes as they were when all questions were known to belong here.
+    routes_version: u64,
+    /// `watch` looks at it each tick.
+    is_watched: bool,
+    probed: HashMap<SocketAddr, (Probed, Instant)>,
 }
 
 /// One cluster, known by the set of its MetaServer addresses.
 pub struct Cluster {
+    /// No other cluster of this process has it.
+    pub(super) id: u64,
     /// Its name in the first route that named it; for people.
     pub name: String,
     /// Its MetaServers, `host:port`, sorted.
     pub meta_addrs: Vec<String>,
-    upstream: Arc<Upstream>,
     /// What is counted.
     pub stats: Arc<Stats>,
+    pub(super) upstream: Arc<Upstream>,
     /// How long answers took of late, us. Two calls that write it at once do no harm.
     usual_us: AtomicU32,
-    core: Mutex<Core>,
+    pub(super) core: Mutex<Core>,
 }
 
 impl Cluster {
     /// `meta_addrs` must not be empty.
-    pub fn new(name: String, meta_addrs: Vec<String>, upstream: Arc<Upstream>) -> Self {
+    pub fn new(
+        name: String,
+        meta_addrs: Vec<String>,
+        stats: Arc<Stats>,
+        upstream: Arc<Upstream>,
+    ) -> Arc<Self> {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let (id, now) = (IDS.fetch_add(1, Relaxed), Instant::now());
         let core = Core {
-            flights: Flights::new(upstream.limits.max_calls),
+            sharing: Sharing::default(),
             health: Health::default(),
             memory: Memory::default(),
+            calls: SlowStart::new(upstream.limits.max_calls),
             idle: HashMap::new(),
-            next_look: Instant::now(),
+            slow_links: 0,
+            running_since: now,
+            resolve_at: now,
+            is_resolved: false,
+            routes_version: 0,
+            is_watched: false,
+            probed: HashMap::new(),
         };
         let usual_us = AtomicU32::new(NEVER_US);
-        let stats = Arc::new(Stats::default());
-        Cluster { name, meta_addrs, upstream, stats, usual_us, core: Mutex::new(core) }
+        let core = Mutex::new(core);
+        let cluster = Arc::new(Cluster { id, name, meta_addrs, stats, upstream, usual_us, core });
+        cluster.upstream.watch.add(&cluster);
+        cluster
     }
 
     /// How it stands now.
     pub fn state(&self) -> State {
         let usual_us = self.usual_us.load(Relaxed);
         let core = self.core.lock();
+        let server = |addr: &SocketAddr| {
+            let probed = core.probed.get(addr);
+            Server {
+                addr: *addr,
+                probed: probed.map(|(probed, _)| *probed),
+                since: probed.map_or(Duration::ZERO, |(_, since)| since.elapsed()),
+            }
+        };
         State {
             leader: core.memory.leader(),
             idle_links: core.idle.values().map(Vec::len).sum(),
-            calls: self.upstream.limits.max_calls - core.flights.free_places(),
+            calls: core.calls.calls(),
             failures: core.health.failures(),
-            waiting: core.flights.waiting(),
+            waiting: core.sharing.waiting(),
             failing: core.health.failing_since().map(|since| since.elapsed()),
             usual: (usual_us < NEVER_US).then(|| Duration::from_micros(usual_us.into())),
+            servers: core.memory.servers().iter().map(server).collect(),
         }
     }
 
-    /// A query wants this cluster's answer.
-    pub fn join(&self, ask: Ask) -> Joined {
+    /// A query wants this cluster's answer. `routes_version` is that of before its route was looked up.
+    pub fn join(self: &Arc<Self>, ask: Ask, routes_version: u64) -> Joined {
         let mut core = self.core.lock();
-        let is_called = core.flights.free_places() < self.upstream.limits.max_calls;
-        if !core.health.admits(is_called, Instant::now()) {
+        if core.health.failing_since().is_some() && !core.health.admits(Instant::now()) {
             return Joined::Refused(ask);
         }
-        match core.flights.join(ask.args.clone(), ask) {
-            Some(lead) => Joined::Lead(lead),
-            None => Joined::Waiting,
-        }
-    }
-
-    /// The call is about to start: who came meanwhile is aboard, too. `Some`: there is no reason to make it.
-    pub fn depart(&self, key: &Key, aboard: &mut Vec<Ask>, routes: &dyn Routes) -> Option<Outcome> {
-        self.core.lock().flights.depart(key, aboard);
-        self.look_after(aboard, routes)
-    }
-
-    /// Makes one call and blocks until it is over. Those `aboard` whose time ends before are answered here
-    /// and taken out.
-    pub fn call(
-        &self,
-        key: &Key,
-        aboard: &mut Vec<Ask>,
-        routes: &dyn Routes,
-        meanwhile: &dyn Meanwhile,
-    ) -> Outcome {
-        let start = Instant::now();
-        let unanswered = Vec::new();
-        let mut call =
-            Call { cluster: self, key, aboard, routes, meanwhile, start, unanswered, over: None };
-        let outcome = match call.run() {
-            Ok(body) => Outcome::Answered(body),
-            Err(Over) => call.over.take().expect("Over is only said when it is set"),
-        };
-        if matches!(outcome, Outcome::Answered(_) | Outcome::Failed) {
-            let mute = std::mem::take(&mut call.unanswered);
-            mute.into_iter().for_each(|addr| call.failed(addr, &LinkError::GaveUp));
-        }
-        outcome
-    }
-
-    /// The call for `key` is over.
-    pub fn land(&self, key: &Key, outcome: &Outcome) -> Landed {
-        let mut refused = Vec::new();
-        let mut core = self.core.lock();
-        let is_news = match outcome {
-            Outcome::Answered(_) => core.health.answered(),
-            Outcome::Failed => core.health.failed(Instant::now()),
-            Outcome::Moved | Outcome::Abandoned => false,
-        };
-        if core.health.is_failing() {
-            refused = core.flights.take(|_| true);
-        }
-        let next = core.flights.land(key);
-        let failures = core.health.failures();
+        core.routes_version = core.routes_version.min(routes_version);
+        core.sharing.join(ask.args.clone(), ask);
+        let is_new = !mem::replace(&mut core.is_watched, true);
+        let place = self.place(&mut core);
         drop(core);
-        let (name, metas) = (&self.name, &self.meta_addrs);
-        match is_news {
-            true if failures > 0 => warn!(
-                "cluster={name} metas={metas:?}: {failures} calls in a row failed, \
-                 queries are refused until a probe is answered"
-            ),
-            true => info!("cluster={name} answers again"),
-            false => {}
+        if is_new {
+            self.upstream.watch.busy(self);
         }
-        Landed { next, refused }
+        place.map_or(Joined::Waiting, Joined::Call)
     }
 
-    /// Answers those whose time is over, also who waits for a later call. `Some`: there is no reason to make, or to
-    /// go on with, the call of those aboard.
-    fn look_after(&self, aboard: &mut Vec<Ask>, routes: &dyn Routes) -> Option<Outcome> {
-        let now = Instant::now();
-        for ask in aboard.extract_if(.., |ask| ask.deadline <= now) {
-            self.stats.unanswered.add(1);
-            ask.refuse(OwnError::Unavailable);
+    /// A place for a call, if there is a question to ask and a call of use.
+    fn place(self: &Arc<Self>, core: &mut Core) -> Option<Place> {
+        if !core.sharing.is_ready() {
+            return None;
         }
-        self.look_after_waiting(routes, now);
-        match aboard.iter().find(|ask| !ask.is_gone()) {
-            None => Some(Outcome::Abandoned),
-            Some(ask) if routes.has_moved(&ask.table) => Some(Outcome::Moved),
-            Some(_) => None,
+        if core.calls.running() > 0 {
+            // Who comes while a fast call is under way shares the next one.
+            let usual = self.usual();
+            let is_near = usual < NEAR && core.running_since.elapsed() < 2 * usual + NEAR;
+            if is_near {
+                return None;
+            }
         }
+        core.calls.begin().then(|| Place { cluster: self.clone(), is_held: true })
     }
 
-    /// The same for those who wait for a later call than those under way.
-    fn look_after_waiting(&self, routes: &dyn Routes, now: Instant) {
-        let mut core = self.core.lock();
-        if now < core.next_look {
-            return;
-        }
-        core.next_look = now + SLICE / 2;
-        let expired = core.flights.take(|ask| ask.deadline <= now || ask.is_gone());
-        let tables: HashSet<Box<str>> =
-            core.flights.first_waiters().map(|ask| ask.table.clone()).collect();
-        drop(core);
-        self.stats.unanswered.add(expired.len() as u64);
-        expired.into_iter().for_each(|ask| ask.refuse(OwnError::Unavailable));
-        let moved: HashSet<_> =
-            tables.into_iter().filter(|table| routes.has_moved(table)).collect();
-        if !moved.is_empty() {
-            routes.ask_again(self.core.lock().flights.take(|ask| moved.contains(&ask.table)));
-        }
+    /// A place for a call, if there is a question to ask and a call of use.
+    pub(super) fn begin(self: &Arc<Self>) -> Option<Place> {
+        self.place(&mut self.core.lock())
+    }
+
+    /// A parked call goes on in a worker.
+    pub(super) fn unpark(self: &Arc<Self>) -> Place {
+        self.core.lock().calls.resume();
+        Place { cluster: self.clone(), is_held: true }
+    }
+
+    fn usual(&self) -> Duration {
+        Duration::from_micros(self.usual_us.load(Relaxed).into())
     }
 
     /// Whether answers come so fast that sleeping would take longer.
-    pub fn is_fast(&self) -> bool {
-        self.usual_us.load(Relaxed) < SPIN.as_micros() as u32
-    }
-
-    fn worth_spinning(&self) -> Duration {
-        if self.is_fast() { SPIN } else { Duration::ZERO }
+    pub fn is_fast(&self, spin: Duration) -> bool {
+        self.usual() < spin
     }
 
     /// Keeps the running mean of the time that answers take.
-    fn answered_in(&self, took: Duration) {
+    pub(super) fn answered_in(&self, took: Duration) {
         self.stats.latency.add(took, 1);
         let took_us = took.as_micros().min(1_000_000) as u32;
         let usual_us = match self.usual_us.load(Relaxed) {
@@ -356,249 +359,365 @@ impl Cluster {
         self.usual_us.store(usual_us, Relaxed);
     }
 
-    fn idle_link(&self, addr: SocketAddr) -> Option<Link> {
-        let link = self.core.lock().idle.get_mut(&addr)?.pop()?;
-        if link.idle() < MAX_IDLE {
-            return Some(link);
+    /// How long a worker may block on a call that starts now: not at all if the last one was parked.
+    pub(super) fn patience(&self) -> Duration {
+        match self.core.lock().calls.is_silent() {
+            true => Duration::ZERO,
+            false => SLICE,
         }
-        // The last in is the first out, so the others are all older.
-        self.forget_links(addr);
-        None
     }
 
-    fn keep_link(&self, addr: SocketAddr, link: Link) {
-        self.core.lock().idle.entry(addr).or_default().push(link);
+    /// The next call, its questions put on a link. `None`: nothing is to be asked now, and `place` is given back.
+    pub(super) fn next_call(&self, place: &mut Place) -> Option<Link> {
+        self.move_questions();
+        self.resolve();
+        loop {
+            let now = Instant::now();
+            let mut core = self.core.lock();
+            let Core { sharing, memory, .. } = &mut *core;
+            let batch = sharing.next(MAX_TOGETHER, now, |tried, sends| {
+                let has_it = |addr: &SocketAddr| sends.iter().any(|(_, server)| server == addr);
+                memory.choose(|addr| tried.contains(addr) || has_it(addr), now)
+            });
+            let left = sharing.take_left();
+            let Some(Batch { server, questions, queries }) = batch else {
+                place.end(&mut core);
+                drop(core);
+                drop(left);
+                return None;
+            };
+            core.running_since = now;
+            let idle = core.idle_link(server, now);
+            drop(core);
+            drop(left);
+            self.upstream.metrics.calls.add(1);
+            self.upstream.metrics.flights_joined.add(queries as u64 - 1);
+            match idle.map_or_else(|| Link::connect(server), Ok) {
+                Ok(mut link) => {
+                    link.ask(questions);
+                    return Some(link);
+                }
+                Err(e) => self.no_answer(server, &questions, &e),
+            }
+        }
     }
 
-    fn forget_links(&self, addr: SocketAddr) {
-        let links = self.core.lock().idle.remove(&addr);
+    /// These questions have no answer of `server`.
+    pub(super) fn no_answer(&self, server: SocketAddr, questions: &[Sent], why: &LinkError) {
+        let mut core = self.core.lock();
+        questions.iter().for_each(|sent| core.sharing.unanswered(sent, server));
+        drop(core);
+        self.server_failed(server, why);
+    }
+
+    /// Counts a failure of a MetaServer, and tells of it.
+    pub(super) fn server_failed(&self, server: SocketAddr, why: &LinkError) {
+        static FAILED: Throttle = Throttle::new();
+        self.stats.failed(server, why.kind());
+        let mut core = self.core.lock();
+        core.memory.failed(server, Instant::now());
+        // While a cluster fails, one line has told of it, and one will when it is back.
+        let is_news = core.health.failing_since().is_none();
+        drop(core);
+        if is_news && let Some(hidden) = FAILED.pass() {
+            warn!("cluster={} meta={server}: {why}{hidden}", self.name);
+        }
+    }
+
+    /// All on the link is answered: it is kept for the next call.
+    pub(super) fn keep_link(&self, mut link: Link) {
+        link.rest(Instant::now());
+        let mut core = self.core.lock();
+        let max = self.upstream.limits.max_calls;
+        let is_known =
+            core.memory.servers().contains(&link.addr) || core.memory.leader() == Some(link.addr);
+        let links = core.idle.entry(link.addr).or_default();
+        if is_known && links.len() < max {
+            links.push(link);
+        } else {
+            // It closes without the lock.
+            drop(core);
+            drop(link);
+        }
+    }
+
+    /// The idle links to `server` died.
+    pub(super) fn forget_links(&self, server: SocketAddr) {
+        let links = self.core.lock().idle.remove(&server);
         // They close without the lock.
         drop(links);
     }
-}
 
-/// The call is over, see `Call::over`.
-struct Over;
-
-/// What asking one MetaServer came to.
-enum Said {
-    Leader(Arc<Body>),
-    Follower(Option<SocketAddr>),
-    /// It has the question and no answer yet.
-    NothingYet(Link),
-    /// The link broke before the first byte of an answer.
-    Lost(LinkError),
-    Nothing(LinkError),
-}
-
-struct Call<'a> {
-    cluster: &'a Cluster,
-    key: &'a Key,
-    aboard: &'a mut Vec<Ask>,
-    routes: &'a dyn Routes,
-    meanwhile: &'a dyn Meanwhile,
-    start: Instant,
-    /// Servers that have the question, and have not answered.
-    unanswered: Vec<SocketAddr>,
-    over: Option<Outcome>,
-}
-
-impl<'a> Call<'a> {
-    /// Looks up: false when there is no reason to go on.
-    fn goes_on(&mut self) -> bool {
-        if self.over.is_some() {
-            return false;
+    /// Looks up what the list names, without waiting for it.
+    pub(super) fn resolve(&self) {
+        let now = Instant::now();
+        let mut core = self.core.lock();
+        if now < core.resolve_at {
+            return;
         }
-        self.meanwhile.look_up();
-        let fair = 2 * self.cluster.upstream.query_timeout.slow_after();
-        self.over = match self.cluster.look_after(self.aboard, self.routes) {
-            Some(Outcome::Abandoned) if self.start.elapsed() >= fair => Some(Outcome::Failed),
-            other => other,
-        };
-        self.over.is_none()
-    }
-
-    fn run(&mut self) -> Result<Arc<Body>, Over> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let cluster: &'a Cluster = self.cluster;
-            let servers = self.resolve(&cluster.meta_addrs);
-            let plan = cluster.core.lock().memory.plan(&servers, Instant::now());
-            if let Some(body) = self.round(plan)? {
-                return Ok(body);
-            }
-            self.pause(pause)?;
-            pause = MAX_PAUSE.min(2 * pause);
+        core.resolve_at = now + RESOLVE_EVERY;
+        drop(core);
+        let known: Vec<_> =
+            self.meta_addrs.iter().map(|name| self.upstream.resolver.known(name)).collect();
+        let is_resolved = known.iter().all(Option::is_some);
+        let mut servers: Vec<SocketAddr> = known.into_iter().flatten().flatten().collect();
+        servers.sort_unstable();
+        servers.dedup();
+        let mut core = self.core.lock();
+        core.is_resolved = is_resolved;
+        if servers.is_empty() || !is_resolved {
+            core.resolve_at = now + RESOLVE_AGAIN;
         }
-    }
-
-    fn pause(&mut self, pause: Duration) -> Result<(), Over> {
-        let end = Instant::now() + pause;
-        self.meanwhile.be_away();
-        while self.goes_on() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(SLICE));
-        }
-        Err(Over)
-    }
-
-    /// The addresses that are known; names are only waited for where there are none, and no leader either.
-    fn resolve(&mut self, host_ports: &[String]) -> Vec<SocketAddr> {
-        let upstream = &self.cluster.upstream;
-        let known = host_ports.iter().filter_map(|host_port| upstream.resolver.known(host_port));
-        let mut found: Vec<SocketAddr> = known.flatten().collect();
-        // With several names a slow one must not use up the time of the others.
-        let end = Instant::now() + upstream.query_timeout.slow_after();
-        for host_port in host_ports {
-            if !found.is_empty() || self.cluster.core.lock().memory.leader().is_some() {
-                break;
-            }
-            found = upstream.resolver.resolve(host_port, &mut || {
-                self.meanwhile.be_away();
-                self.goes_on() && Instant::now() < end
+        let mut closed = Vec::new();
+        if core.memory.set_servers(servers) {
+            let Core { idle, memory, probed, .. } = &mut *core;
+            probed.retain(|addr, _| memory.servers().contains(addr));
+            idle.retain(|addr, links| {
+                let is_kept = memory.servers().contains(addr);
+                if !is_kept {
+                    closed.append(links);
+                }
+                is_kept
             });
         }
-        found
-    }
-
-    /// Asks each server of the plan until one answers as leader.
-    fn round(&mut self, mut plan: Plan) -> Result<Option<Arc<Body>>, Over> {
-        let slow_after = self.cluster.upstream.query_timeout.slow_after();
-        let mut slow: VecDeque<(SocketAddr, Link)> = VecDeque::new();
-        while let Some(addr) = plan.next_server() {
-            let wait = if plan.has_more() { slow_after } else { SLICE };
-            match self.ask(addr, wait)? {
-                Said::Leader(body) => {
-                    self.learn_leader(addr);
-                    return Ok(Some(body));
-                }
-                Said::Follower(Some(leader)) => plan.forward(leader),
-                Said::Follower(None) => {}
-                Said::NothingYet(link) => slow.push_back((addr, link)),
-                Said::Lost(e) | Said::Nothing(e) => self.failed(addr, &e),
-            }
-        }
-        // Everybody has the question. Who is only slow may answer yet: listen to each in turn.
-        while let Some((addr, link)) = slow.pop_front() {
-            match self.hear(addr, link, SLICE)? {
-                Said::Leader(body) => {
-                    self.learn_leader(addr);
-                    return Ok(Some(body));
-                }
-                Said::Follower(_) => {}
-                Said::NothingYet(link) => slow.push_back((addr, link)),
-                Said::Lost(e) | Said::Nothing(e) => self.failed(addr, &e),
-            }
-        }
-        Ok(None)
-    }
-
-    fn learn_leader(&self, leader: SocketAddr) {
-        let is_new = self.cluster.core.lock().memory.led(leader);
-        if is_new {
-            info!("cluster={} leader={leader}", self.cluster.name);
-        }
-    }
-
-    fn failed(&self, addr: SocketAddr, why: &LinkError) {
-        static FAILED: Throttle = Throttle::new();
-        self.cluster.stats.failed(addr, why.kind());
-        let mut core = self.cluster.core.lock();
-        core.memory.failed(addr, Instant::now());
-        // Of a cluster that keeps failing one line has told, and one will when it is back.
-        let is_news = !core.health.is_failing();
         drop(core);
-        let name = &self.cluster.name;
-        if !is_news {
-            debug!("cluster={name} meta={addr}: {why}");
-        } else if let Some(hidden) = FAILED.pass() {
-            warn!("cluster={name} meta={addr}: {why}{hidden}");
+        drop(closed);
+    }
+
+    /// The address of a leader that a follower names, if it is known.
+    pub(super) fn address_of(&self, leader: &Address) -> Option<SocketAddr> {
+        let name = leader.to_string();
+        let is_good = crate::wire::address::is_host_port(&name);
+        let known = is_good.then(|| self.upstream.resolver.known(&name)).flatten()?;
+        known.first().copied()
+    }
+
+    /// Questions whose table lives elsewhere now are looked up again.
+    pub(super) fn move_questions(&self) {
+        let Some(routes) = self.upstream.routes.upgrade() else {
+            return;
+        };
+        let version = routes.version();
+        let mut core = self.core.lock();
+        if core.routes_version == version {
+            return;
+        }
+        core.routes_version = version;
+        let tables: HashSet<Box<str>> =
+            core.sharing.first_waiters().map(|ask| ask.table.clone()).collect();
+        drop(core);
+        let moved: HashSet<_> =
+            tables.into_iter().filter(|table| routes.has_moved(table, self)).collect();
+        if !moved.is_empty() {
+            let asks = self.core.lock().sharing.take(|ask| moved.contains(&ask.table));
+            self.upstream.work.ask_again(asks);
         }
     }
 
-    /// Asks one server, on a link that is there or on a fresh one, and waits a while for its answer.
-    fn ask(&mut self, addr: SocketAddr, wait: Duration) -> Result<Said, Over> {
-        if let Some(mut link) = self.cluster.idle_link(addr) {
-            let said = match link.send(self.key, &mut || self.goes_on()) {
-                Ok(()) => self.hear(addr, link, wait)?,
-                Err(LinkError::GaveUp) => return Err(Over),
-                Err(e) => Said::Lost(e),
-            };
-            match said {
-                // It died while idle. Then its like died with it; a fresh one tells more.
-                Said::Lost(_) => self.cluster.forget_links(addr),
-                said => return Ok(said),
-            }
+    /// Does what time has made due. False: nobody waits any more.
+    pub(super) fn tick(self: &Arc<Self>, now: Instant) -> Ticked {
+        self.move_questions();
+        self.resolve();
+        let fair = self.upstream.query_timeout.fair();
+        let mut core = self.core.lock();
+        core.sharing.wake(now);
+        let expired = core.sharing.expire(now);
+        let had_time = |asked_at: Option<Instant>| asked_at.is_some_and(|at| now >= at + fair);
+        let is_doubted =
+            expired.iter().any(|expired| had_time(expired.asked_at)) && core.health.failed();
+        let place = self.place(&mut core);
+        let is_empty = core.sharing.is_empty();
+        core.is_watched = !is_empty;
+        drop(core);
+        let expired: Vec<Ask> = expired.into_iter().map(|expired| expired.waiter).collect();
+        if !expired.is_empty() {
+            self.stats.unanswered.add(expired.len() as u64);
+            self.upstream.work.refuse(expired, OwnError::Unavailable);
         }
-        self.meanwhile.be_away();
-        let key = self.key;
-        let mut patience = || self.goes_on();
-        let fresh = Link::connect(addr, &mut patience)
-            .and_then(|mut link| link.send(key, &mut patience).map(|()| link));
-        match fresh {
-            Ok(link) => self.hear(addr, link, wait),
-            Err(LinkError::GaveUp) => Err(Over),
-            Err(e) => Ok(Said::Nothing(e)),
+        place.into_iter().for_each(|place| self.upstream.work.call(place));
+        Ticked { is_busy: !is_empty, is_doubted }
+    }
+
+    /// A parked call has been silent for long: its questions are asked elsewhere, too. False: as many slow links are
+    /// listened to as may be, and this one is given up.
+    #[must_use]
+    pub(super) fn set_aside(&self, link: &mut Link) -> bool {
+        let is_kept = {
+            let mut core = self.core.lock();
+            core.calls.unpark();
+            let is_kept = core.slow_links < self.upstream.limits.max_calls;
+            if is_kept {
+                core.slow_links += 1;
+                link.pending().for_each(|sent| core.sharing.slow(sent, link.addr));
+            } else {
+                let questions = link.take_unanswered();
+                questions.iter().for_each(|sent| core.sharing.unanswered(sent, link.addr));
+            }
+            is_kept
+        };
+        // A server that answers others is mute for these tables only.
+        if !link.has_received() {
+            self.server_failed(link.addr, &LinkError::TimedOut);
+        }
+        is_kept
+    }
+
+    /// A slow link is over.
+    pub(super) fn forget_slow_link(&self) {
+        self.core.lock().slow_links -= 1;
+    }
+
+    /// Whether anybody waits for an answer on this link.
+    pub(super) fn is_wanted(&self, link: &Link) -> bool {
+        let core = self.core.lock();
+        link.pending().any(|sent| core.sharing.is_wanted(sent))
+    }
+
+    /// Closes links that have been idle for long.
+    pub(super) fn close_idle_links(&self, now: Instant) {
+        let mut closed = Vec::new();
+        self.core.lock().idle.retain(|_, links| {
+            closed.extend(links.extract_if(.., |link| now >= link.since() + MAX_IDLE));
+            !links.is_empty()
+        });
+        drop(closed);
+    }
+
+    /// The servers to probe now.
+    pub(super) fn servers(&self) -> Vec<SocketAddr> {
+        self.resolve();
+        self.core.lock().memory.servers().to_vec()
+    }
+
+    /// A probe of `server` came to this.
+    pub(super) fn probed(&self, server: SocketAddr, said: Probed) {
+        let mut core = self.core.lock();
+        if !core.memory.servers().contains(&server) {
+            return;
+        }
+        let now = Instant::now();
+        let before = core.probed.get(&server).map(|(before, _)| *before);
+        if before != Some(said) {
+            core.probed.insert(server, (said, now));
+        }
+        let is_well_again = !matches!(said, Probed::Silent(_)) && core.health.answered();
+        let is_leader_new = match said {
+            Probed::Leader => core.memory.led(server),
+            Probed::Follower => {
+                core.memory.deposed(server);
+                false
+            }
+            Probed::Silent(_) => false,
+        };
+        let is_failing = core.health.failing_since().is_some();
+        drop(core);
+        let name = &self.name;
+        match (before, said) {
+            (Some(Probed::Silent(_)), Probed::Silent(_)) => {}
+            (_, Probed::Silent(why)) if !is_failing => {
+                warn!("cluster={name} meta={server}: no answer to a probe: {why}");
+            }
+            (Some(Probed::Silent(_)), _) => {
+                info!("cluster={name} meta={server}: answers probes again");
+            }
+            _ => {}
+        }
+        self.tell(is_well_again, is_leader_new.then_some(server));
+    }
+
+    /// Logs what answers changed.
+    pub(super) fn tell(&self, is_well_again: bool, new_leader: Option<SocketAddr>) {
+        if is_well_again {
+            info!("cluster={} answers again", self.name);
+        }
+        if let Some(leader) = new_leader {
+            info!("cluster={} leader={leader}", self.name);
         }
     }
 
-    fn hear(&mut self, addr: SocketAddr, mut link: Link, wait: Duration) -> Result<Said, Over> {
-        let (end, spin) = (Instant::now() + wait, self.cluster.worth_spinning());
-        let meanwhile = self.meanwhile;
-        let mut patience = || self.goes_on() && Instant::now() < end;
-        let heard = link.receive(spin, meanwhile, &mut patience);
-        self.unanswered.retain(|server| *server != addr);
-        match heard {
-            Ok((Answer::Leader { result_at, counted_as }, frame, took)) => {
-                self.cluster.answered_in(took);
-                self.cluster.keep_link(addr, link);
-                Ok(Said::Leader(Arc::new(Body::new(frame, result_at, counted_as))))
-            }
-            Ok((Answer::Follower { leader }, ..)) => {
-                self.cluster.keep_link(addr, link);
-                self.cluster.core.lock().memory.deposed(addr);
-                let named = leader.map(|leader| leader.to_string());
-                let named = named.filter(|leader| is_host_port(leader));
-                let found = named.map(|leader| self.resolve(&[leader]));
-                Ok(Said::Follower(found.and_then(|found| found.first().copied())))
-            }
-            Err(LinkError::GaveUp) => {
-                self.unanswered.push(addr);
-                match self.over {
-                    Some(_) => Err(Over),
-                    None => Ok(Said::NothingYet(link)),
-                }
-            }
-            Err(e @ (LinkError::Io(_) | LinkError::Closed)) if !link.has_received() => {
-                Ok(Said::Lost(e))
-            }
-            Err(e) => Ok(Said::Nothing(e)),
+    /// All servers were probed at once, and none answered: if queries failed, too, the cluster fails from now on.
+    pub(super) fn probed_in_vain(&self) {
+        let mut core = self.core.lock();
+        if !core.health.probed_in_vain(Instant::now()) {
+            return;
         }
+        let failures = core.health.failures();
+        let refused = core.sharing.take(|_| true);
+        drop(core);
+        let (name, metas) = (&self.name, &self.meta_addrs);
+        warn!(
+            "cluster={name} metas={metas:?}: {failures} queries in a row failed and no MetaServer answers a probe, \
+             queries are refused until one does"
+        );
+        self.stats.unanswered.add(refused.len() as u64);
+        self.upstream.metrics.shed.at(Shed::FailingCluster).add(refused.len() as u64);
+        self.upstream.work.refuse(refused, OwnError::Unavailable);
+    }
+
+    /// Whether the cluster fails, or is doubted.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        let core = self.core.lock();
+        core.health.failing_since().is_some() || core.health.is_doubted()
+    }
+}
+
+/// What a tick came to.
+pub(super) struct Ticked {
+    /// Somebody waits.
+    pub(super) is_busy: bool,
+    /// Queries failed in a row: probe it at once.
+    pub(super) is_doubted: bool,
+}
+
+impl Core {
+    fn idle_link(&mut self, addr: SocketAddr, now: Instant) -> Option<Link> {
+        // The last in is the first out; those that rest for long are closed by `close_idle_links`.
+        let link = self.idle.get_mut(&addr)?.pop()?;
+        (now < link.since() + MAX_IDLE).then_some(link)
     }
 }
 
 #[cfg(test)]
-mod tests {
+mod unrouted {
     use super::*;
 
-    #[test]
-    fn a_cluster_keeps_its_counts_when_its_meta_servers_change() {
-        let resolver = Resolver::start().unwrap();
-        let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
-        let limits = UpstreamLimits { max_calls: 1 };
-        let mut clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
-        let mut get = |name: &str, addr: &str| {
-            clusters.get(Record { cluster: name.to_owned(), meta_addrs: vec![addr.to_owned()] })
-        };
-        let old = get("c3", "h:1");
-        old.stats.answers[0].add(7);
-        let (new, other) = (get("c3", "h:2"), get("c4", "h:3"));
-        drop(old);
-        assert_eq!((new.stats.answers[0].get(), other.stats.answers[0].get()), (7, 0));
-        drop(new);
-        assert_eq!(get("c3", "h:4").stats.answers[0].get(), 0, "nobody remembers the old one");
+    struct Nobody;
+
+    impl Work for Nobody {
+        fn call(&self, _: Place) {}
+        fn resume(&self, _: Parked) {}
+        fn ask_again(&self, _: Vec<Ask>) {}
+        fn refuse(&self, _: Vec<Ask>, _: OwnError) {}
+    }
+
+    impl Routes for Nobody {
+        fn version(&self) -> u64 {
+            0
+        }
+
+        fn has_moved(&self, _: &str, _: &Cluster) -> bool {
+            false
+        }
+    }
+
+    impl Watch for Nobody {
+        fn park(&self, _: Parked) {}
+        fn busy(&self, _: &Arc<Cluster>) {}
+        fn add(&self, _: &Arc<Cluster>) {}
+    }
+
+    impl Upstream {
+        /// For tests in which nothing is asked.
+        pub fn unrouted() -> Arc<Self> {
+            Arc::new(Upstream {
+                resolver: Resolver::start(),
+                limits: UpstreamLimits { max_calls: 1, probe_interval: Duration::ZERO },
+                query_timeout: Arc::new(QueryTimeout::new(Duration::from_secs(1))),
+                metrics: Arc::default(),
+                work: Arc::new(Nobody),
+                routes: Weak::<Nobody>::new(),
+                watch: Arc::new(Nobody),
+            })
+        }
     }
 }

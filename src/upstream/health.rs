@@ -1,69 +1,87 @@
 //! When to stop asking a cluster that does not answer. Pure: time comes in.
 //!
 //! ```text
-//!           calls fail in a row                 the pause is over: one query is let through
-//!  HEALTHY ─────────────────────▶ FAILING ────────────────────────────────────▶ its call is under way
-//!     ▲                              ▲  all others are refused at once             │
-//!     │                              └──────────────── it fails ───────────────────┤
-//!     └──────────────────────────────────── it is answered ────────────────────────┘
+//!           queries fail in a row       probes of all its MetaServers get no answer
+//!  HEALTHY ───────────────────▶ DOUBTED ───────────────────────────────────▶ FAILING: queries are refused at once,
+//!     ▲                            │                                            │     but for one each second
+//!     └──── any answer, to a query or to a probe ───────────────────────────────┘
 //! ```
-//! A dead cluster costs a call its whole deadline. Without this its queries would pile up behind few
-//! places, each to fail as late as it may.
+//! A dead cluster costs a query its whole deadline; while it fails, clients learn of it at once. Probes alone refuse
+//! nobody, and one real query each second goes on: a wrong probe never closes a healthy cluster. A cluster that is mute for
+//! some tables answers its probes, so that it is never failing.
 
 use std::time::{Duration, Instant};
 
-/// Calls in a row that must fail before queries are refused. Several, because one can fail on its own:
-/// a leader change takes one call's deadline easily.
-const FAILURES_TO_REFUSE: u32 = 3;
+/// Queries in a row that must fail before the cluster is doubted. Several, because one can fail on its own: a leader
+/// change takes one query's deadline easily.
+const FAILURES_TO_DOUBT: u32 = 3;
 
-/// Pause between a failed probe and the next: short against the second after which clients ask again.
-const PROBE_PAUSE: Duration = Duration::from_millis(200);
+/// Pause between two queries that are let through while the cluster fails.
+const TRIAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the last calls to a cluster came to.
+/// Pause between two rounds of probes of a cluster without an answer, doubled up to [`MAX_PROBE_PAUSE`].
+pub const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(200);
+/// See [`FIRST_PROBE_PAUSE`]. A repaired cluster is well again within this time, without any client.
+pub const MAX_PROBE_PAUSE: Duration = Duration::from_millis(1500);
+
+/// What the last queries and probes of a cluster came to.
 #[derive(Debug, Default)]
 pub struct Health {
     failures: u32,
-    last_failure: Option<Instant>,
     failing_since: Option<Instant>,
+    trial_at: Option<Instant>,
 }
 
 impl Health {
-    /// Whether a query may start or join a call. `is_called`: one is under way; while the cluster fails, that is the
-    /// probe.
-    pub fn admits(&self, is_called: bool, now: Instant) -> bool {
-        let is_paused = || self.last_failure.is_some_and(|at| now < at + PROBE_PAUSE);
-        !self.is_failing() || !(is_called || is_paused())
+    /// Whether a query may be asked. While the cluster fails that is a trial, one each second.
+    pub fn admits(&mut self, now: Instant) -> bool {
+        if self.failing_since.is_none() {
+            return true;
+        }
+        let is_trial = self.trial_at.is_none_or(|at| now >= at + TRIAL_PAUSE);
+        if is_trial {
+            self.trial_at = Some(now);
+        }
+        is_trial
     }
 
-    /// A call was answered by a leader. True: the cluster had been failing.
+    /// A MetaServer answered a query, or a probe. True: the cluster had been failing.
     pub fn answered(&mut self) -> bool {
-        let was_failing = self.is_failing();
+        if self.failures == 0 {
+            return false;
+        }
+        let was_failing = self.failing_since.is_some();
         *self = Health::default();
         was_failing
     }
 
-    /// A call ended without an answer. True: from now on queries are refused.
-    pub fn failed(&mut self, now: Instant) -> bool {
+    /// A query that had the time for an answer ended without one. True: the cluster is to be probed at once.
+    pub fn failed(&mut self) -> bool {
         self.failures = self.failures.saturating_add(1);
-        self.last_failure = Some(now);
-        let is_news = self.failures == FAILURES_TO_REFUSE;
+        self.is_doubted()
+    }
+
+    /// Whether queries failed in a row, and no probe has told more yet.
+    pub fn is_doubted(&self) -> bool {
+        self.failing_since.is_none() && self.failures >= FAILURES_TO_DOUBT
+    }
+
+    /// All MetaServers were probed at once, and none answered. True: the cluster fails from now on.
+    pub fn probed_in_vain(&mut self, now: Instant) -> bool {
+        let is_news = self.is_doubted();
         if is_news {
             self.failing_since = Some(now);
+            self.trial_at = Some(now);
         }
         is_news
     }
 
-    /// Since when queries are refused but for probes.
+    /// Since when queries are refused.
     pub fn failing_since(&self) -> Option<Instant> {
         self.failing_since
     }
 
-    /// Whether queries are refused but for probes.
-    pub fn is_failing(&self) -> bool {
-        self.failures >= FAILURES_TO_REFUSE
-    }
-
-    /// Calls that failed since the last answer.
+    /// Queries that failed since the last answer.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -74,23 +92,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_cluster_is_probed_by_one_query_at_a_time() {
+    fn queries_and_probes_must_fail_both() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut health = Health::default();
-        assert!(!health.failed(at(0)));
-        assert!(!health.failed(at(1)));
-        assert!(health.admits(true, at(1)), "two failures may be chance");
-        assert!(health.failed(at(2)), "told once");
-        assert!(!health.failed(at(3)));
-        assert!(!health.admits(false, at(4)));
-        assert!(!health.admits(true, at(300)), "one at a time");
-        assert!(health.admits(false, at(300)), "the probe");
-        health.failed(at(400));
-        assert!(!health.admits(false, at(599)));
-        assert!(health.admits(false, at(600)));
+        assert!(!health.probed_in_vain(at(0)), "no query has failed");
+        assert!(!health.failed());
+        assert!(!health.failed());
+        assert!(!health.probed_in_vain(at(0)), "two failures may be chance");
+        assert!(health.failed(), "it is doubted");
+        assert!(health.admits(at(1)) && health.admits(at(1)), "until the probes are back");
+        assert!(health.probed_in_vain(at(2)));
+        assert!(!health.probed_in_vain(at(3)), "told once");
+        assert!(!health.admits(at(4)));
+        assert!(health.admits(at(1002)), "one each second");
+        assert!(!health.admits(at(1003)));
+        assert!(!health.failed(), "it is known to fail");
         assert!(health.answered(), "told that it is well again");
         assert!(!health.answered());
-        assert!(health.admits(true, at(601)));
+        assert!(health.admits(at(1004)));
+    }
+
+    #[test]
+    fn an_answer_to_a_probe_takes_doubt_away() {
+        let mut health = Health::default();
+        (0..FAILURES_TO_DOUBT).for_each(|_| _ = health.failed());
+        assert!(!health.answered(), "it was doubted only");
+        assert!(!health.probed_in_vain(Instant::now()), "the answer came meanwhile");
     }
 }

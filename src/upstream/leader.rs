@@ -1,9 +1,12 @@
 //! Whom to ask next. Pure: addresses and time in, an address out.
 //!
-//! [`Memory`] belongs to a cluster and outlives calls: who led last, who failed lately. A [`Plan`] belongs to
-//! one round of one call: the leader first, then the others, those that failed lately last, nobody twice.
+//! ```text
+//! the leader ─▶ servers of the list ─▶ those that failed lately ─▶ leaders that followers named and that failed lately
+//! ```
+//! [`Memory`] belongs to a cluster: who led last or was named by a follower since, who failed lately. It ends with its
+//! source: a leader that the list does not name any more is forgotten when the list changes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -11,27 +14,59 @@ use std::time::{Duration, Instant};
 /// shorter than an operator's patience after a restart.
 const DISTRUST: Duration = Duration::from_secs(3);
 
-/// Servers outside the list that one round follows forwards to: a true forward names the leader, so one
+/// Servers outside the list that are remembered because a follower named them: a true forward names the leader, so one
 /// is enough; more are servers that disagree, or lie.
-const MAX_FORWARDS: usize = 3;
+const MAX_NAMED: usize = 3;
 
 /// What calls have learned of the MetaServers of one cluster.
 #[derive(Debug, Default)]
 pub struct Memory {
+    servers: Vec<SocketAddr>,
     leader: Option<SocketAddr>,
+    /// Leaders outside the list that followers named.
+    named: Vec<SocketAddr>,
     failed_at: HashMap<SocketAddr, Instant>,
 }
 
 impl Memory {
-    /// Who answered last as leader.
+    /// Who answered last as leader, or was named as leader since.
     pub fn leader(&self) -> Option<SocketAddr> {
         self.leader
+    }
+
+    /// The addresses of the list.
+    pub fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
+    /// The list resolves to these addresses now. True: to others than before.
+    pub fn set_servers(&mut self, servers: Vec<SocketAddr>) -> bool {
+        if servers == self.servers {
+            return false;
+        }
+        self.servers = servers;
+        self.named.clear();
+        self.leader = self.leader.filter(|leader| self.servers.contains(leader));
+        true
     }
 
     /// `addr` answered as leader. True: it is another one than before.
     pub fn led(&mut self, addr: SocketAddr) -> bool {
         self.failed_at.remove(&addr);
         self.leader.replace(addr) != Some(addr)
+    }
+
+    /// A follower names `leader`. It is next, unless it failed lately: then it goes last.
+    pub fn named(&mut self, leader: SocketAddr, now: Instant) {
+        if !self.servers.contains(&leader) && !self.named.contains(&leader) {
+            if self.named.len() == MAX_NAMED {
+                self.named.remove(0);
+            }
+            self.named.push(leader);
+        }
+        if !self.is_distrusted(&leader, now) {
+            self.leader = Some(leader);
+        }
     }
 
     /// `addr` gave no usable answer.
@@ -49,48 +84,24 @@ impl Memory {
         }
     }
 
-    /// The order of one round over `servers`.
-    pub fn plan(&self, servers: &[SocketAddr], now: Instant) -> Plan {
-        let distrusted =
-            |addr: &SocketAddr| self.failed_at.get(addr).is_some_and(|at| now < *at + DISTRUST);
-        let mut order: Vec<SocketAddr> = self.leader.into_iter().collect();
-        order.extend(servers.iter().copied().filter(|addr| !distrusted(addr)));
-        order.extend(servers.iter().copied().filter(distrusted));
-        Plan { order: order.into(), seen: Vec::new(), forwards: 0 }
-    }
-}
-
-/// One round of asking.
-#[derive(Debug)]
-pub struct Plan {
-    order: VecDeque<SocketAddr>,
-    seen: Vec<SocketAddr>,
-    forwards: usize,
-}
-
-impl Plan {
-    /// Whom to ask now; `None` when the round is over.
-    pub fn next_server(&mut self) -> Option<SocketAddr> {
-        loop {
-            let addr = self.order.pop_front()?;
-            if !self.seen.contains(&addr) {
-                self.seen.push(addr);
-                return Some(addr);
-            }
-        }
+    fn is_distrusted(&self, addr: &SocketAddr, now: Instant) -> bool {
+        self.failed_at.get(addr).is_some_and(|at| now < *at + DISTRUST)
     }
 
-    /// A follower named the leader: it is next, unless this round has asked it.
-    pub fn forward(&mut self, leader: SocketAddr) {
-        if self.forwards < MAX_FORWARDS && !self.seen.contains(&leader) {
-            self.forwards += 1;
-            self.order.push_front(leader);
-        }
-    }
-
-    /// Whether there is somebody left to ask.
-    pub fn has_more(&self) -> bool {
-        self.order.iter().any(|addr| !self.seen.contains(addr))
+    /// Whom to ask for a question; `is_tried` tells who has been asked, or has it still.
+    pub fn choose(
+        &self,
+        is_tried: impl Fn(&SocketAddr) -> bool,
+        now: Instant,
+    ) -> Option<SocketAddr> {
+        let is_free = |addr: &&SocketAddr| !is_tried(addr);
+        let is_good = |addr: &&SocketAddr| !self.is_distrusted(addr, now);
+        self.leader
+            .as_ref()
+            .filter(is_free)
+            .or_else(|| self.servers.iter().filter(is_free).find(is_good))
+            .or_else(|| self.servers.iter().chain(&self.named).find(is_free))
+            .copied()
     }
 }
 
@@ -102,39 +113,70 @@ mod tests {
         SocketAddr::from(([10, 0, 0, 1], n))
     }
 
-    fn round(mut plan: Plan) -> Vec<u16> {
-        std::iter::from_fn(|| plan.next_server()).map(|addr| addr.port()).collect()
+    fn memory(servers: &[u16]) -> Memory {
+        let mut memory = Memory::default();
+        memory.set_servers(servers.iter().map(|n| server(*n)).collect());
+        memory
+    }
+
+    fn round(memory: &Memory, now: Instant) -> Vec<u16> {
+        let mut tried = Vec::new();
+        while let Some(addr) = memory.choose(|addr| tried.contains(addr), now) {
+            tried.push(addr);
+        }
+        tried.iter().map(SocketAddr::port).collect()
     }
 
     #[test]
-    fn the_leader_first_and_who_failed_last() {
-        let servers = [server(1), server(2), server(3)];
+    fn the_leader_first_and_failed_servers_last() {
         let start = Instant::now();
-        let mut memory = Memory::default();
-        assert_eq!(round(memory.plan(&servers, start)), [1, 2, 3]);
+        let mut memory = memory(&[1, 2, 3]);
+        assert_eq!(round(&memory, start), [1, 2, 3]);
         assert!(memory.led(server(3)));
         assert!(!memory.led(server(3)));
-        assert_eq!(round(memory.plan(&servers, start)), [3, 1, 2]);
+        assert_eq!(round(&memory, start), [3, 1, 2]);
         memory.failed(server(3), start);
         memory.failed(server(1), start);
-        assert_eq!(round(memory.plan(&servers, start)), [2, 1, 3]);
-        assert_eq!(round(memory.plan(&servers, start + DISTRUST)), [1, 2, 3], "forgiven");
+        assert_eq!(round(&memory, start), [2, 1, 3]);
+        assert_eq!(round(&memory, start + DISTRUST), [1, 2, 3], "forgiven");
         memory.led(server(9));
-        assert_eq!(round(memory.plan(&servers, start)), [9, 2, 1, 3], "a leader outside the list");
+        assert_eq!(round(&memory, start), [9, 2, 1, 3], "a leader outside the list");
     }
 
     #[test]
-    fn a_forward_is_followed_at_once_but_not_in_circles() {
-        let servers = [server(1), server(2)];
-        let mut plan = Memory::default().plan(&servers, Instant::now());
-        assert_eq!(plan.next_server(), Some(server(1)));
-        plan.forward(server(9));
-        assert_eq!(plan.next_server(), Some(server(9)));
-        plan.forward(server(1));
-        assert_eq!(plan.next_server(), Some(server(2)), "1 has been asked");
+    fn a_forward_is_followed_unless_its_leader_has_just_failed() {
+        let start = Instant::now();
+        let mut memory = memory(&[1, 2, 3]);
+        memory.named(server(2), start);
+        assert_eq!(round(&memory, start), [2, 1, 3]);
+        memory.failed(server(2), start);
+        memory.named(server(2), start);
+        assert_eq!(round(&memory, start), [1, 3, 2], "it has just failed");
+        memory.named(server(9), start);
+        assert_eq!(round(&memory, start), [9, 1, 3, 2], "outside the list");
+        memory.failed(server(9), start);
+        memory.named(server(9), start);
+        assert_eq!(round(&memory, start), [1, 3, 2, 9]);
         for liar in 20..30 {
-            plan.forward(server(liar));
+            memory.failed(server(liar), start);
+            memory.named(server(liar), start);
         }
-        assert_eq!(round(plan).len(), MAX_FORWARDS - 1, "liars cannot keep a call busy");
+        assert_eq!(round(&memory, start).len(), 3 + MAX_NAMED, "liars cannot keep a query busy");
+    }
+
+    #[test]
+    fn a_leader_ends_with_the_list_that_named_it() {
+        let start = Instant::now();
+        let mut memory = memory(&[1, 2]);
+        memory.led(server(1));
+        assert!(!memory.set_servers(vec![server(1), server(2)]));
+        assert!(memory.set_servers(vec![server(1), server(3)]));
+        assert_eq!(memory.leader(), Some(server(1)), "it is named still");
+        memory.named(server(9), start);
+        memory.led(server(9));
+        memory.set_servers(vec![server(3), server(4)]);
+        assert_eq!(round(&memory, start), [3, 4], "nobody names 9 or 1 now");
+        memory.named(server(9), start);
+        assert_eq!(round(&memory, start), [9, 3, 4], "named since");
     }
 }

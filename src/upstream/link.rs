@@ -1,26 +1,38 @@
-//! One connection to one MetaServer, on which a worker blocks, with one request on it at a time: a MetaServer stays silent on
-//! a valid request with other bytes behind it in one read.
+//! A non-blocking connection to one MetaServer, with many questions under way on it. A worker that holds it decides how
+//! long it waits; whoever waits longer has the link parked (`upstream::watch`).
+//!
+//! ```text
+//! connect ─▶ ask(questions): one write ─▶ progress: writes what the socket takes, reads what is there ─▶ answers, by seq
+//!    │                                        └── nothing yet: wait (poll), or park
+//!    └── refused, or not made within CONNECT_TIMEOUT: LinkError
+//! ```
+//! A MetaServer answers several requests of one write in any order. An answer that nobody asked for breaks the link.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::mem;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::patience::{Meanwhile, Patience, SLICE};
+use super::sharing::Sent;
 use crate::wire::answer::{self, Answer, BadAnswer, LEN_BYTES};
 use crate::wire::message;
 
 /// Time for a connection to be made. A MetaServer stands in the same region; a SYN that is lost twice
 /// is a server to leave for another.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Bytes for one read: most answers come whole in one.
+/// Bytes for one read: dozens of answers, or a part of a large one.
 const READ_BYTES: usize = 16 * 1024;
+
+/// Bytes read in one go at most, so that a server that never ends does not hold a worker.
+const MAX_BYTES_PER_PROGRESS: usize = 4 * 1024 * 1024;
 
 /// A larger answer grows as it comes: its length is only a claim.
 const MAX_TRUSTED_BYTES: usize = 1024 * 1024;
@@ -28,13 +40,13 @@ const MAX_TRUSTED_BYTES: usize = 1024 * 1024;
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum LinkError {
-    /// Patience ended. The answer may still come: `receive` can go on.
-    GaveUp,
+    /// None came in time.
+    TimedOut,
     /// The connection could not be made, or broke.
     Io(io::Error),
     /// The server closed the connection.
     Closed,
-    /// What came is no answer to what was asked.
+    /// An answer is none to what was asked.
     Bad(BadAnswer),
 }
 
@@ -42,7 +54,7 @@ impl LinkError {
     /// A short name of the kind, for counters.
     pub fn kind(&self) -> &'static str {
         match self {
-            LinkError::GaveUp => "timeout",
+            LinkError::TimedOut => "timeout",
             LinkError::Io(e) if e.kind() == ErrorKind::TimedOut => "timeout",
             LinkError::Io(e) if e.kind() == ErrorKind::ConnectionRefused => "refused",
             LinkError::Io(e) if e.kind() == ErrorKind::NetworkUnreachable => "unreachable",
@@ -57,7 +69,7 @@ impl LinkError {
 impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LinkError::GaveUp => write!(f, "no answer in time"),
+            LinkError::TimedOut => write!(f, "no answer in time"),
             LinkError::Io(e) => e.fmt(f),
             LinkError::Closed => write!(f, "closed by the MetaServer"),
             LinkError::Bad(why) => why.fmt(f),
@@ -73,139 +85,270 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// A connection, made and idle, or with one question under way.
+/// One answer of a MetaServer.
+pub struct Answered {
+    /// What was asked.
+    pub sent: Sent,
+    /// What it said.
+    pub answer: Answer,
+    /// The whole frame.
+    pub frame: Vec<u8>,
+}
+
+/// A connection, idle or with questions under way.
 pub struct Link {
     stream: TcpStream,
+    /// The MetaServer.
+    pub addr: SocketAddr,
+    is_connected: bool,
+    /// Whether it had been idle before the questions under way were asked.
+    is_used: bool,
+    /// The seq of the next question.
     seq: i32,
-    request: Vec<u8>,
-    /// What has come of the answer.
-    frame: Vec<u8>,
+    /// The questions under way, that of `first_seq` first; `None`: answered.
+    pending: Vec<Option<Sent>>,
+    first_seq: i32,
+    unanswered: usize,
+    out: Vec<u8>,
+    written: usize,
+    /// Bytes of answers that are not whole.
+    input: Vec<u8>,
     chunk: Box<[u8]>,
-    /// When the question was sent, or the last answer came.
+    /// When the questions under way were asked, or the link became idle.
     since: Instant,
+    has_received: bool,
 }
 
 impl Link {
-    /// Connects to `addr`.
-    pub fn connect(addr: SocketAddr, patience: &mut Patience<'_>) -> Result<Self, LinkError> {
-        let stream = connect(addr, patience)?;
-        stream.set_nodelay(true)?;
+    /// Begins to connect to `addr`; [`Link::progress`] tells how it ends.
+    pub fn connect(addr: SocketAddr) -> Result<Self, LinkError> {
         Ok(Link {
-            stream,
-            seq: 0,
-            request: Vec::new(),
-            frame: Vec::new(),
+            stream: TcpStream::connect(addr)?,
+            addr,
+            is_connected: false,
+            is_used: false,
+            seq: 1,
+            pending: Vec::new(),
+            first_seq: 1,
+            unanswered: 0,
+            out: Vec::new(),
+            written: 0,
+            input: Vec::new(),
             chunk: vec![0; READ_BYTES].into(),
             since: Instant::now(),
+            has_received: false,
         })
     }
 
-    /// Asks; `args` must have passed `read_table`.
-    pub fn send(&mut self, args: &[u8], patience: &mut Patience<'_>) -> Result<(), LinkError> {
-        self.seq = self.seq.wrapping_add(1);
-        self.frame.clear();
-        message::write_query(self.seq, args, &mut self.request);
-        self.since = Instant::now();
-        let mut written = 0;
-        while written < self.request.len() {
-            match self.stream.write(&self.request[written..]) {
-                Ok(n) => written += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // The usual hundred bytes go into the empty buffer of the socket at once; very many partition
-                // indices do not.
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.wait_until(PollFlags::OUT)?;
-                    if !patience() {
-                        return Err(LinkError::GaveUp);
+    /// Puts these questions on their way; their arguments must have passed `read_table`. Nothing may be under way.
+    pub fn ask(&mut self, questions: Vec<Sent>) {
+        debug_assert_eq!(self.unanswered, 0);
+        (self.first_seq, self.unanswered) = (self.seq, questions.len());
+        self.out.clear();
+        self.written = 0;
+        for sent in &questions {
+            message::write_query(self.seq, &sent.key, &mut self.out);
+            self.seq = self.seq.wrapping_add(1);
+        }
+        self.pending.clear();
+        self.pending.extend(questions.into_iter().map(Some));
+        (self.since, self.has_received) = (Instant::now(), false);
+    }
+
+    /// Writes and reads what can be without waiting. Answers are added to `answers`. True: something came.
+    pub fn progress(&mut self, answers: &mut Vec<Answered>) -> Result<bool, LinkError> {
+        if !self.is_connected && !self.finish_connect()? {
+            return match self.since.elapsed() >= CONNECT_TIMEOUT {
+                true => Err(io::Error::from(ErrorKind::TimedOut).into()),
+                false => Ok(false),
+            };
+        }
+        self.write()?;
+        let mut received = 0;
+        while self.unanswered > 0 && received < MAX_BYTES_PER_PROGRESS {
+            match self.stream.read(&mut self.chunk) {
+                Ok(0) => return Err(LinkError::Closed),
+                Ok(n) => {
+                    self.has_received = true;
+                    received += n;
+                    let chunk = mem::take(&mut self.chunk);
+                    let taken = self.take(&chunk[..n], answers);
+                    let is_all = n < chunk.len();
+                    self.chunk = chunk;
+                    taken.map_err(LinkError::Bad)?;
+                    if is_all {
+                        break;
                     }
                 }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(received > 0)
+    }
+
+    /// True: the connection is made.
+    fn finish_connect(&mut self) -> Result<bool, LinkError> {
+        if let Some(e) = self.stream.take_error()? {
+            return Err(e.into());
+        }
+        self.is_connected = self.stream.peer_addr().is_ok();
+        if self.is_connected {
+            self.stream.set_nodelay(true)?;
+        }
+        Ok(self.is_connected)
+    }
+
+    fn write(&mut self) -> Result<(), LinkError> {
+        while self.written < self.out.len() {
+            match self.stream.write(&self.out[self.written..]) {
+                Ok(n) => self.written += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e.into()),
             }
         }
         Ok(())
     }
 
-    /// Whether anything of an answer has come.
-    pub fn has_received(&self) -> bool {
-        !self.frame.is_empty()
-    }
-
-    /// For how long nothing has been under way, if nothing is.
-    pub fn idle(&self) -> Duration {
-        self.since.elapsed()
-    }
-
-    /// The answer to what was asked, its frame, and the time that it took. It is looked for without sleeping during `spin`, and
-    /// `meanwhile` may use that time: worth it where answers come sooner than a sleeping thread wakes up.
-    pub fn receive(
-        &mut self,
-        spin: Duration,
-        meanwhile: &dyn Meanwhile,
-        patience: &mut Patience<'_>,
-    ) -> Result<(Answer, Vec<u8>, Duration), LinkError> {
-        let start = Instant::now();
-        let (spin_end, mut look_up_at) = (start + spin, start + SLICE);
-        loop {
-            match self.stream.read(&mut self.chunk) {
-                Ok(0) => return Err(LinkError::Closed),
-                Ok(n) => {
-                    if self.add(n).map_err(LinkError::Bad)? {
-                        let frame = mem::take(&mut self.frame);
-                        let answer =
-                            answer::read_answer(&frame, self.seq).map_err(LinkError::Bad)?;
-                        let now = Instant::now();
-                        let took = now - mem::replace(&mut self.since, now);
-                        return Ok((answer, frame, took));
-                    }
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if !spin.is_zero() && Instant::now() < spin_end {
-                        meanwhile.spin();
-                        continue;
-                    }
-                    meanwhile.be_away();
-                    self.wait_until(PollFlags::IN)?;
-                }
-                Err(e) => return Err(e.into()),
+    /// Takes bytes that came: cuts whole answers out.
+    fn take(&mut self, mut bytes: &[u8], answers: &mut Vec<Answered>) -> Result<(), BadAnswer> {
+        while !bytes.is_empty() {
+            // The usual answer came whole. One that comes in pieces is put together.
+            if self.input.is_empty()
+                && let Some(len) = claimed_len(bytes)?
+                && len <= bytes.len()
+            {
+                let (frame, rest) = bytes.split_at(len);
+                answers.push(self.read_answer(frame.to_vec())?);
+                bytes = rest;
+                continue;
             }
-            // Not only when nothing comes: a server that sends a byte now and then keeps nobody waiting for ever.
-            let now = Instant::now();
-            if now >= look_up_at {
-                look_up_at = now + SLICE;
-                if !patience() {
-                    return Err(LinkError::GaveUp);
-                }
+            let claimed = claimed_len(&self.input)?;
+            let missing = claimed.unwrap_or(LEN_BYTES) - self.input.len();
+            let (more, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.input.extend_from_slice(more);
+            bytes = rest;
+            if claimed == Some(self.input.len()) {
+                let frame = mem::take(&mut self.input);
+                answers.push(self.read_answer(frame)?);
+            } else if let Some(len) = claimed_len(&self.input)? {
+                self.input.reserve_exact(len.min(MAX_TRUSTED_BYTES) - LEN_BYTES.min(len));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_answer(&mut self, frame: Vec<u8>) -> Result<Answered, BadAnswer> {
+        let seq = answer::seq_of(&frame)?;
+        let index = seq.wrapping_sub(self.first_seq) as usize;
+        let sent = self.pending.get_mut(index).and_then(Option::take);
+        let sent = sent.ok_or(BadAnswer::Seq { want: self.first_seq, got: seq })?;
+        match answer::read_answer(&frame, seq) {
+            Ok(answer) => {
+                self.unanswered -= 1;
+                Ok(Answered { sent, answer, frame })
+            }
+            Err(bad) => {
+                // It is among those that have no answer.
+                self.pending[index] = Some(sent);
+                Err(bad)
             }
         }
     }
 
-    /// Or until a slice is over.
-    fn wait_until(&self, ready: PollFlags) -> Result<(), LinkError> {
-        let slice = Timespec::try_from(SLICE).expect("a slice is short");
-        let mut fds = [PollFd::new(&self.stream, ready)];
-        match poll(&mut fds, Some(&slice)) {
+    /// Questions under way.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
+    }
+
+    /// The questions under way, taken off: the link is of no use for them any more.
+    pub fn take_unanswered(&mut self) -> Vec<Sent> {
+        self.unanswered = 0;
+        self.pending.drain(..).flatten().collect()
+    }
+
+    /// The questions under way.
+    pub fn pending(&self) -> impl Iterator<Item = &Sent> {
+        self.pending.iter().flatten()
+    }
+
+    /// The table of one of the questions under way, for people.
+    pub fn table(&self) -> String {
+        let first = self.pending().next();
+        first.and_then(|sent| message::read_table(&sent.key).ok()).unwrap_or_default()
+    }
+
+    /// Whether the connection is made.
+    pub fn is_connected(&self) -> bool {
+        self.is_connected
+    }
+
+    /// Whether anything has come since the questions were asked.
+    pub fn has_received(&self) -> bool {
+        self.has_received
+    }
+
+    /// Whether it died while it was idle, as far as can be known: it had been idle, and nothing came since.
+    pub fn died_idle(&self) -> bool {
+        self.is_used && !self.has_received
+    }
+
+    /// When the questions under way were asked, or the link became idle.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// All is answered: the link is idle from now on.
+    pub fn rest(&mut self, now: Instant) {
+        (self.since, self.is_used) = (now, true);
+        // One large batch, or a large answer, is no reason to keep memory.
+        self.out = Vec::new();
+        self.input = Vec::new();
+    }
+
+    fn interest(&self) -> (bool, bool) {
+        let writes = !self.is_connected || self.written < self.out.len();
+        (self.is_connected, writes)
+    }
+
+    /// Blocks until there is something to read or to write, or the time is over.
+    pub fn wait(&self, at_most: Duration) -> Result<(), LinkError> {
+        let limit = Timespec::try_from(at_most).expect("waits are short");
+        let (reads, writes) = self.interest();
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, reads);
+        flags.set(PollFlags::OUT, writes);
+        match poll(&mut [PollFd::new(&self.stream, flags)], Some(&limit)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(e) => Err(io::Error::from(e).into()),
         }
     }
 
-    /// Adds what was read to the frame. True: it is whole.
-    fn add(&mut self, n: usize) -> Result<bool, BadAnswer> {
-        if self.frame.is_empty()
-            && let Some(len) = claimed_len(&self.chunk[..n])?
-        {
-            self.frame.reserve_exact(len.min(MAX_TRUSTED_BYTES).max(n));
+    /// Has `registry` tell of what [`Link::wait`] would wait for.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = self.mio_interest();
+        self.stream.register(registry, token, interest)
+    }
+
+    /// The same after what is waited for has changed.
+    pub fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = self.mio_interest();
+        self.stream.reregister(registry, token, interest)
+    }
+
+    fn mio_interest(&self) -> Interest {
+        match self.interest() {
+            (true, true) => Interest::READABLE | Interest::WRITABLE,
+            (true, false) => Interest::READABLE,
+            (false, _) => Interest::WRITABLE,
         }
-        self.frame.extend(&self.chunk[..n]);
-        match claimed_len(&self.frame)? {
-            Some(len) if self.frame.len() > len => {
-                let more = self.frame.len() - len;
-                Err(BadAnswer::Frame(format!("{more} bytes behind the answer")))
-            }
-            Some(len) => Ok(self.frame.len() == len),
-            None => Ok(false),
-        }
+    }
+
+    /// `registry` tells no more.
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.stream.deregister(registry)
     }
 }
 
@@ -213,30 +356,20 @@ fn claimed_len(frame: &[u8]) -> Result<Option<usize>, BadAnswer> {
     frame.first_chunk::<LEN_BYTES>().map(|first| answer::frame_len(*first)).transpose()
 }
 
-/// A connect that looks up every slice, which connect_timeout(3) does not.
-fn connect(addr: SocketAddr, patience: &mut Patience<'_>) -> Result<TcpStream, LinkError> {
-    let mut stream = mio::net::TcpStream::connect(addr)?;
-    let mut poll = Poll::new()?;
-    let mut events = Events::with_capacity(1);
-    poll.registry().register(&mut stream, Token(0), Interest::WRITABLE)?;
-    let deadline = Instant::now() + CONNECT_TIMEOUT;
+/// Asks one server one question and waits for its answer until `end`: for commands, not for the proxy.
+pub fn ask_once(addr: SocketAddr, args: &[u8], end: Instant) -> Result<Answered, LinkError> {
+    let mut link = Link::connect(addr)?;
+    link.ask(vec![Sent { key: args.into(), number: 0 }]);
+    let mut answers = Vec::new();
     loop {
-        match poll.poll(&mut events, Some(SLICE)) {
-            Err(e) if e.kind() != ErrorKind::Interrupted => return Err(e.into()),
-            _ => {}
+        link.progress(&mut answers)?;
+        if let Some(answered) = answers.pop() {
+            return Ok(answered);
         }
-        if let Some(e) = stream.take_error()? {
-            return Err(e.into());
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(LinkError::TimedOut);
         }
-        if !events.is_empty() && stream.peer_addr().is_ok() {
-            poll.registry().deregister(&mut stream)?;
-            return Ok(stream.into());
-        }
-        if Instant::now() >= deadline {
-            return Err(io::Error::from(ErrorKind::TimedOut).into());
-        }
-        if !patience() {
-            return Err(LinkError::GaveUp);
-        }
+        link.wait(left.min(CONNECT_TIMEOUT))?;
     }
 }

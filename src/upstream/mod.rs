@@ -1,14 +1,25 @@
-//! One question to one cluster, answered or given up within its deadline.
+//! From a question to one cluster to its answer, or to the end of its time.
 //!
 //! ```text
-//! Ask ─▶ cluster.join ─▶ flight (shares a call) ─▶ cluster.call ─▶ leader plan ─▶ link ─▶ MetaServer
+//! Ask ─▶ cluster.join ─▶ sharing ─▶ Place::run ─▶ call ─▶ link ─▶ MetaServer
+//!                          ▲                        └─ silent ─▶ watch ─▶ resume
+//!                          └── no answer: the next server (leader), or later
 //! ```
 
+pub mod registry;
+
+pub mod call;
 pub mod cluster;
-pub mod flight;
+pub mod link;
+pub mod watch;
+
 pub mod health;
 pub mod leader;
-pub mod link;
+pub mod sharing;
+pub mod slow_start;
+
+pub mod probe;
 pub mod resolver;
+
 pub mod stats;
 pub mod table_errors;

@@ -1,50 +1,66 @@
 //! Host names to addresses, without a thread of the main job ever waiting for a name server.
 //!
 //! ```text
-//! worker, zk-link ──▶ cache ──miss or old──▶ names ──▶ resolve-N (getaddrinfo, which has no deadline)
-//!        ◀── all addresses ──┘ ◀──────────────────────────┘
+//! worker, meta-watch, zk-link ─▶ cache ──miss or old─▶ waiting names ──▶ resolve-NN (getaddrinfo, which has no deadline)
+//!        ◀── all addresses ────────┘ ◀───────────────────────┘
 //! ```
 //! An old result serves while a new one is fetched, and when none can be had: a name server's trouble
 //! is not ours.
+//!
+//! A look-up in a zone whose name server is mute takes its thread for many seconds. So names that never failed come
+//! first, names that failed wait longer each time and have half of the threads at most, and the names of one zone have a
+//! quarter: the names of other zones always find a thread. Threads are started as they are needed, up to a number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
 use parking_lot::{Condvar, Mutex};
 
 use crate::activity;
 use crate::logging::Throttle;
-use crate::patience::{Patience, SLICE};
 
 /// Age at which a result is fetched anew: what a MetaServer's move costs at most.
 const FRESH: Duration = Duration::from_secs(10);
-/// The same for a failure.
-const FRESH_FAILURE: Duration = Duration::from_secs(1);
+/// Pause after a failure, doubled with each up to [`MAX_FAILURE_PAUSE`].
+const FIRST_FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// See [`FIRST_FAILURE_PAUSE`].
+const MAX_FAILURE_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is told that a name is still not resolved.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Names nobody asked for in this time are forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 /// Names remembered: more than all clusters have. MetaServers can name leaders as they like.
 const MAX_NAMES: usize = 65_536;
-/// Lookups at once. More than one, so that a name whose server is mute does not stop the others.
-const THREADS: usize = 4;
+/// Look-ups at once.
+const MAX_THREADS: usize = 32;
+/// Look-ups of names that failed before, at once.
+const MAX_FAILING: usize = MAX_THREADS / 2;
+/// Look-ups of one zone at once.
+const MAX_OF_ZONE: usize = MAX_THREADS / 4;
+/// A thread without work ends after this time.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Looks a name up, and blocks for as long as name servers like.
+type LookUp = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 struct Entry {
     addrs: Vec<SocketAddr>,
     /// When `addrs`, or the failure to get them, came.
     fetched_at: Option<Instant>,
     used_at: Instant,
+    /// It waits for a look-up, or one is under way.
     under_way: bool,
+    /// Look-ups that failed since the last good one.
+    failures: u32,
     trouble: Trouble,
 }
 
-/// What the log tells of a lookup.
+/// What the log tells of a look-up.
 enum Tells {
     /// Other addresses than before, or some again after a failure.
     Found(Vec<SocketAddr>),
@@ -53,17 +69,38 @@ enum Tells {
 }
 
 impl Entry {
-    /// A lookup ended.
+    fn new(now: Instant) -> Self {
+        Entry {
+            addrs: Vec::new(),
+            fetched_at: None,
+            used_at: now,
+            under_way: false,
+            failures: 0,
+            trouble: Trouble::default(),
+        }
+    }
+
+    /// Whether it is time for another look-up.
+    fn is_due(&self, now: Instant) -> bool {
+        let pause = match self.failures {
+            0 => FRESH,
+            n => MAX_FAILURE_PAUSE.min(FIRST_FAILURE_PAUSE * 2u32.pow((n - 1).min(8))),
+        };
+        !self.under_way && self.fetched_at.is_none_or(|at| now >= at + pause)
+    }
+
+    /// A look-up ended.
     fn fetched(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) -> Option<Tells> {
         self.under_way = false;
         self.fetched_at = Some(now);
         match found {
             Ok(addrs) if !addrs.is_empty() => {
                 let is_news = self.trouble.ended() || addrs != self.addrs;
-                self.addrs = addrs;
+                (self.addrs, self.failures) = (addrs, 0);
                 is_news.then(|| Tells::Found(self.addrs.clone()))
             }
             failed => {
+                self.failures = self.failures.saturating_add(1);
                 let why = failed.err().map_or("no addresses".to_owned(), |e| e.to_string());
                 self.trouble.failed(now).then(|| Tells::Failed(why, self.addrs.clone()))
             }
@@ -74,12 +111,12 @@ impl Entry {
 /// Whether a name's failures are told of: the first at once, then one now and then.
 #[derive(Default)]
 struct Trouble {
-    /// When one was told; `None`: the last lookup was good.
+    /// When one was told; `None`: the last look-up was good.
     told_at: Option<Instant>,
 }
 
 impl Trouble {
-    /// A lookup failed. True: tell of it.
+    /// A look-up failed. True: tell of it.
     fn failed(&mut self, now: Instant) -> bool {
         let is_due = self.told_at.is_none_or(|at| now >= at + TELL_EVERY);
         if is_due {
@@ -88,165 +125,290 @@ impl Trouble {
         is_due
     }
 
-    /// A lookup was good. True: the one before was not.
+    /// A look-up was good. True: the one before was not.
     fn ended(&mut self) -> bool {
         self.told_at.take().is_some()
     }
 }
 
 #[derive(Default)]
+struct State {
+    cache: HashMap<String, Entry>,
+    /// Names to look up that never failed, or were good last; each once.
+    good: VecDeque<String>,
+    /// Names to look up that failed last.
+    failing: VecDeque<String>,
+    /// Look-ups under way, by zone.
+    by_zone: HashMap<String, usize>,
+    failing_under_way: usize,
+    threads: usize,
+    idle: usize,
+    is_stopping: bool,
+}
+
+/// A look-up that a thread makes.
+struct Task {
+    name: String,
+    zone: String,
+    is_failing: bool,
+}
+
+impl State {
+    /// The next name for which there is a thread, by the shares of zones and of failing names.
+    fn next(&mut self) -> Option<Task> {
+        let has_room = |by_zone: &HashMap<String, usize>, name: &str| {
+            by_zone.get(zone(name)).is_none_or(|count| *count < MAX_OF_ZONE)
+        };
+        let place = self.good.iter().position(|name| has_room(&self.by_zone, name));
+        let (name, is_failing) = match place {
+            Some(place) => (self.good.remove(place)?, false),
+            None if self.failing_under_way < MAX_FAILING => {
+                let place = self.failing.iter().position(|name| has_room(&self.by_zone, name))?;
+                (self.failing.remove(place)?, true)
+            }
+            None => return None,
+        };
+        let zone = zone(&name).to_owned();
+        *self.by_zone.entry(zone.clone()).or_default() += 1;
+        self.failing_under_way += usize::from(is_failing);
+        Some(Task { name, zone, is_failing })
+    }
+
+    fn ended(&mut self, task: &Task) {
+        self.failing_under_way -= usize::from(task.is_failing);
+        if let Some(count) = self.by_zone.get_mut(&task.zone) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_zone.remove(&task.zone);
+            }
+        }
+    }
+}
+
+/// Names of one zone have one name server, as far as a name tells: what stands behind its first label.
+fn zone(host_port: &str) -> &str {
+    let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
+    host.split_once('.').map_or("", |(_, zone)| zone)
+}
+
 struct Shared {
-    cache: Mutex<HashMap<String, Entry>>,
+    state: Mutex<State>,
+    /// A result has come.
     changed: Condvar,
+    /// There is a name to look up, or an end.
+    wanted: Condvar,
+    look_up: Box<LookUp>,
 }
 
 /// The cache and its threads. They end when it is dropped.
 pub struct Resolver {
     shared: Arc<Shared>,
-    names: Sender<String>,
 }
 
 impl Resolver {
-    /// Starts the threads.
-    pub fn start() -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        // A name is under way once; more than so many at a time wait for their next query.
-        let (names, inbox) = bounded(1024);
-        for index in 0..THREADS {
-            let (shared, inbox) = (shared.clone(), inbox.clone());
-            thread::Builder::new()
-                .name(format!("resolve-{index}"))
-                .spawn(move || look_up_all(&shared, &inbox))?;
-        }
-        Ok(Resolver { shared, names })
+    /// By getaddrinfo.
+    pub fn start() -> Self {
+        Self::with(Box::new(|name| Ok(name.to_socket_addrs()?.collect())))
     }
 
-    /// All addresses of `host:port`; none if there is none, or patience ended.
-    pub fn resolve(&self, host_port: &str, patience: &mut Patience<'_>) -> Vec<SocketAddr> {
+    /// By `look_up`, which may block.
+    pub fn with(look_up: Box<LookUp>) -> Self {
+        let (changed, wanted) = (Condvar::new(), Condvar::new());
+        let shared = Shared { state: Mutex::default(), changed, wanted, look_up };
+        Resolver { shared: Arc::new(shared) }
+    }
+
+    /// All addresses of `host:port`; none if there is none, or none was found until `end`. Blocks.
+    pub fn resolve(&self, host_port: &str, end: Instant) -> Vec<SocketAddr> {
         loop {
             if let Some(addrs) = self.known(host_port) {
                 return addrs;
             }
-            // Before the wait, for it may take a while, and without the lock.
-            if !patience() {
+            let mut state = self.shared.state.lock();
+            if state.cache.get(host_port).is_some_and(|entry| entry.under_way)
+                && self.shared.changed.wait_until(&mut state, end).timed_out()
+            {
                 return Vec::new();
-            }
-            let mut cache = self.shared.cache.lock();
-            if self.look(&mut cache, host_port).is_none() {
-                self.shared.changed.wait_for(&mut cache, SLICE);
             }
         }
     }
 
-    /// The same without waiting; `None` while it is looked up for the first time.
+    /// All addresses of `host:port` as they are known, without waiting; `None` while it is looked up for the first time.
     pub fn known(&self, host_port: &str) -> Option<Vec<SocketAddr>> {
         if let Ok(addr) = host_port.parse() {
             return Some(vec![addr]);
         }
-        self.look(&mut self.shared.cache.lock(), host_port)
-    }
-
-    /// Looks into the cache, and has a lookup made if it is time.
-    fn look(&self, cache: &mut HashMap<String, Entry>, host_port: &str) -> Option<Vec<SocketAddr>> {
-        if cache.len() >= MAX_NAMES && !cache.contains_key(host_port) {
+        let mut state = self.shared.state.lock();
+        if state.cache.len() >= MAX_NAMES && !state.cache.contains_key(host_port) {
             return Some(Vec::new());
         }
         let now = Instant::now();
-        let entry = cache.entry(host_port.to_owned()).or_insert(Entry {
-            addrs: Vec::new(),
-            fetched_at: None,
-            used_at: now,
-            under_way: false,
-            trouble: Trouble::default(),
-        });
+        let entry = state.cache.entry(host_port.to_owned()).or_insert_with(|| Entry::new(now));
         entry.used_at = now;
-        let fresh = if entry.addrs.is_empty() { FRESH_FAILURE } else { FRESH };
-        let is_fresh = entry.fetched_at.is_some_and(|at| now < at + fresh);
-        if !is_fresh && !entry.under_way {
-            entry.under_way = self.names.try_send(host_port.to_owned()).is_ok();
+        let known = entry.fetched_at.is_some().then(|| entry.addrs.clone());
+        if entry.is_due(now) {
+            entry.under_way = true;
+            let is_failing = entry.failures > 0;
+            let names = if is_failing { &mut state.failing } else { &mut state.good };
+            names.push_back(host_port.to_owned());
+            self.want_thread(&mut state);
         }
-        (is_fresh || !entry.addrs.is_empty()).then(|| entry.addrs.clone())
+        known
+    }
+
+    fn want_thread(&self, state: &mut State) {
+        if state.idle > 0 || state.threads == MAX_THREADS {
+            self.shared.wanted.notify_one();
+            return;
+        }
+        let (shared, name) = (self.shared.clone(), format!("resolve-{:02}", state.threads));
+        match thread::Builder::new().name(name).spawn(move || look_up_all(&shared)) {
+            Ok(_) => state.threads += 1,
+            // The threads that there are do it, later.
+            Err(e) => warn!("cannot start another thread for name look-ups: {e}"),
+        }
     }
 }
 
-fn look_up_all(shared: &Shared, inbox: &Receiver<String>) {
-    static FAILED: Throttle = Throttle::new();
-    for name in inbox {
-        activity::now("looks up a host", &[&name]);
-        let found = name.to_socket_addrs().map(|addrs| {
-            let mut addrs: Vec<SocketAddr> = addrs.collect();
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.shared.state.lock().is_stopping = true;
+        self.shared.wanted.notify_all();
+    }
+}
+
+fn look_up_all(shared: &Shared) {
+    let mut state = shared.state.lock();
+    while !state.is_stopping {
+        let Some(task) = state.next() else {
+            state.idle += 1;
+            let waited = shared.wanted.wait_for(&mut state, IDLE);
+            state.idle -= 1;
+            if waited.timed_out() && state.good.is_empty() && state.failing.is_empty() {
+                break;
+            }
+            continue;
+        };
+        drop(state);
+        activity::now("looks up a host", &[&task.name]);
+        let found = (shared.look_up)(&task.name).map(|mut addrs| {
             addrs.sort_unstable();
             addrs.dedup();
             addrs
         });
         activity::now("waits for a host to look up", &[]);
         let now = Instant::now();
-        let mut cache = shared.cache.lock();
-        cache.retain(|_, entry| now < entry.used_at + FORGET);
-        let tells = cache.get_mut(&name).and_then(|entry| entry.fetched(found, now));
-        drop(cache);
-        match tells {
-            Some(Tells::Found(addrs)) => info!("host={name} addrs={addrs:?}"),
-            Some(Tells::Failed(why, last_known)) => {
-                if let Some(hidden) = FAILED.pass() {
-                    warn!("host={name} last_known={last_known:?}: not resolved: {why}{hidden}");
-                }
-            }
-            None => {}
-        }
+        state = shared.state.lock();
+        state.ended(&task);
+        state.cache.retain(|_, entry| now < entry.used_at + FORGET || entry.under_way);
+        let tells = state.cache.get_mut(&task.name).and_then(|entry| entry.fetched(found, now));
+        drop(state);
+        tell(&task.name, tells);
         shared.changed.notify_all();
+        // Its end may make room for names of its zone, or for failing ones.
+        shared.wanted.notify_one();
+        state = shared.state.lock();
+    }
+    state.threads -= 1;
+}
+
+fn tell(name: &str, tells: Option<Tells>) {
+    static FAILED: Throttle = Throttle::new();
+    match tells {
+        Some(Tells::Found(addrs)) => info!("host={name} addrs={addrs:?}"),
+        Some(Tells::Failed(why, last_known)) => {
+            if let Some(hidden) = FAILED.pass() {
+                warn!("host={name} last_known={last_known:?}: not resolved: {why}{hidden}");
+            }
+        }
+        None => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossbeam_channel::{Sender, bounded, unbounded};
 
-    #[test]
-    fn names_addresses_and_nonsense() {
-        let resolver = Resolver::start().unwrap();
-        let ip: SocketAddr = "127.0.0.1:7".parse().unwrap();
-        assert_eq!(resolver.resolve("127.0.0.1:7", &mut || false), [ip]);
-        assert!(resolver.resolve("localhost:7", &mut || true).contains(&ip));
-        assert!(resolver.resolve("localhost:7", &mut || false).contains(&ip), "cached");
-        let mut slices = 0;
-        let none = resolver.resolve("no-such-host.invalid:7", &mut || {
-            slices += 1;
-            slices < 200
-        });
-        assert!(none.is_empty());
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn soon() -> Instant {
+        Instant::now() + SOON
     }
 
     #[test]
-    fn who_only_looks_does_not_wait_and_who_waits_has_patience_first() {
-        let resolver = Resolver::start().unwrap();
-        assert_eq!(resolver.known("localhost:7"), None, "it is being looked up");
-        let is_asked_before_it_waits = std::cell::Cell::new(false);
-        resolver.resolve("no-such-host.invalid:7", &mut || {
-            is_asked_before_it_waits.set(true);
-            // This would wait for ever if the cache were locked meanwhile.
-            resolver.known("10.0.0.1:7");
-            resolver.known("localhost:7");
-            false
-        });
-        assert!(is_asked_before_it_waits.get());
+    fn names_addresses_and_nonsense() {
+        let resolver = Resolver::start();
+        let ip: SocketAddr = "127.0.0.1:7".parse().unwrap();
+        assert_eq!(resolver.resolve("127.0.0.1:7", Instant::now()), [ip]);
+        assert!(resolver.resolve("localhost:7", soon()).contains(&ip));
+        assert!(resolver.resolve("localhost:7", Instant::now()).contains(&ip), "cached");
+        assert!(resolver.resolve("no-such-host.invalid:7", soon()).is_empty());
+    }
+
+    /// A resolver whose look-ups of `*.mute` end when the channel closes.
+    fn half_mute() -> (Resolver, Sender<()>, crossbeam_channel::Receiver<String>) {
+        let (mute, ends) = bounded::<()>(0);
+        let (begun, begins) = unbounded();
+        let look_up = move |name: &str| {
+            begun.send(name.to_owned()).unwrap();
+            if name.contains(".mute:") {
+                let _ = ends.recv();
+                return Err(io::Error::other("mute"));
+            }
+            Ok(vec!["10.0.0.1:1".parse().unwrap()])
+        };
+        (Resolver::with(Box::new(look_up)), mute, begins)
+    }
+
+    #[test]
+    fn a_mute_zone_leaves_the_others_their_threads() {
+        let (resolver, mute, begins) = half_mute();
+        for n in 0..100 {
+            assert_eq!(resolver.known(&format!("meta{n}.mute:1")), None);
+        }
+        for _ in 0..MAX_OF_ZONE {
+            begins.recv_timeout(SOON).unwrap();
+        }
+        assert_eq!(resolver.resolve("meta.good:1", soon()).len(), 1);
+        assert_eq!(begins.recv_timeout(SOON).unwrap(), "meta.good:1");
+        assert!(begins.try_recv().is_err(), "no more of the mute zone");
+        drop(mute);
+    }
+
+    #[test]
+    fn failing_names_pause_longer_each_time_and_come_last() {
+        let now = Instant::now();
+        let after = |ms| now + Duration::from_millis(ms);
+        let mut entry = Entry::new(now);
+        assert!(entry.is_due(now));
+        for (failures, pause_ms) in [(1, 1_000), (2, 2_000), (3, 4_000), (9, 30_000)] {
+            while entry.failures < failures {
+                entry.fetched(Err(io::Error::other("mute")), now);
+            }
+            assert!(
+                !entry.is_due(after(pause_ms - 1)) && entry.is_due(after(pause_ms)),
+                "{failures}"
+            );
+        }
+        let mut state = State::default();
+        state.failing.extend((0..100).map(|n| format!("bad{n}.zone{n}:1")));
+        state.good.push_back("new.zone0:1".to_owned());
+        assert_eq!(state.next().unwrap().name, "new.zone0:1");
+        assert_eq!(std::iter::from_fn(|| state.next()).count(), MAX_FAILING);
+        state.good.push_back("another.zone9:1".to_owned());
+        assert_eq!(state.next().unwrap().name, "another.zone9:1");
     }
 
     #[test]
     fn names_are_remembered_up_to_a_number() {
-        let resolver = Resolver::start().unwrap();
+        let resolver = Resolver::start();
         let now = Instant::now();
-        let entry = || Entry {
-            addrs: Vec::new(),
-            fetched_at: Some(now),
-            used_at: now,
-            under_way: false,
-            trouble: Trouble::default(),
-        };
+        let entry = || Entry { fetched_at: Some(now), ..Entry::new(now) };
         let names = (0..MAX_NAMES).map(|n| (format!("h{n}:1"), entry()));
-        resolver.shared.cache.lock().extend(names);
+        resolver.shared.state.lock().cache.extend(names);
         assert_eq!(resolver.known("one-more.invalid:1"), Some(Vec::new()));
-        assert_eq!(resolver.shared.cache.lock().len(), MAX_NAMES);
+        assert_eq!(resolver.shared.state.lock().cache.len(), MAX_NAMES);
     }
 
     #[test]

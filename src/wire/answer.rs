@@ -101,6 +101,20 @@ pub fn frame_len(first: [u8; LEN_BYTES]) -> Result<usize, BadAnswer> {
     }
 }
 
+/// The seq of an answer: which question it is to. `frame` is whole, length and all.
+pub fn seq_of(frame: &[u8]) -> Result<i32, BadAnswer> {
+    let word = |at: usize| {
+        let bytes = frame.get(at..)?.first_chunk::<4>()?;
+        Some(i32::from_be_bytes(*bytes))
+    };
+    let behind_text = |at: usize| at.checked_add(4)?.checked_add(usize::try_from(word(at)?).ok()?);
+    // total length | frame error | version and type | method | seq
+    behind_text(LEN_BYTES)
+        .and_then(|at| behind_text(at.checked_add(4)?))
+        .and_then(word)
+        .ok_or_else(|| BadAnswer::Frame("a message cut short".to_owned()))
+}
+
 /// Reads the answer to the question `seq`; `frame` is whole, length and all.
 pub fn read_answer(frame: &[u8], seq: i32) -> Result<Answer, BadAnswer> {
     let frame_error = |e: thrift::Error| BadAnswer::Frame(e.to_string());

@@ -151,12 +151,12 @@ pub fn is_table_name(name: &str) -> bool {
 pub fn write_query(seq: i32, args: &[u8], out: &mut Vec<u8>) {
     let body_len = 4 + 4 + QUERY_CONFIG.len() + 4 + args.len();
     let body_len = u32::try_from(body_len).expect("request frames are limited far below 4 GB");
-    out.clear();
     out.extend(b"THFT\0\0\0\0");
     out.extend((V0_HEADER_LEN as u32).to_be_bytes());
     out.extend([0; 4]);
     out.extend(body_len.to_be_bytes());
-    out.resize(V0_HEADER_LEN, 0);
+    // CRCs, ids and times are 0, as clients write them.
+    out.extend([0; V0_HEADER_LEN - 20]);
     out.extend([0x80, 0x01, 0x00, 0x01]);
     out.extend((QUERY_CONFIG.len() as u32).to_be_bytes());
     out.extend(QUERY_CONFIG.as_bytes());

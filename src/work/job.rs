@@ -1,23 +1,46 @@
 //! What a worker is asked to do.
 
+use std::sync::Arc;
+
 use crossbeam_channel::Sender;
 
+use super::queue::Queue;
 use crate::client::ask::Ask;
-use crate::upstream::cluster::Flight;
+use crate::client::connection::Connection;
+use crate::upstream::cluster::{Parked, Place, Work};
 use crate::wire::error_code::OwnError;
 
-/// What a worker does next.
+/// The queue of the workers.
+pub type Jobs = Queue<Job, Arc<Connection>>;
+
+/// What a worker does, besides reading clients.
 pub enum Job {
-    /// Come and read the clients that wait in the lobby.
-    Read,
     /// Look these tables up again: what was missing is there, or their route moved.
     Retry(Vec<Ask>),
     /// Tell these why they get no answer.
     Refuse(Vec<Ask>, OwnError),
-    /// Make this call.
-    Call(Flight),
+    /// Make calls to a cluster.
+    Call(Place),
+    /// Go on with a call that was parked.
+    Resume(Parked),
     /// Tell that a worker took this.
     Beat(Sender<()>),
-    /// End.
-    Stop,
+}
+
+impl Work for Jobs {
+    fn call(&self, place: Place) {
+        self.send(Job::Call(place));
+    }
+
+    fn resume(&self, parked: Parked) {
+        self.send(Job::Resume(parked));
+    }
+
+    fn ask_again(&self, asks: Vec<Ask>) {
+        self.send(Job::Retry(asks));
+    }
+
+    fn refuse(&self, asks: Vec<Ask>, error: OwnError) {
+        self.send(Job::Refuse(asks, error));
+    }
 }

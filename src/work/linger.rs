@@ -6,103 +6,88 @@
 //! served, and it is its habit ─▶ unwatched (epoll forgets it) ─▶ look, yield, look ... ─┬─ a query: serve it, again
 //!                                                                                       └─ none: watched again
 //! ```
-//! Few workers linger at once, and a processor that others want is theirs: looking yields. While a call of such a
-//! client is slow, its socket is watched again, so that what it pipelines is served beside it.
+//! Few workers linger at once, and a processor that others want is theirs: looking yields. Clients that wait to be read
+//! end it, and so does a query whose answer does not come at once.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::job::{Job, Jobs};
 use crate::client::connection::{CloseReason, Connection};
-use crate::patience::Meanwhile;
 use crate::query::router::Router;
+use crate::upstream::cluster::Place;
 
 /// How long a worker looks for the next query.
 const LINGER: Duration = Duration::from_micros(60);
 
 /// How many workers may linger.
-pub struct Lounge {
+pub struct Permits {
     free: AtomicUsize,
 }
 
-impl Lounge {
+impl Permits {
     /// For half of the processors, at least one.
     pub fn new() -> Self {
         let processors = thread::available_parallelism().map_or(1, |n| n.get());
-        Lounge { free: AtomicUsize::new((processors / 2).max(1)) }
+        Permits { free: AtomicUsize::new((processors / 2).max(1)) }
     }
 
-    fn enter(&self) -> Option<Seat<'_>> {
+    fn take(&self) -> Option<Permit<'_>> {
         let take = |free: usize| free.checked_sub(1);
-        self.free.fetch_update(SeqCst, SeqCst, take).ok().map(|_| Seat(self))
+        self.free.fetch_update(SeqCst, SeqCst, take).ok().map(|_| Permit(self))
     }
 }
 
-impl Default for Lounge {
+impl Default for Permits {
     fn default() -> Self {
         Self::new()
     }
 }
 
-struct Seat<'a>(&'a Lounge);
+struct Permit<'a>(&'a Permits);
 
-impl Drop for Seat<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.0.free.fetch_add(1, SeqCst);
     }
 }
 
 /// A connection that `accept` does not watch while this lives.
-struct Unwatched<'a> {
-    connection: &'a Arc<Connection>,
-    is_watched: Cell<bool>,
-}
-
-impl Unwatched<'_> {
-    fn watch(&self) {
-        if !self.is_watched.replace(true)
-            && let Err(e) = self.connection.watch_socket()
-        {
-            // Nobody would hear of its client any more.
-            self.connection.close(CloseReason::Io(e));
-        }
-    }
-}
-
-impl Meanwhile for Unwatched<'_> {
-    fn look_up(&self) {
-        self.watch();
-    }
-}
+struct Unwatched<'a>(&'a Arc<Connection>);
 
 impl Drop for Unwatched<'_> {
     fn drop(&mut self) {
-        self.watch();
+        if let Err(e) = self.0.watch_socket() {
+            // Nobody would hear of its client any more.
+            self.0.close(CloseReason::Io(e));
+        }
     }
 }
 
 /// Serves the connection as long as its client goes on asking at once. The caller has just served it.
 pub fn linger(
-    lounge: &Lounge,
+    permits: &Permits,
     router: &Router,
+    jobs: &Jobs,
     connection: &Arc<Connection>,
     scratch: &mut Vec<u8>,
 ) {
-    let Some(_seat) = lounge.enter() else {
+    let Some(_permit) = permits.take() else {
         return;
     };
     if !connection.is_quiet() || connection.unwatch_socket().is_err() {
         return;
     }
-    let unwatched = Unwatched { connection, is_watched: Cell::new(false) };
+    let _unwatched = Unwatched(connection);
     let mut until = Instant::now() + LINGER;
-    while connection.is_quiet() && !unwatched.is_watched.get() && connection.resume(Instant::now())
-    {
-        let mut flights = Vec::new();
-        if router.read(connection, scratch, &mut flights) {
-            router.take_off(flights, &unwatched);
+    while connection.is_quiet() && connection.resume(Instant::now()) {
+        let mut places = Vec::new();
+        if router.read(connection, scratch, &mut places) {
+            let last = places.pop();
+            places.into_iter().for_each(|place| jobs.send(Job::Call(place)));
+            last.into_iter().for_each(Place::run);
             until = Instant::now() + LINGER;
         } else if Instant::now() < until {
             thread::yield_now();

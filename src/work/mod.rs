@@ -1,12 +1,11 @@
-//! From a readable client to a worker that reads it.
+//! From a readable client, or a job, to a worker.
 //!
 //! ```text
-//! accept ─▶ lobby ──job: read──▶ jobs ─▶ worker-NNN ─▶ query ─▶ upstream
-//! zk-watch ──────job: retry──────▲          └── linger: a client that asks again at once
+//! accept ──readable──▶ queue ─▶ worker-NNN ─▶ query ─▶ upstream
+//! zk-watch, meta-watch ──job──▶    └── linger: a client that asks again at once
 //! ```
 
 pub mod job;
-pub mod jobs;
 pub mod linger;
-pub mod lobby;
-pub mod workers;
+pub mod queue;
+pub mod worker;

@@ -29,7 +29,7 @@ use crate::route::hold::{Absence, Hold, Identity, Kind, Refusal, Seen, Shown};
 use crate::route::names::Names;
 use crate::route::record::{self, BadRecord, Record, Target};
 use crate::route::table::{Absence as Told, Cached, Route, RouteWriter};
-use crate::upstream::cluster::Clusters;
+use crate::upstream::registry::Clusters;
 use crate::wire::message::is_table_name;
 
 /// A znode that an ACL hides has no watch to tell when that ends.

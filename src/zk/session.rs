@@ -51,7 +51,7 @@ impl Session {
         digest: Option<&str>,
         limit: Duration,
     ) -> io::Result<Self> {
-        let resolver = Arc::new(Resolver::start()?);
+        let resolver = Arc::new(Resolver::start());
         let resolve = Box::new(move |name: &str| resolver.known(name));
         let digest = digest.map(str::to_owned);
         let options = Options { address: address.to_vec(), timeout, digest, root: None };

@@ -32,13 +32,14 @@ use super::routes::{Doubt, Routes};
 use super::status::Status;
 use crate::client::ask::Ask;
 use crate::config::ZooKeeperSettings;
-use crate::patience::SLICE;
+use crate::patience::TICK;
 use crate::route::hold::{Refusal, Shown};
 use crate::route::table::RouteWriter;
-use crate::upstream::cluster::{Clusters, Upstream};
+use crate::upstream::cluster::Upstream;
+use crate::upstream::registry::Clusters;
 use crate::wire::error_code::OwnError;
 use crate::work::job::Job;
-use crate::work::jobs::Jobs;
+use crate::work::job::Jobs;
 
 /// How often it is told that there is still no connection.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -92,7 +93,7 @@ impl ZkWatch {
         clusters: Clusters,
         upstream: Arc<Upstream>,
         missed: Receiver<Ask>,
-        jobs: Jobs<Job>,
+        jobs: Arc<Jobs>,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (confirmed, all_confirmed) = bounded(1);
@@ -169,7 +170,7 @@ struct Watch {
     paths: Paths,
     /// The servers in the settings.
     address: Vec<String>,
-    jobs: Jobs<Job>,
+    jobs: Arc<Jobs>,
     planner: Planner,
     /// `None` in tests.
     connection: Option<Connection>,
@@ -204,7 +205,7 @@ impl Watch {
     fn new(
         routes: Routes,
         paths: Paths,
-        jobs: Jobs<Job>,
+        jobs: Arc<Jobs>,
         preloads: bool,
         confirmed: Sender<()>,
         status: Status,
@@ -271,7 +272,7 @@ impl Watch {
             }
             if next_expiry <= now {
                 self.expire(now);
-                next_expiry = now + SLICE / 2;
+                next_expiry = now + TICK;
             }
             let expiry = (!self.waiting.is_empty()).then_some(next_expiry);
             let wake_at = self.planner.wake_at().into_iter().chain(expiry).min();
@@ -678,19 +679,12 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::UpstreamLimits;
-    use crate::patience::QueryTimeout;
     use crate::route::table::{Cached, RouteTable};
-    use crate::upstream::resolver::Resolver;
     use crate::zk::status::Trust;
 
     #[test]
     fn after_a_panic_it_starts_over_and_all_that_is_cached_is_stale() {
-        let upstream = Arc::new(Upstream {
-            resolver: Resolver::start().unwrap(),
-            limits: UpstreamLimits { max_calls: 1 },
-            query_timeout: Arc::new(QueryTimeout::new(Duration::from_secs(1))),
-        });
+        let upstream = Upstream::unrouted();
         let (table, writer) = RouteTable::new(10);
         writer.put("orders", Cached::Unusable);
         writer.trust();
@@ -699,7 +693,7 @@ mod tests {
         let routes = Routes::new("/r".to_owned(), None, true, writer, clusters);
         let status = Status::new(Duration::from_secs(6));
         let paths = Paths { root: "/r".to_owned(), clusters_root: None };
-        let (confirmed, jobs) = (bounded(1).0, Jobs::default());
+        let (confirmed, jobs) = (bounded(1).0, Arc::new(Jobs::default()));
         let mut watch = Watch::new(routes, paths, jobs, false, confirmed, status.clone(), 7);
         let mut runs = 0;
         watch.run_on(|watch| {

@@ -519,10 +519,11 @@ fn threads_tell_what_they_do_and_for_whom() {
     let mut client = proxy.client();
     client.send_query(1, "orders");
     let threads = || json(&proxy, "/threads")["threads"].as_array().cloned().unwrap();
-    let calls = || threads().into_iter().find(|thread| thread["doing"] == "calls a cluster");
-    eventually("a worker calls", SOON, || calls().is_some());
+    let waits = "waits for a silent MetaServer";
+    let calls = || threads().into_iter().find(|thread| thread["doing"] == waits);
+    eventually("a call is silent", SOON, || calls().is_some());
     let calling = calls().expect("the MetaServer is mute");
-    assert!(calling["name"].as_str().unwrap().starts_with("worker-"), "{calling}");
+    assert_eq!(calling["name"], "meta-watch");
     assert_eq!(calling["subject"], "a orders");
     assert_eq!(calling["state"], "waiting");
     let names: Vec<String> =
@@ -532,7 +533,7 @@ fn threads_tell_what_they_do_and_for_whom() {
     }
     // It moves on, and the listing with it.
     client.read_answer();
-    eventually("nobody calls", SOON, || calls().is_none());
+    eventually("nobody waits", SOON, || calls().is_none());
 }
 
 /// The recipe of the runbooks, on a binary without symbols as packages have it.

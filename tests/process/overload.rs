@@ -86,8 +86,8 @@ fn a_black_hole_and_a_slow_cluster_leave_others_as_they_were() {
     });
     println!("p99 of the good cluster: {calm:?} alone, {faulty:?} beside the bad ones");
     let links = slow.max_open_connections();
-    // A quarter of the workers, and some that the server does not yet know to be closed.
-    assert!(links < 8, "{links} links");
+    // Eight calls, as many slow links, the probe, and some that the server does not yet know to be closed.
+    assert!(links < 24, "{links} links");
     // Wide, for a machine that does other things; a worker taken by a bad cluster costs a second.
     assert!(faulty < 5 * calm + Duration::from_millis(20), "{calm:?} became {faulty:?}");
 }

@@ -206,7 +206,8 @@ fn links_are_kept_and_few() {
         let answers = proxy.client().ask_all(names.iter().map(String::as_str));
         assert!(answers.iter().all(|answer| answer.err.as_deref() == Some("ERR_OK")));
     }
-    assert!(meta.max_open_connections() <= 8, "{} links", meta.max_open_connections());
+    // Eight calls, and the probe's own connection.
+    assert!(meta.max_open_connections() <= 9, "{} links", meta.max_open_connections());
     assert!(meta.max_open_connections() > 1, "calls are made side by side");
     assert_eq!(meta.violations(), [] as [String; 0]);
 }
@@ -243,7 +244,8 @@ fn dead_and_mute_clusters_cost_other_tables_nothing() {
         asked += 1;
     }
     assert!(asked > 50, "only {asked} queries");
-    assert!(mute.max_open_connections() <= 2, "a quarter of the workers at the most");
+    // Eight calls, as many slow links, and the probe's own connection.
+    assert!(mute.max_open_connections() <= 17, "{} links", mute.max_open_connections());
     let answers = waiting.read_answers(seqs.len());
     let refused = |answer: &Answer| answer.err.as_deref() == Some("ERR_SERVICE_NOT_ACTIVE");
     assert!(answers.values().all(refused));
@@ -327,7 +329,7 @@ fn a_server_that_answers_byte_by_byte_keeps_nobody_waiting() {
 }
 
 #[test]
-fn each_of_many_queries_to_a_slow_cluster_ends_in_time() {
+fn many_tables_of_a_slow_cluster_share_calls() {
     const COUNT: i32 = 1_000;
     let meta = MetaServer::start();
     let names: Vec<String> = (0..COUNT).map(|n| format!("t{n}")).collect();
@@ -341,31 +343,36 @@ fn each_of_many_queries_to_a_slow_cluster_ends_in_time() {
     let mut client = proxy.client();
     let start = Instant::now();
     client.send_queries(names.iter().map(String::as_str));
-    // Eight at a time, 20 ms each: in all they would take 2.5 s.
+    // Asked one by one, eight at a time, they would take 2.5 s, and most would be refused.
     let answers = client.read_answers(names.len());
     let took = start.elapsed();
     assert!(took < QUERY_TIMEOUT + SLACK, "{took:?}");
-    let of = |err| answers.values().filter(|answer| answer.err.as_deref() == Some(err)).count();
-    let (ok, refused) = (of("ERR_OK"), of("ERR_SERVICE_NOT_ACTIVE"));
-    assert!(ok > 200 && refused > 0 && ok + refused == names.len(), "{ok} answered, {refused} not");
-    assert!(!proxy.log().contains("calls in a row failed"), "it answers: {}", proxy.log());
+    answers.values().for_each(answered);
+    assert!(!proxy.log().contains("in a row failed"), "it answers: {}", proxy.log());
 }
 
 #[test]
 fn tables_that_wait_for_a_call_follow_their_route() {
-    let (mute, good) = (MetaServer::start(), meta_with("t29", PRIMARY));
+    // Eight calls of 64 questions are under way, and the last table waits.
+    const COUNT: usize = 8 * 64 + 1;
+    let (mute, good) = (MetaServer::start(), meta_with("t512", PRIMARY));
     mute.set(Behaviour::Mute);
-    let names: Vec<String> = (0..30).map(|n| format!("t{n}")).collect();
+    let names: Vec<String> = (0..COUNT).map(|n| format!("t{n}")).collect();
     let to_mute = record("old", &[mute.addr()]);
     let mut routes = Routes::new(names.iter().map(|name| (name.as_str(), to_mute.clone())));
     let proxy = routes.proxy();
     let mut client = proxy.client();
     let start = Instant::now();
     let seqs = client.send_queries(names.iter().map(String::as_str));
-    eventually("all places are taken", SOON, || mute.calls() == 8);
-    routes.put("t29", record("new", &[good.addr()]));
+    eventually("all places are taken", SOON, || mute.calls() >= COUNT - 1);
+    routes.put("t512", record("new", &[good.addr()]));
     let first = client.read_answer();
-    assert_eq!(first.seq, seqs[29], "the others wait for their time to end: {:?}", start.elapsed());
+    assert_eq!(
+        first.seq,
+        seqs[512],
+        "the others wait for their time to end: {:?}",
+        start.elapsed()
+    );
     answered(&first);
 }
 

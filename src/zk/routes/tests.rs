@@ -1,11 +1,8 @@
 //! What reads mean for the routes.
 
 use super::*;
-use crate::config::UpstreamLimits;
-use crate::patience::QueryTimeout;
 use crate::route::table::{Found as TableFound, RouteTable};
 use crate::upstream::cluster::Upstream;
-use crate::upstream::resolver::Resolver;
 
 fn server() -> SocketAddr {
     "127.0.0.1:2181".parse().unwrap()
@@ -37,10 +34,7 @@ fn routes() -> Routes {
 }
 
 fn routes_of_table() -> (Arc<RouteTable>, Routes) {
-    let limits = UpstreamLimits { max_calls: 1 };
-    let query_timeout = Arc::new(QueryTimeout::new(Duration::from_secs(1)));
-    let resolver = Resolver::start().unwrap();
-    let clusters = Clusters::new(Arc::new(Upstream { resolver, limits, query_timeout }));
+    let clusters = Clusters::new(Upstream::unrouted());
     let (table, writer) = RouteTable::new(20);
     (table, Routes::new("/r".to_owned(), Some("/c".to_owned()), true, writer, clusters))
 }

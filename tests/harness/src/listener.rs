@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -195,7 +194,6 @@ pub(crate) struct Link {
     peer: SocketAddr,
     /// Held while an answer is written, so that answers do not mix; keeps its memory from one to the next.
     out: Mutex<Vec<u8>>,
-    unanswered: AtomicUsize,
 }
 
 impl Link {
@@ -203,16 +201,11 @@ impl Link {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let peer = stream.peer_addr()?;
-        Ok(Link { stream, peer, out: Mutex::default(), unanswered: AtomicUsize::new(0) })
+        Ok(Link { stream, peer, out: Mutex::default() })
     }
 
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
-    }
-
-    /// Counts a request in; says how many before it still have no answer.
-    pub(crate) fn asked(&self) -> usize {
-        self.unanswered.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Writes one answer, which `fill` puts into an empty buffer. A peer that has gone is no error here: its thread
@@ -221,8 +214,6 @@ impl Link {
         let mut out = self.out.lock().expect("nothing panics while holding it");
         out.clear();
         fill(&mut out);
-        // Before the write: the peer may ask again the moment it has read the answer.
-        self.unanswered.fetch_sub(1, Ordering::Relaxed);
         if (&self.stream).write_all(&out).is_err() {
             self.close();
         }
@@ -248,11 +239,6 @@ impl<'a> Inbox<'a> {
 
     pub(crate) fn new(link: &'a Link) -> Self {
         Inbox { link, bytes: vec![0; Self::FIRST_BYTES], start: 0, end: 0 }
-    }
-
-    /// Bytes that came along with the request that `next` gave last.
-    pub(crate) fn beyond(&self) -> usize {
-        self.end - self.start
     }
 
     /// More bytes; `false` when there will be none.

@@ -136,6 +136,8 @@ impl Builder {
             ("zookeeper", self.zookeeper.as_deref()),
             ("metric", Some("{type: prometheus, tags: [region=test]}")),
             ("admin", Some("{listen: 127.0.0.1:0}")),
+            // Probes are calls, which many tests count.
+            ("probe_interval_s", Some("0")),
         ];
         let mut config = String::new();
         for (key, value) in defaults {

@@ -92,7 +92,6 @@ impl Store {
             let Ok((error, result)) = self.execute(&request) else {
                 return;
             };
-            link.asked();
             link.answer(|out| {
                 wire::append_response(out, error, &request.method, request.seq, &result)
             });

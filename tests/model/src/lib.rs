@@ -14,8 +14,11 @@ pub mod readiness;
 #[path = "../../../src/client/unsent.rs"]
 pub mod unsent;
 
-#[path = "../../../src/upstream/flight.rs"]
-pub mod flight;
+#[path = "../../../src/turns.rs"]
+pub mod turns;
+
+#[path = "../../../src/upstream/sharing.rs"]
+pub mod sharing;
 
 #[cfg(test)]
-mod flights;
+mod questions;

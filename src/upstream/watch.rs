@@ -1,0 +1,303 @@
+//! Thread `meta-watch`: listens to parked links, ticks for clusters in which queries wait, probes MetaServers.
+//!
+//! ```text
+//! worker ── park ──▶ inbox + waker ─▶ mio ─┬─ something came on a parked link ─▶ job: resume
+//! worker ── busy ──▶                       ├─ a parked link is silent for long ─▶ its questions go to another server,
+//! routes ── new ───▶                       │                                      it is listened to beside
+//!                                          ├─ tick: expired, moved and due questions, places (`Cluster::tick`)
+//!                                          └─ probes (`upstream::probe`): due, answered, over
+//! ```
+//! It never blocks but in poll, and reads answers of probes only: those to queries are a worker's work. What bounds it:
+//! parked links by the calls of their clusters, probes by the MetaServers of the routed clusters. Without a query that
+//! waits it sleeps until the next probe.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use log::error;
+use mio::{Events, Poll, Token, Waker};
+use slab::Slab;
+
+use super::cluster::{Cluster, Parked, Ticked, Watch};
+use super::link::CONNECT_TIMEOUT;
+use super::probe::{FIRST_PROBE, Probes};
+use crate::activity;
+use crate::patience::TICK;
+
+const WAKER: Token = Token(usize::MAX);
+
+/// How often idle links are looked through.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// A link that woke a worker tells nothing for this time: a server that drips bytes wakes nobody more often.
+const WAKE_PAUSE: Duration = Duration::from_millis(2);
+
+enum Order {
+    Park(Parked, Instant),
+    Busy(Arc<Cluster>),
+    Add(u64, Weak<Cluster>),
+    Stop,
+}
+
+/// The way to the thread.
+pub struct MetaWatch {
+    orders: Sender<Order>,
+    inbox: Receiver<Order>,
+    waker: Arc<OnceLock<Waker>>,
+}
+
+impl Default for MetaWatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MetaWatch {
+    /// Not started yet: orders wait. The channel is unbounded; what it holds is bounded by what it is about.
+    pub fn new() -> Self {
+        let (orders, inbox) = unbounded();
+        MetaWatch { orders, inbox, waker: Arc::default() }
+    }
+
+    fn tell(&self, order: Order) {
+        // It fails only when the thread has ended, and then nobody waits.
+        if self.orders.send(order).is_ok()
+            && let Some(waker) = self.waker.get()
+        {
+            let _ = waker.wake();
+        }
+    }
+
+    /// Starts the thread. `probe_interval` is the time between two probes of a MetaServer; zero: only those of clusters
+    /// in trouble are probed.
+    pub fn start(&self, probe_interval: Duration) -> io::Result<Watching> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        // A second start would steal the orders of the first.
+        self.waker.set(waker).map_err(|_| io::Error::other("meta-watch is started once"))?;
+        let watcher = Watcher {
+            probes: Probes::new(poll.registry().try_clone()?, probe_interval),
+            poll,
+            inbox: self.inbox.clone(),
+            parked: Slab::new(),
+            paused: Vec::new(),
+            busy: HashMap::new(),
+            clusters: Vec::new(),
+            tick_at: Instant::now(),
+            tidy_at: Instant::now(),
+        };
+        let thread =
+            thread::Builder::new().name("meta-watch".to_owned()).spawn(move || watcher.run())?;
+        Ok(Watching { orders: self.orders.clone(), waker: self.waker.clone(), thread })
+    }
+}
+
+impl Watch for MetaWatch {
+    fn park(&self, parked: Parked) {
+        self.tell(Order::Park(parked, Instant::now()));
+    }
+
+    fn busy(&self, cluster: &Arc<Cluster>) {
+        self.tell(Order::Busy(cluster.clone()));
+    }
+
+    fn add(&self, cluster: &Arc<Cluster>) {
+        self.tell(Order::Add(cluster.id, Arc::downgrade(cluster)));
+    }
+}
+
+/// The running thread.
+pub struct Watching {
+    orders: Sender<Order>,
+    waker: Arc<OnceLock<Waker>>,
+    thread: JoinHandle<()>,
+}
+
+impl Watching {
+    /// Ends it; queries that wait have no answer then.
+    pub fn stop(self) {
+        let _ = self.orders.send(Order::Stop);
+        if let Some(waker) = self.waker.get() {
+            let _ = waker.wake();
+        }
+        let _ = self.thread.join();
+    }
+}
+
+struct Watcher {
+    poll: Poll,
+    inbox: Receiver<Order>,
+    parked: Slab<Parked>,
+    /// Links that woke a worker just now, and when they were parked again.
+    paused: Vec<(Parked, Instant)>,
+    /// Clusters in which queries wait, by id.
+    busy: HashMap<u64, Arc<Cluster>>,
+    /// Clusters to probe.
+    clusters: Vec<Weak<Cluster>>,
+    probes: Probes,
+    tick_at: Instant,
+    tidy_at: Instant,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            if let Err(e) = self.poll.poll(&mut events, self.timeout())
+                && e.kind() != ErrorKind::Interrupted
+            {
+                // Without it no query would ever expire.
+                error!("meta-watch cannot poll, it goes on by ticks: {e}");
+                thread::sleep(TICK);
+            }
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    Token(probe) if probe >= FIRST_PROBE => self.probes.ready(probe),
+                    Token(slot) => self.wake(slot),
+                }
+            }
+            if self.take_orders().is_break() {
+                return;
+            }
+            let now = Instant::now();
+            if now >= self.tick_at {
+                self.tick(now);
+            }
+            if now >= self.tidy_at {
+                self.tidy_at = now + TIDY_EVERY;
+                self.clusters.retain(|cluster| cluster.strong_count() > 0);
+                let clusters = self.clusters.iter().filter_map(Weak::upgrade);
+                clusters.for_each(|cluster| cluster.close_idle_links(now));
+            }
+            self.probes.run(now);
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let ticks = !self.busy.is_empty() || !self.parked.is_empty() || !self.paused.is_empty();
+        let tick = ticks.then_some(self.tick_at);
+        let tidy = (!self.clusters.is_empty()).then_some(self.tidy_at);
+        let next = [tick, tidy, self.probes.next()].into_iter().flatten().min()?;
+        // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
+        let left = next.saturating_duration_since(now);
+        Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
+    }
+
+    fn take_orders(&mut self) -> std::ops::ControlFlow<()> {
+        while let Ok(order) = self.inbox.try_recv() {
+            match order {
+                Order::Park(parked, at) => self.park(parked, at),
+                Order::Busy(cluster) => _ = self.busy.insert(cluster.id, cluster),
+                Order::Add(id, cluster) => {
+                    self.clusters.push(cluster.clone());
+                    self.probes.add(id, cluster, Instant::now());
+                }
+                Order::Stop => return std::ops::ControlFlow::Break(()),
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn park(&mut self, parked: Parked, at: Instant) {
+        match parked.link.has_received() {
+            // It told of a part of an answer.
+            true => self.paused.push((parked, at + WAKE_PAUSE)),
+            false => self.listen(parked),
+        }
+    }
+
+    fn listen(&mut self, mut parked: Parked) {
+        let entry = self.parked.vacant_entry();
+        match parked.link.register(self.poll.registry(), Token(entry.key())) {
+            Ok(()) => _ = entry.insert(parked),
+            // A worker finds out what is wrong with it.
+            Err(_) => parked.cluster.upstream.work.clone().resume(parked),
+        }
+    }
+
+    /// A worker goes on with this call.
+    fn wake(&mut self, slot: usize) {
+        if let Some(parked) = self.take(slot) {
+            parked.cluster.upstream.work.clone().resume(parked);
+        }
+    }
+
+    fn take(&mut self, slot: usize) -> Option<Parked> {
+        let mut parked = self.parked.try_remove(slot)?;
+        // It fails only for what is not registered.
+        let _ = parked.link.deregister(self.poll.registry());
+        Some(parked)
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.tick_at = now + TICK;
+        let due: Vec<Parked> =
+            self.paused.extract_if(.., |(_, at)| *at <= now).map(|(parked, _)| parked).collect();
+        due.into_iter().for_each(|parked| self.listen(parked));
+        self.check_parked(now);
+        self.tell_activity();
+        let mut doubted = Vec::new();
+        self.busy.retain(|_, cluster| {
+            let Ticked { is_busy, is_doubted } = cluster.tick(now);
+            if is_doubted {
+                doubted.push(cluster.clone());
+            }
+            is_busy
+        });
+        doubted.iter().for_each(|cluster| self.probes.probe_now(cluster, now));
+    }
+
+    /// For `/threads`: which call has been silent for longest.
+    fn tell_activity(&self) {
+        let oldest = self.parked.iter().map(|(_, parked)| parked);
+        match oldest.min_by_key(|parked| parked.link.since()) {
+            Some(parked) => {
+                let (name, table) = (&parked.cluster.name, parked.link.table());
+                activity::go_on("waits for a silent MetaServer", &[name, &table]);
+            }
+            None => activity::go_on("probes MetaServers", &[]),
+        }
+    }
+
+    /// Sets calls aside that are silent for long, and gives links up whose answers nobody wants.
+    fn check_parked(&mut self, now: Instant) {
+        let slots: Vec<usize> = self.parked.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let parked = &mut self.parked[slot];
+            let silent = now.saturating_duration_since(parked.link.since());
+            if !parked.link.is_connected() {
+                // Its time is over, or it is made and nobody was told: a worker looks.
+                if silent >= CONNECT_TIMEOUT {
+                    self.wake(slot);
+                }
+                continue;
+            }
+            let is_wanted = parked.cluster.is_wanted(&parked.link);
+            let is_late = silent >= parked.cluster.upstream.query_timeout.slow_after();
+            let is_kept = match (is_wanted, parked.is_slow) {
+                (false, false) => {
+                    parked.cluster.core.lock().calls.unpark();
+                    false
+                }
+                (false, true) => {
+                    parked.cluster.forget_slow_link();
+                    false
+                }
+                (true, false) if is_late => {
+                    parked.is_slow = true;
+                    parked.cluster.set_aside(&mut parked.link)
+                }
+                (true, _) => true,
+            };
+            if !is_kept {
+                self.take(slot);
+            }
+        }
+    }
+}

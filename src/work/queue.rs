@@ -1,0 +1,224 @@
+//! The one queue between who has work and the workers: readable clients, by turns of hosts, and jobs.
+//!
+//! ```text
+//! accept ── arrive ─▶ readable ──next_readable──▶ a reader: a worker that has come to read
+//!                        └─ more wait than the readers there are read soon ─▶ one more reader is called
+//! watch, zk-watch, workers ── send ─▶ jobs ──next──▶ any worker
+//! ```
+//! Waking a worker costs several times as much as reading a client, so as few readers are called as it takes. A reader
+//! that is about to make a call leaves, and has another one called if clients wait. Who is done with a job looks here
+//! before it goes to sleep, so under load nobody is woken at all.
+//!
+//! One mutex, one condition variable. A channel would not do: its `recv` spins and yields before it sleeps, and with
+//! dozens of workers and jobs of some microseconds that was a quarter of all processor time. What bounds it: each
+//! connection stands in it once at most, jobs are about pending queries and calls under way.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::thread;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::turns::Turns;
+
+/// Clients that wait for each reader before one more is called: some hundred microseconds of reading.
+const CLIENTS_PER_READER: usize = 64;
+
+/// What a worker does next.
+pub enum Next<J> {
+    /// Read clients: [`Queue::next_readable`] until [`Queue::leave`].
+    Read,
+    /// This job.
+    Job(J),
+    /// End.
+    Stop,
+}
+
+/// The queue, of jobs `J` and clients `C`.
+pub struct Queue<J, C> {
+    state: Mutex<State<J, C>>,
+    bell: Condvar,
+    /// More readers than processors read no faster.
+    max_readers: usize,
+}
+
+struct State<J, C> {
+    jobs: VecDeque<J>,
+    readable: Turns<C>,
+    /// Workers that read, or are called to.
+    readers: usize,
+    /// Readers that are called and have not come.
+    called: usize,
+    is_stopping: bool,
+}
+
+impl<J, C> Default for Queue<J, C> {
+    fn default() -> Self {
+        Self::with_readers(thread::available_parallelism().map_or(2, |n| n.get()))
+    }
+}
+
+impl<J, C> Queue<J, C> {
+    fn with_readers(max_readers: usize) -> Self {
+        let state = State {
+            jobs: VecDeque::new(),
+            readable: Turns::default(),
+            readers: 0,
+            called: 0,
+            is_stopping: false,
+        };
+        Queue { state: Mutex::new(state), bell: Condvar::new(), max_readers }
+    }
+
+    /// Queues a job.
+    pub fn send(&self, job: J) {
+        self.state.lock().jobs.push_back(job);
+        self.bell.notify_one();
+    }
+
+    /// These clients, each of a host, became readable.
+    pub fn arrive(&self, clients: impl IntoIterator<Item = (IpAddr, C)>) {
+        let mut state = self.state.lock();
+        clients.into_iter().for_each(|(host, client)| state.readable.push(host, client));
+        let calls = self.call_reader(&mut state);
+        drop(state);
+        if calls {
+            self.bell.notify_one();
+        }
+    }
+
+    fn call_reader(&self, state: &mut State<J, C>) -> bool {
+        let calls = state.readers < self.max_readers
+            && state.readable.len() > CLIENTS_PER_READER * state.readers;
+        state.readers += usize::from(calls);
+        state.called += usize::from(calls);
+        calls
+    }
+
+    /// What the caller does next; sleeps until there is something.
+    pub fn next(&self) -> Next<J> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Next::Job(job);
+            }
+            if state.called > 0 {
+                state.called -= 1;
+                return Next::Read;
+            }
+            if state.is_stopping {
+                return Next::Stop;
+            }
+            self.bell.wait(&mut state);
+        }
+    }
+
+    /// The caller becomes a reader without being called, if one is of use.
+    pub fn enter(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_of_use = !state.readable.is_empty() && state.readers < self.max_readers;
+        state.readers += usize::from(is_of_use);
+        is_of_use
+    }
+
+    /// The next client, for a reader.
+    pub fn next_readable(&self) -> Option<C> {
+        self.state.lock().readable.pop()
+    }
+
+    /// The caller is no reader any more. Clients that wait are another's to read.
+    pub fn leave(&self) {
+        let mut state = self.state.lock();
+        state.readers -= 1;
+        let calls = self.call_reader(&mut state);
+        drop(state);
+        if calls {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Jobs that are queued.
+    pub fn jobs(&self) -> usize {
+        self.state.lock().jobs.len()
+    }
+
+    /// Workers that find no job end.
+    pub fn stop(&self) {
+        self.state.lock().is_stopping = true;
+        self.bell.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const HOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn clients(range: std::ops::Range<usize>) -> impl Iterator<Item = (IpAddr, usize)> {
+        range.map(|n| (HOST, n))
+    }
+
+    /// Readers that are called, each come.
+    fn called(queue: &Queue<(), usize>) -> usize {
+        queue.stop();
+        std::iter::repeat_with(|| queue.next())
+            .take_while(|next| matches!(next, Next::Read))
+            .count()
+    }
+
+    #[test]
+    fn as_few_are_called_as_it_takes() {
+        let queue = Queue::with_readers(2);
+        queue.arrive(clients(0..1));
+        assert_eq!(called(&queue), 1, "somebody must come");
+        queue.arrive(clients(1..CLIENTS_PER_READER));
+        assert_eq!(called(&queue), 0, "one reader can take them all");
+        queue.arrive(clients(CLIENTS_PER_READER..CLIENTS_PER_READER + 1));
+        assert_eq!(called(&queue), 1, "too many for one");
+        queue.arrive(clients(CLIENTS_PER_READER + 1..500));
+        assert_eq!(called(&queue), 0, "no more than may read");
+        assert!(!queue.enter());
+        let all = (0..500).map(|_| queue.next_readable().unwrap());
+        assert_eq!(all.collect::<Vec<_>>(), Vec::from_iter(0..500));
+    }
+
+    #[test]
+    fn nobody_is_left_waiting_without_a_reader() {
+        let queue = Queue::with_readers(2);
+        queue.arrive(clients(0..1));
+        assert_eq!(called(&queue), 1);
+        assert_eq!((queue.next_readable(), queue.next_readable()), (Some(0), None));
+        // The reader has found nothing and is on its way out.
+        queue.arrive(clients(1..2));
+        assert_eq!(called(&queue), 0);
+        queue.leave();
+        assert_eq!(called(&queue), 1, "the one who left did not see it");
+        assert_eq!(queue.next_readable(), Some(1));
+        queue.leave();
+        assert!(!queue.enter(), "nobody waits");
+        assert_eq!(called(&queue), 0);
+    }
+
+    #[test]
+    fn every_job_is_done_once_and_before_the_end() {
+        let queue = Arc::new(Queue::<u64, ()>::default());
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let queue = queue.clone();
+                thread::spawn(move || {
+                    let mut sum = 0;
+                    while let Next::Job(n) = queue.next() {
+                        sum += n;
+                    }
+                    sum
+                })
+            })
+            .collect();
+        (1..=10_000).for_each(|n| queue.send(n));
+        queue.stop();
+        let sum: u64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
+        assert_eq!(sum, 10_000 * 10_001 / 2);
+    }
+}
