@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
@@ -46,9 +46,8 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A larger file is not ours: 100,000 tables need some 30 MB.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 const VERSION: u64 = 1;
-/// Older files that are kept: how old they are at least, and what their names have in addition.
-const KEPT: [(Duration, &str); 2] =
-    [(Duration::from_secs(60 * 60), ".1h"), (Duration::from_secs(24 * 60 * 60), ".1d")];
+/// Older files that are kept: how many seconds old they are at least, and what their names have in addition.
+const KEPT: [(i64, &str); 2] = [(60 * 60, ".1h"), (24 * 60 * 60, ".1d")];
 /// More links than any path goes through.
 const MAX_LINKS: usize = 40;
 
@@ -295,7 +294,8 @@ impl StateFile {
         if let Ok(date) = fs::metadata(&path).and_then(|file| file.modified()) {
             status.set(Ok(Age::since(date)));
         }
-        if let Err(e) = remove_leftovers(&follow_links(&path)) {
+        let found = follow_links(&path);
+        if let Err(e) = remove_leftovers(&found) {
             warn!("state file {}: looking for what others left beside it: {e}", path.display());
         }
         let servers = Arc::new(Mutex::new(origin.zookeeper.clone()));
@@ -305,7 +305,9 @@ impl StateFile {
             origin,
             written,
             in_file: loaded.tables,
-            is_good: loaded.is_good,
+            file_s: written_s(&found).filter(|_| loaded.is_good),
+            older: Older::of(&found),
+            start: Instant::now(),
             routes,
             told_at: None,
             status: status.clone(),
@@ -342,8 +344,10 @@ struct Keeper {
     written: u64,
     /// Tables in the file.
     in_file: usize,
-    /// The file that is there is worth keeping.
-    is_good: bool,
+    /// When the file was written, if it is worth keeping.
+    file_s: Option<i64>,
+    older: Older,
+    start: Instant,
     routes: Arc<RouteTable>,
     /// When it was last told that the file cannot be written; `None`: it can.
     told_at: Option<Instant>,
@@ -390,6 +394,10 @@ impl Keeper {
         }
     }
 
+    fn now_s(&self) -> i64 {
+        self.start.elapsed().as_secs() as i64
+    }
+
     /// Writes the routes as they are, unless they are held and the file has more.
     fn write(&mut self) -> io::Result<Write> {
         // The hold first: a route that returns with it is there when it is shown.
@@ -404,8 +412,8 @@ impl Keeper {
         // During an upgrade two processes keep the same file.
         let beside = with_suffix(&path, &format!(".{}", process::id()));
         let written = write_beside(&beside, &text).and_then(|()| {
-            if self.is_good && !is_held {
-                keep_older(&path, SystemTime::now());
+            if let Some(file_s) = self.file_s.filter(|_| !is_held) {
+                self.older.keep(&path, file_s, self.now_s());
             }
             fs::rename(&beside, &path)
         });
@@ -414,7 +422,7 @@ impl Keeper {
             let _ = fs::remove_file(&beside);
         }
         written?;
-        (self.in_file, self.is_good) = (routes.len(), true);
+        (self.in_file, self.file_s) = (routes.len(), Some(self.now_s()));
         // A rename lasts when the directory is on disk.
         File::open(folder_of(&path))?.sync_all()?;
         Ok(Write::Done)
@@ -476,35 +484,71 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps the file as it is now, beside the one that takes its place, for those who come an hour or a day later.
-fn keep_older(path: &Path, now: SystemTime) {
-    for (age, suffix) in KEPT {
-        if let Err(e) = keep_one(path, age, suffix, now) {
-            static TOLD: Throttle = Throttle::new();
-            if let Some(hidden) = TOLD.pass() {
-                warn!("state file {}: the older {suffix} is not kept: {e}{hidden}", path.display());
+/// The older files beside `path`. Times are seconds since the process started, so that a step of the wall clock makes no
+/// young file an old one.
+struct Older(Vec<Kin>);
+
+/// One that is kept, and the one that is to take its place.
+struct Kin {
+    min_age_s: i64,
+    suffix: &'static str,
+    /// When the next one was written.
+    next_s: Option<i64>,
+}
+
+impl Older {
+    /// As they are now.
+    fn of(path: &Path) -> Self {
+        let kin = |(min_age_s, suffix)| {
+            let next_s = written_s(&with_suffix(path, &format!("{suffix}.next")));
+            Kin { min_age_s, suffix, next_s }
+        };
+        Older(KEPT.into_iter().map(kin).collect())
+    }
+
+    /// Keeps the file, which was written at `file_s`, before another one takes its place.
+    fn keep(&mut self, path: &Path, file_s: i64, now_s: i64) {
+        for kin in &mut self.0 {
+            if let Err(e) = kin.keep(path, file_s, now_s) {
+                static TOLD: Throttle = Throttle::new();
+                if let Some(hidden) = TOLD.pass() {
+                    let (shown, suffix) = (path.display(), kin.suffix);
+                    warn!("state file {shown}: the older {suffix} is not kept: {e}{hidden}");
+                }
             }
         }
     }
 }
 
-fn keep_one(path: &Path, age: Duration, suffix: &str, now: SystemTime) -> io::Result<()> {
-    let (kept, next) = (with_suffix(path, suffix), with_suffix(path, &format!("{suffix}.next")));
-    let is_old = |path: &Path| -> io::Result<bool> {
-        Ok(now.duration_since(fs::metadata(path)?.modified()?).unwrap_or_default() >= age)
-    };
-    match is_old(&next) {
-        Ok(true) => fs::rename(&next, &kept)?,
-        Ok(false) => return Ok(()),
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
+impl Kin {
+    fn keep(&mut self, path: &Path, file_s: i64, now_s: i64) -> io::Result<()> {
+        let kept = with_suffix(path, self.suffix);
+        let next = with_suffix(path, &format!("{}.next", self.suffix));
+        if let Some(next_s) = self.next_s {
+            if now_s - next_s < self.min_age_s {
+                return Ok(());
+            }
+            self.next_s = None;
+            match fs::rename(&next, &kept) {
+                // During an upgrade the other process was faster.
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        // The file that is there now is the next, or old enough already.
+        copy(path, &next)?;
+        match now_s - file_s < self.min_age_s {
+            true => self.next_s = Some(file_s),
+            false => fs::rename(&next, &kept)?,
+        }
+        Ok(())
     }
-    // The file that is there now is the next, or old enough already.
-    copy(path, &next)?;
-    match is_old(&next)? {
-        true => fs::rename(&next, &kept),
-        false => Ok(()),
-    }
+}
+
+/// When a file was written, in seconds before this moment. The wall clock is asked only at the start.
+fn written_s(path: &Path) -> Option<i64> {
+    let date = fs::metadata(path).and_then(|file| file.modified()).ok()?;
+    Some(-(Age::since(date).get().as_secs() as i64))
 }
 
 /// Gives the file another name, or copies it where that cannot be. Another name takes no room and keeps the time.

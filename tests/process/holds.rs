@@ -332,6 +332,24 @@ fn another_ensemble_is_not_believed() {
 }
 
 #[test]
+fn a_file_of_the_old_ensemble_is_served_and_held_when_a_new_one_takes_its_place() {
+    let world = World::new(3);
+    let proxy = world.start();
+    proxy.terminate();
+    let new = busy_zookeeper();
+    new.create(&znode("t0"), record("c", &[world.b.addr()]));
+    world.network.set_target(new.addr());
+    let proxy = world.builder().start();
+    world.all_are_now(&proxy, A);
+    is_held(&proxy, "root_foreign", 2, SOON);
+    world.all_are_now(&proxy, A);
+    assert_eq!((world.kept(), ready(&proxy)), (3, 200));
+    accept_shown(&proxy);
+    eventually("t0 follows", SOON, || told(&proxy.ask("t0")) == B);
+    eventually("t1 is gone", SOON, || told(&proxy.ask("t1")) == "ERR_OBJECT_NOT_FOUND");
+}
+
+#[test]
 fn another_ensemble_behind_one_of_the_addresses_costs_a_moment() {
     let world = World::new(3);
     let other = busy_zookeeper();

@@ -1,4 +1,4 @@
-//! What is read of a state file, and which files stay beside it.
+//! Reading a state file, and the files that stay beside it.
 
 use super::*;
 
@@ -88,20 +88,18 @@ fn scratch(name: &str) -> PathBuf {
 #[test]
 fn a_file_of_an_hour_and_one_of_a_day_ago_are_kept() {
     let path = scratch("kept");
-    let minute = Duration::from_secs(60);
-    let start = SystemTime::now() - Duration::from_secs(3 * 24 * 60 * 60);
-    let written = |path: &Path| -> Option<u64> { fs::read_to_string(path).ok()?.parse().ok() };
-    let kept = |suffix: &str| written(&with_suffix(&path, suffix));
-    for n in 0..2 * 24 * 60 {
-        let now = start + minute * n;
-        let n = u64::from(n);
+    let mut older = Older::of(&path);
+    let kept = |suffix: &str| -> Option<i64> {
+        fs::read_to_string(with_suffix(&path, suffix)).ok()?.parse().ok()
+    };
+    let minutes = 2 * 24 * 60;
+    for n in 0..minutes {
         if n > 0 {
-            keep_older(&path, now);
+            older.keep(&path, 60 * (n - 1), 60 * n);
         }
         // As a rename would: the name leads to another file from here on.
         let _ = fs::remove_file(&path);
         fs::write(&path, n.to_string()).unwrap();
-        File::options().write(true).open(&path).unwrap().set_modified(now).unwrap();
         if n >= 130 {
             let age = n - kept(".1h").unwrap();
             assert!((60..=130).contains(&age), "at {n}: {age} min");
@@ -112,10 +110,15 @@ fn a_file_of_an_hour_and_one_of_a_day_ago_are_kept() {
         }
     }
     // A file that nobody had to write for days is old enough at once.
-    let late = start + Duration::from_secs(10 * 24 * 60 * 60);
-    keep_older(&path, late);
-    keep_older(&path, late);
-    assert_eq!([kept(".1h"), kept(".1d")], [Some(2 * 24 * 60 - 1); 2]);
+    let late = 60 * minutes + 10 * 24 * 60 * 60;
+    older.keep(&path, 60 * (minutes - 1), late);
+    assert_eq!([kept(".1h"), kept(".1d")], [Some(minutes - 1); 2]);
+    // A new process knows how old they are from their dates.
+    let young = with_suffix(&path, ".1h.next");
+    fs::write(&young, "young").unwrap();
+    let mut older = Older::of(&path);
+    older.keep(&path, 0, 10);
+    assert!(young.exists() && kept(".1h") == Some(minutes - 1));
     fs::remove_dir_all(folder_of(&path)).unwrap();
 }
 
