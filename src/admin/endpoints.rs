@@ -128,7 +128,7 @@ impl Pages {
     }
 }
 
-/// What is held may go, if it is what the operator was shown.
+/// Lets go what is held, if it is still what the operator was shown.
 fn accept(inside: &Inside, request: &Request) -> Response {
     let czxid = request.query("czxid").and_then(read_czxid);
     let gone = request.query("gone").and_then(|gone| gone.parse().ok());

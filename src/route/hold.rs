@@ -19,12 +19,12 @@ use serde::Serialize;
 
 /// Tables that go within this time are judged together, and return together.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// So many tables may go within [`WINDOW`] whatever their share is.
+/// This many tables may go within [`WINDOW`], whatever their share is.
 const FEW: usize = 10;
-/// One table in so many may go within [`WINDOW`].
+/// One table in this many may go within [`WINDOW`].
 const SHARE: usize = 5;
 
-/// What tells one root from another at the same path: zxid and time of its creation.
+/// The identity of a root: zxid and time of its creation tell it from another one at the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// zxid of its creation.
@@ -222,7 +222,8 @@ impl<T> Hold<T> {
         self.known.is_none_or(|known| known == identity)
     }
 
-    /// A server shows the root, while so many tables are cached. What went shortly before returns if a hold begins.
+    /// A server shows the root, while `cached` tables are cached. If a hold begins, returns the tables that went shortly
+    /// before.
     pub fn see_root(&mut self, seen: Seen, cached: usize, now: Instant) -> Vec<(Box<str>, T)> {
         self.is_rootless = seen == Seen::Missing;
         let (kind, seen) = match seen {
@@ -263,7 +264,7 @@ impl<T> Hold<T> {
         back
     }
 
-    /// So many of the cached tables are not below the root that is held.
+    /// Notes how many of the cached tables are not below the root that is held.
     pub fn count_gone(&mut self, gone: usize) {
         if let Some(held) = &mut self.root {
             held.gone = gone;
@@ -326,7 +327,7 @@ impl<T> Hold<T> {
         self.end_if_empty();
     }
 
-    /// An operator says that this table may go. What a journal tells of will come here, too.
+    /// An operator says that this table may go. A journal of deletions will say so here, too.
     pub fn expect_gone(&mut self, table: Box<str>) {
         self.expected.insert(table);
     }

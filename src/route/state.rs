@@ -79,7 +79,7 @@ impl Status {
     }
 }
 
-/// Whose routes they are.
+/// Where the routes come from.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// The znode above the tables.

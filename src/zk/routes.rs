@@ -1,4 +1,4 @@
-//! What was read of ZooKeeper, and what it means for the routes.
+//! Decides what each read of ZooKeeper means for the routes.
 //!
 //! ```text
 //! root ──▶ how new the server's data is, and whether names are to be read
@@ -7,7 +7,7 @@
 //!          record that names a cluster ─▶ the cluster's record ─▶ routes of all tables that name it
 //! ```
 //! Routes never go back: older data than was seen is of a server that lags, and not taken. A record that cannot be used
-//! never replaces one that can. What an absence means is decided by `route::hold`: a table's is decided together with a
+//! never replaces one that can. `route::hold` decides whether an absence is believed: a table's is decided together with a
 //! look at the root that came after it, and a record only counts if the root was seen since it was created. A cluster's
 //! record only counts for a table if it was asked for after the table's record was known.
 
@@ -37,10 +37,10 @@ const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
 /// Tables remembered as deleted at most.
 const MAX_DELETED: usize = 10_000;
 
-/// Of a fault so much is kept: it may quote the record.
+/// Longer texts of faults are cut: they may quote the record.
 const MAX_FAULT_BYTES: usize = 300;
 
-/// So many servers without the right root are left at once, one of them may be another team's.
+/// This many servers without the right root are left at once: one address may lead to another team's ZooKeeper.
 const LEFT_AT_ONCE: u32 = 3;
 /// The next ones are kept for longer each time, at most for this.
 const MAX_STAY: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub struct Doubt {
     pub lags: bool,
 }
 
-/// What a read came to.
+/// The outcome of a read.
 pub struct Taken {
     /// For the plan.
     pub verdict: Verdict,
@@ -62,7 +62,7 @@ pub struct Taken {
     pub known: Vec<Box<str>>,
     /// Tables that do not exist, as far as can be told, see [`Routes::is_holding`].
     pub gone: Vec<Box<str>>,
-    /// What must be read because of it.
+    /// Reads that must follow.
     pub read: Vec<What>,
     /// All that is cached must be read again: the root is the right one now.
     pub confirm_all: bool,
@@ -91,7 +91,7 @@ struct NamedCluster {
     sight: Sight,
     /// The newest change that was known when the read was sent that found this.
     as_of: i64,
-    /// The same of a read that is under way.
+    /// The newest change that was known when the read was sent that is under way.
     asked_as_of: Option<i64>,
     /// It is missing, or hidden.
     is_unreadable: bool,
@@ -152,7 +152,7 @@ pub struct Routes {
     server: Option<(SocketAddr, Instant)>,
     /// The current connection has shown the right root: its zxids are those of our ZooKeeper.
     is_ours: bool,
-    /// What was known when the current connection's first watches were set again.
+    /// The newest change that was known when the current connection began to set watches again.
     watched_as_of: Option<i64>,
     /// Servers left in a row because they have not the right root.
     left: u32,
@@ -179,7 +179,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Of the tables below `root`, the clusters below `clusters_root`. With `may_hold` false every absence is believed.
+    /// Tables are below `root`, clusters below `clusters_root`. With `may_hold` false every absence is believed.
     pub fn new(
         root: String,
         clusters_root: Option<String>,
@@ -383,10 +383,10 @@ impl Routes {
             self.writer.trust();
         }
         for cluster in self.named.values_mut() {
-            // Who gets a client reads all clusters that are named.
+            // All clusters that are named are read over a new connection.
             (cluster.sight, cluster.as_of, cluster.asked_as_of) = (Sight::Asked, 0, None);
             for naming in cluster.tables.values_mut() {
-                // Who is wanted is missed anew: its record may be old by now.
+                // A wanted table is missed anew: its record may be old by now.
                 (naming.is_current, naming.is_wanted) = (false, false);
             }
         }
@@ -401,12 +401,12 @@ impl Routes {
         self.early.clear();
         self.server = None;
         if self.hold.is_blind() {
-            // What a root has that is held is counted over each connection.
+            // The tables of a root that is held are counted over each connection.
             self.root_of_names = Root::Unseen;
         }
     }
 
-    /// What a watch's path is about; `None` if it is none of ours.
+    /// Tells from a watch's path what has changed; `None` if it is none of ours.
     pub fn what_is(&self, path: &str) -> Option<What> {
         if path == self.root {
             return Some(What::Root);
@@ -480,7 +480,7 @@ impl Routes {
             What::Table(table) => {
                 let taken = self.take_table(table, found, is_wanted);
                 self.writer.count_read(table);
-                // Who waits for his cluster has not changed yet.
+                // A table that waits for its cluster has not changed yet.
                 if !matches!(&taken, Ok(Taken { verdict: Verdict::Waits, .. })) {
                     self.changed_at.remove(what);
                 }
@@ -565,7 +565,7 @@ impl Routes {
         Ok(())
     }
 
-    /// What the root as it is seen means for all routes.
+    /// Decides what this root means for all routes.
     fn decide(&mut self, seen: Seen, taken: &mut Taken) {
         let before = self.hold.view();
         let was_blind = self.hold.is_blind();
@@ -896,7 +896,7 @@ impl Routes {
                 self.unusable(table, &fault.to_string());
             }
         }
-        // Who has junk now still follows the cluster that its last good record named.
+        // A table with junk still follows the cluster that its last good record named.
         if let Some((name, naming)) = self.naming(table) {
             return self.follow(table, &name, naming);
         }
@@ -941,7 +941,7 @@ impl Routes {
         taken
     }
 
-    /// What a cluster's record, which has been read, means for a table that names it.
+    /// Applies a cluster's record, which has been read, to a table that names it.
     fn put_named(&mut self, name: &str, table: &str, naming: Naming) {
         let Some(cluster) = self.named.get_mut(name) else {
             return;
@@ -986,7 +986,7 @@ impl Routes {
                 record.map(|record| (record, mzxid))
             }
             unreadable => {
-                // Of one that is missing a watch tells when it comes.
+                // A watch tells when one that is missing comes.
                 is_missing = unreadable == Err(ReadError::NoNode);
                 if !is_missing {
                     taken.verdict = Verdict::Again(NO_AUTH_PAUSE);
