@@ -1,7 +1,7 @@
 //! Clients beside each other: turns of reading, the clock of a query, clients that take their answers slowly or not at
 //! all, what one host may have, and what a stop leaves behind.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -257,6 +257,63 @@ fn clients_that_take_nothing_are_closed_when_all_hold_too_much_and_others_kept()
     eventually("there is room again", SOON, || unread_bytes(&proxy) < 16e6);
     proxy.wait_for_log("limit max_unread_total_bytes reached, and this client holds", SOON);
     assert!(client_of_host(&proxy, 99).ask("t0").is_ok(), "who comes now is served");
+}
+
+/// Numbers that look random and are the same in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+#[test]
+fn clients_that_write_and_read_at_any_pace_get_every_answer() {
+    let names: Vec<String> = (0..4).map(|n| format!("t{n}")).collect();
+    let (_meta, routes) = tables_of(60_000, &names);
+    let limits = "limits: {max_unread_bytes: 150000, max_pending: 100000}";
+    let proxy = routes.proxy_with(&format!("query_timeout_ms: 60000\n{limits}"));
+    thread::scope(|scope| {
+        for seed in 0..8 {
+            let (names, mut client) = (&names, client_with_little_room(&proxy));
+            let mut sending = client.stream().try_clone().unwrap();
+            scope.spawn(move || {
+                let mut numbers = Numbers(seed);
+                let mut seq = 0;
+                for _ in 0..6 {
+                    let count = 1 + numbers.below(120) as usize;
+                    let mut bytes = Vec::new();
+                    for _ in 0..count {
+                        seq += 1;
+                        let name = &names[numbers.below(4) as usize];
+                        bytes.extend(Request::query_config(Version::V0, seq, name).encode());
+                    }
+                    let mut pace = Numbers(seed + 1_000);
+                    let writer = scope.spawn(move || {
+                        while !bytes.is_empty() {
+                            let len = bytes.len().min(1 + pace.below(6_000) as usize);
+                            sending.write_all(&bytes[..len]).expect("it is read on");
+                            bytes.drain(..len);
+                            thread::sleep(Duration::from_micros(pace.below(3_000)));
+                        }
+                        sending
+                    });
+                    for n in 0..count {
+                        if numbers.below(20) == 0 {
+                            thread::sleep(Duration::from_millis(numbers.below(30)));
+                        }
+                        let answer = client.try_read_answer(SOON);
+                        assert!(answer.is_ok_and(|answer| answer.is_ok()), "{n} of {count}");
+                    }
+                    sending = writer.join().expect("the writer wrote");
+                }
+            });
+        }
+    });
+    eventually("nothing is held any more", SOON, || unread_bytes(&proxy) == 0.0);
 }
 
 #[test]
