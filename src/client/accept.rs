@@ -177,7 +177,7 @@ impl Acceptor {
             self.take_notes(now);
             if !self.readable.is_empty() {
                 let readable = self.readable.drain(..);
-                self.jobs.arrive(readable.map(|connection| (connection.peer.ip(), connection)));
+                self.jobs.arrive(readable.map(|connection| (connection.host(), connection)));
                 // Where the processors are busy, those who read them and who answer come first; meanwhile more
                 // clients become readable, and one poll tells of them all.
                 thread::yield_now();

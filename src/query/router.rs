@@ -85,7 +85,7 @@ impl Router {
             false => connection.send(replies, 0),
         }
         if connection.end_turn(turn) {
-            self.jobs.arrive([(connection.peer.ip(), connection.clone())]);
+            self.jobs.arrive([(connection.host(), connection.clone())]);
         }
         turn != Turn::Empty
     }

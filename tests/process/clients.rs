@@ -73,6 +73,55 @@ fn unread_bytes(proxy: &Proxy) -> f64 {
     metric(proxy, "meta_proxy_unread_bytes")
 }
 
+// ---- turns
+
+#[test]
+fn clients_that_always_say_more_leave_others_as_they_were() {
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    let is_over = AtomicBool::new(false);
+    let answered = AtomicUsize::new(0);
+    let worst = thread::scope(|scope| {
+        for _ in 0..4 {
+            // Sends as fast as it is read, and takes what comes.
+            let client = proxy.client();
+            let (mut sending, mut receiving) =
+                (client.stream().try_clone().unwrap(), client.stream().try_clone().unwrap());
+            let (is_over, answered) = (&is_over, &answered);
+            scope.spawn(move || {
+                let frames = frames("nosuch", 1_000);
+                while !is_over.load(SeqCst) && sending.write_all(&frames).is_ok() {}
+                let _ = sending.shutdown(std::net::Shutdown::Both);
+                drop(client);
+            });
+            scope.spawn(move || {
+                let mut bytes = vec![0; 64 << 10];
+                while let Ok(n @ 1..) = receiving.read(&mut bytes) {
+                    answered.fetch_add(n, SeqCst);
+                }
+            });
+        }
+        eventually("they are answered", SOON, || answered.load(SeqCst) > 1 << 20);
+        let mut client = proxy.client();
+        let mut worst = Duration::ZERO;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            let asked = Instant::now();
+            let answer = client.try_ask("t", SOON);
+            worst = worst.max(asked.elapsed());
+            if !answer.is_ok_and(|answer| answer.is_ok()) {
+                worst = Duration::MAX;
+                break;
+            }
+        }
+        is_over.store(true, SeqCst);
+        worst
+    });
+    println!("worst answer {worst:?} beside {} bytes of answers", answered.load(SeqCst));
+    assert!(worst < FOR_OTHERS, "{worst:?}");
+}
+
 // ---- the clock
 
 #[test]
