@@ -129,7 +129,8 @@ fn prometheus_takes_the_queries_of_the_dashboard() {
     let mut queries = String::new();
     expressions(&dashboard, &mut queries);
     // What Grafana puts in the place of its variables.
-    let queries = queries.replace("$__rate_interval", "5m").replace("$instance", "a");
+    let queries = queries.replace("$__rate_interval", "5m");
+    let queries = queries.replace("$instance", "a").replace("$cluster", "c");
     assert!(!queries.contains('$'), "{queries}");
     let rules = queries.lines().enumerate().map(|(n, expr)| {
         format!("      - {{record: 'q{n}', expr: {}}}\n", Value::String(expr.to_owned()))
@@ -138,6 +139,36 @@ fn prometheus_takes_the_queries_of_the_dashboard() {
     let scratch = Scratch::new("docs");
     let file = scratch.write("rules.yaml", format!("groups:\n  - name: q\n    rules:\n{rules}"));
     promtool(&["check", "rules", file.to_str().expect("scratch directories have plain names")]);
+}
+
+/// What Grafana needs of each panel to draw it, and that no two lie on each other.
+#[test]
+fn the_dashboard_begins_with_numbers_and_no_panels_overlap() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let place = |panel: &Value| {
+        ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().expect("a number"))
+    };
+    let (mut ids, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64().expect("a number")), "{panel}");
+        let [x, y, w, h] = place(panel);
+        assert!(x + w <= 24, "{panel}");
+        assert_eq!(panel["type"] == "stat", y == 0, "the first row has numbers: {panel}");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(cells.insert(cell), "it lies on another: {panel}");
+        }
+        for target in panel["targets"].as_array().expect("targets") {
+            assert!(target["refId"].is_string() && target["expr"].is_string(), "{panel}");
+        }
+    }
+    let names: Vec<&str> = dashboard["templating"]["list"]
+        .as_array()
+        .expect("variables")
+        .iter()
+        .filter_map(|variable| variable["name"].as_str())
+        .collect();
+    assert_eq!(names, ["datasource", "instance", "cluster"]);
 }
 
 fn alerts(rules: &str) -> Vec<&str> {
