@@ -162,9 +162,11 @@ pub struct Route {
     pub fault: Option<String>,
     /// The MetaServers of its cluster.
     pub metas: Vec<String>,
-    /// zxid of the change that wrote its record.
+    /// zxid of the change that wrote its record, good or not.
     pub zxid: i64,
-    /// Time since it changed.
+    /// Time since its record was written, by the clocks of ZooKeeper and of this host.
+    pub written_s: Option<u64>,
+    /// Time since it changed here.
     pub age_s: u64,
     /// Time since it was found to be current, if it was.
     pub confirmed_age_s: Option<u64>,

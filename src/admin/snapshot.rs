@@ -161,7 +161,11 @@ impl Inside {
             cluster: route.map(|route| route.cluster_name.clone()),
             fault: listed.fault.as_deref().map(str::to_owned),
             metas: route.map(|route| route.cluster.meta_addrs.clone()).unwrap_or_default(),
-            zxid: route.map_or(0, |route| route.mzxid),
+            zxid: match listed.record_zxid {
+                0 => route.map_or(0, |route| route.mzxid),
+                zxid => zxid,
+            },
+            written_s: written_s(listed.written_unix_ms),
             age_s: self.age(listed).as_secs(),
             confirmed_age_s: listed.confirmed.map(|span| span.as_secs()),
             source: match listed.confirmed {
@@ -270,6 +274,13 @@ pub fn clusters(routes: &[Listed]) -> Vec<Named> {
         trouble(b).cmp(&trouble(a)).then_with(|| a.cluster.name.cmp(&b.cluster.name))
     });
     named
+}
+
+/// Time since then by the wall clock, the only one that ZooKeeper and this host share.
+fn written_s(unix_ms: i64) -> Option<u64> {
+    let at = u64::try_from(unix_ms).ok().filter(|ms| *ms > 0)?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Some(now.saturating_sub(Duration::from_millis(at)).as_secs())
 }
 
 fn cluster(named: Named) -> verdict::Cluster {

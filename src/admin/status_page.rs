@@ -383,7 +383,7 @@ fn route_table(routes: &[&Route]) -> String {
     let rows: String = routes.iter().map(|route| route_row(route)).collect();
     format!(
         "<table><thead><tr><th>table</th><th>cluster</th><th>state</th>\
-         <th class=\"n wide\">confirmed</th><th class=\"n wide\">changed here</th>\
+         <th class=\"n wide\">confirmed</th><th class=\"n wide\">changed</th>\
          <th class=\"n wide\">zxid</th><th class=\"n\">queries</th></tr></thead>\
          <tbody>{rows}</tbody></table>"
     )
@@ -420,7 +420,8 @@ fn route_row(route: &Route) -> String {
         Text(&route.metas.join(", ")),
         Text(beside),
         route.confirmed_age_s.map_or_else(|| "never".to_owned(), ago),
-        ago(route.age_s),
+        // What is known is since when it is so here.
+        route.written_s.map_or_else(|| format!("{}, here", ago(route.age_s)), ago),
         thousands(route.queries),
     )
 }

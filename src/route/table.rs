@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64,
+    AtomicBool, AtomicI64, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 use std::time::{Duration, Instant};
@@ -62,6 +62,9 @@ struct Entry {
     used_ms: AtomicU64,
     queries: AtomicU64,
     reads: AtomicU64,
+    /// zxid and time, ms since 1970, of the change that wrote the record that is there now, good or not; 0: not known.
+    record_zxid: AtomicI64,
+    written_unix_ms: AtomicI64,
 }
 
 /// One cached table as an operator sees it.
@@ -84,6 +87,10 @@ pub struct Listed {
     pub queries: u64,
     /// Reads of ZooKeeper for it since it is cached.
     pub reads: u64,
+    /// zxid of the change that wrote the record that is there now, good or not; 0: not known.
+    pub record_zxid: i64,
+    /// When that was, by ZooKeeper's clock, ms since 1970; 0: not known.
+    pub written_unix_ms: i64,
 }
 
 /// What can be told of tables that are not cached.
@@ -225,6 +232,8 @@ impl RouteTable {
                 is_held: are_all_held || entry.is_held.load(Relaxed),
                 queries: entry.queries.load(Relaxed),
                 reads: entry.reads.load(Relaxed),
+                record_zxid: entry.record_zxid.load(Relaxed),
+                written_unix_ms: entry.written_unix_ms.load(Relaxed),
             }
         };
         let inner = self.inner.read();
@@ -303,11 +312,21 @@ impl RouteWriter {
                     used_ms: AtomicU64::new(changed_ms),
                     queries: AtomicU64::new(0),
                     reads: AtomicU64::new(0),
+                    record_zxid: AtomicI64::new(0),
+                    written_unix_ms: AtomicI64::new(0),
                 };
                 inner.entries.insert(table.into(), entry);
             }
         }
         self.table.version.fetch_add(1, SeqCst);
+    }
+
+    /// Keeps which change wrote the record that is there now, and when.
+    pub fn set_written(&self, table: &str, zxid: i64, unix_ms: i64) {
+        if let Some(entry) = self.table.inner.read().entries.get(table) {
+            entry.record_zxid.store(zxid, Relaxed);
+            entry.written_unix_ms.store(unix_ms, Relaxed);
+        }
     }
 
     /// Notes why the record that is there now cannot be used, or that it can be. What is cached stays.

@@ -796,7 +796,11 @@ impl Routes {
                 self.writer.set_held(table, false);
                 self.show_hold();
                 match is_wanted || self.has(table) {
-                    true => Ok(self.take_record(table, &data, stat.mzxid, is_wanted)),
+                    true => {
+                        let taken = self.take_record(table, &data, stat.mzxid, is_wanted);
+                        self.writer.set_written(table, stat.mzxid, stat.mtime_ms);
+                        Ok(taken)
+                    }
                     // It had to make room while it was read.
                     false => Ok(Taken::new(Verdict::Settled)),
                 }

@@ -106,9 +106,12 @@ fn a_broken_record_over_a_good_one_is_seen() {
     };
     assert_eq!((&route()["fault"], unusable()), (&Value::Null, [0.0, 0.0]));
 
+    let good_zxid = route()["zxid"].clone();
     zk.set(&znode, "junk");
     eventually("the fault is told", SOON, || route()["fault"].is_string());
     assert!(route()["fault"].as_str().unwrap().contains("want a JSON object"), "{}", route());
+    assert_ne!(route()["zxid"], good_zxid, "that of the broken record");
+    assert!(route()["written_s"].as_u64().is_some_and(|s| s < 120), "{}", route());
     assert_eq!((&route()["cluster"], unusable()), (&"a".into(), [1.0, 0.0]));
     let page = get(proxy.admin(), "/");
     assert!(page.contains("The record of table orders cannot be used: want"), "{page}");

@@ -50,6 +50,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             fault: None,
             metas: cluster.metas.clone(),
             zxid: 0x5_0000_1234 + n as i64,
+            written_s: None,
             age_s: 7_200 * (n as u64 + 1),
             confirmed_age_s: Some(3 + n as u64 % 27),
             source: "zookeeper",

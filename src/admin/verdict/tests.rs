@@ -24,6 +24,7 @@ pub fn sample() -> Overview {
         fault: None,
         metas: cluster.metas.clone(),
         zxid: 0x5_0000_1234,
+        written_s: None,
         age_s: 86_400 * 12,
         confirmed_age_s: Some(14),
         source: "zookeeper",
