@@ -116,6 +116,7 @@ pub mod process;
 
 pub mod admin;
 pub mod metrics;
+pub mod mutant;
 
 pub mod activity;
 pub mod age;

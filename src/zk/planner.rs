@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::codec::{LEN_BYTES, MAX_SET_WATCHES_BYTES};
 use super::read::What;
+use crate::mutant;
 
 /// Reads at once. Their requests share one connection, so it is the round trip that limits them.
 pub const MAX_READS: usize = 64;
@@ -156,6 +157,9 @@ impl Planner {
             cached.into_iter().partition(|table| self.unread.contains(table));
         let watched = watched.into_iter().map(What::Table).chain(others);
         self.resets = watched.filter(|what| !planned.contains(what)).collect();
+        if mutant::is("sets-no-watches-again") {
+            self.resets.clear();
+        }
         self.first_reads = unread.into();
         (self.is_greeted, self.is_root_changed) = (false, false);
         self.beat_at = now;
@@ -179,6 +183,10 @@ impl Planner {
     /// The connection is gone. What had fired and was not read yet, and what was being read, is read over the next.
     pub fn down(&mut self) {
         self.live_since = None;
+        if mutant::is("forgets-what-fired") {
+            self.reading.clear();
+            self.changes.clear();
+        }
         for (what, reading) in self.reading.drain() {
             match what {
                 What::Root => {} // the next connection begins with it

@@ -13,6 +13,7 @@ const MAX_CRATES: usize = 60;
 const LAYERS: &[&str] = &[
     "wire/",
     "patience.rs",
+    "mutant.rs",
     "activity.rs",
     "age.rs",
     "version.rs",
