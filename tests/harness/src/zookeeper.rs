@@ -176,6 +176,11 @@ impl ZooKeeper {
         self.process().pid()
     }
 
+    /// Processor time that it has used so far.
+    pub fn cpu_ms(&self) -> u64 {
+        self.process().cpu_ms()
+    }
+
     /// What it logged, over all restarts.
     pub fn log(&self) -> String {
         fs::read_to_string(log_path(&self.scratch)).unwrap_or_default()

@@ -18,6 +18,8 @@ pub enum Command {
     Scale,
     /// Very many tables with very long names.
     LongNames,
+    /// Three clients of ZooKeeper in the same trouble.
+    ZkClients,
 }
 
 /// How to do it.
@@ -48,6 +50,7 @@ impl Options {
             Command::Soak => (200, 2),
             Command::Scale => (10_000, 20),
             Command::LongNames => (20_000, 1),
+            Command::ZkClients => (10_000, 1),
         };
         Options {
             proxy,
@@ -119,7 +122,12 @@ fn read(mut parser: Parser, proxy: PathBuf) -> Result<(Command, Options), String
                 command = match word.to_str() {
                     Some("scale") => Command::Scale,
                     Some("long-names") => Command::LongNames,
-                    _ => return Err(format!("want scale, long-names or options, got {word:?}")),
+                    Some("zk-clients") => Command::ZkClients,
+                    _ => {
+                        return Err(format!(
+                            "want scale, long-names, zk-clients or options, got {word:?}"
+                        ));
+                    }
                 };
                 options = Options::new(command, proxy.clone());
             }
@@ -184,7 +192,7 @@ mod tests {
             ("--tables 0", "--tables: want at least 1"),
             ("--tables", "--tables: missing argument"),
             ("--rain", "--rain: no such option"),
-            ("rain", "want scale, long-names or options"),
+            ("rain", "want scale, long-names, zk-clients or options"),
             ("--seed 1 scale", "unexpected argument"),
         ] {
             let found = read_line(line).map(|_| ()).expect_err(line);

@@ -15,6 +15,7 @@ use harness::proxy::Proxy;
 use harness::wait::poll;
 use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
+use zookeeper::ZooKeeper as Stranger;
 
 use crate::aftermath;
 use crate::crowd::another_cluster;
@@ -82,6 +83,11 @@ pub const FAULTS: &[Fault] = &[
     short("refuse", refuse),
     short("slow-links", slow_links),
     short("very-slow-links", very_slow_links),
+    short("cut-in-a-burst", cut_in_a_burst),
+    short("forgotten-links", forgotten_links),
+    short("closed-at-once", closed_at_once),
+    short("low-bandwidth", low_bandwidth),
+    short("late-answers", late_answers),
     short("expire-sessions", expire_sessions),
     short("pause-proxy", pause_proxy),
     short("lagging-follower", lagging_follower),
@@ -89,6 +95,7 @@ pub const FAULTS: &[Fault] = &[
     short("hide-tables", hide_tables),
     Fault { name: "move-hidden-tables", is_long: true, inflict: move_hidden_tables },
     short("junk", junk),
+    short("another-client", another_client),
     short("recreate", recreate),
     short("clusters-gone", clusters_gone),
     Fault { name: "wiped-data", is_long: true, inflict: wiped_data },
@@ -105,6 +112,8 @@ const LAG_MORE: Duration = Duration::from_millis(100);
 const HELD_WITHIN: Duration = Duration::from_secs(100);
 /// Tables that go before a hold begins are believed to be gone for less than this.
 const BELIEVED_FOR: Duration = Duration::from_secs(3);
+/// The way of a read, so that links are cut before its answer.
+const BURST_DELAY: Duration = Duration::from_millis(5);
 /// How often a table is deleted and created.
 const RECREATIONS: usize = 4;
 /// Tables moved after each blow.
@@ -201,6 +210,74 @@ fn black_hole(scene: &mut Scene<'_>) {
         world.relays.iter().for_each(|relay| relay.black_hole());
         world.hold(hold);
         world.relays.iter().for_each(|relay| relay.pass());
+    });
+}
+
+/// Many tables move, and the links are cut while the proxies read what their watches have told: of those that had fired a
+/// server says nothing when watches are set again.
+fn cut_in_a_burst(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    for _ in 0..5 {
+        world.disturb("many tables move, and all links are cut", |world| {
+            world.relays.iter().for_each(|relay| relay.delay_to_server(BURST_DELAY));
+            for table in (0..world.writable()).step_by(3) {
+                world.write(table, |history| another_cluster(history, scene.rng));
+            }
+            cut(world);
+            world.relays.iter().for_each(|relay| relay.pass());
+        });
+        world.hold(Duration::from_millis(500));
+    }
+    scene.settle();
+}
+
+/// The links die without a word, and new ones are as good as ever.
+fn forgotten_links(scene: &mut Scene<'_>) {
+    scene.blow("all links are forgotten", |world| {
+        world.relays.iter().for_each(|relay| relay.forget_links());
+    });
+}
+
+/// As a balancer does that has no server, or a server that is full.
+fn closed_at_once(scene: &mut Scene<'_>) {
+    let hold = scene.rng.ms(2_000..=6_000);
+    scene.blow("all links are cut, new ones closed at once", |world| {
+        let connections = || world.relays.iter().map(|relay| relay.connections()).sum::<u64>();
+        let (start, before) = (world.now(), connections());
+        world.relays.iter().for_each(|relay| relay.close_at_once());
+        cut(world);
+        world.hold(hold);
+        let (span, count) = ((world.now() - start).as_secs(), connections() - before);
+        let allowed = (7 + span) * world.proxies.len() as u64;
+        if count > allowed {
+            world
+                .end
+                .fail(|| format!("{count} connects in {span} s, at most {allowed} are allowed"));
+        }
+        world.relays.iter().for_each(|relay| relay.pass());
+    });
+}
+
+/// Slow, but ZooKeeper answers all the while.
+fn low_bandwidth(scene: &mut Scene<'_>) {
+    let hold = scene.rng.ms(3_000..=6_000);
+    scene.blow("links carry 40 KB/s, and are cut", |world| {
+        world.relays.iter().for_each(|relay| relay.bandwidth_to_client(40_000));
+        cut(world);
+        world.hold(hold);
+        world.relays.iter().for_each(|relay| relay.pass());
+    });
+}
+
+/// Late, but within the patience of a proxy.
+fn late_answers(scene: &mut Scene<'_>) {
+    let hold = scene.rng.ms(3_000..=6_000);
+    scene.blow("answers are late by 1.2 s, and links are cut", |world| {
+        world.relays.iter().for_each(|relay| relay.delay_to_client(Duration::from_millis(1_200)));
+        cut(world);
+        world.hold(hold);
+        world.relays.iter().for_each(|relay| relay.pass());
+        world.hold(Duration::from_millis(1_200));
     });
 }
 
@@ -369,6 +446,30 @@ fn junk(scene: &mut Scene<'_>) {
     for table in tables() {
         world.write(table, |history| another_cluster(history, scene.rng));
     }
+}
+
+/// Nothing is wrong: the `zookeeper` crate moves tables, and sees all of them as they were written. So the proxies, the
+/// test's own hand and a client that nobody here has written agree on one tree.
+fn another_client(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    world.say("  another client moves a tenth of the tables");
+    let gate = world.shut_gate();
+    let server = world.server(0).addr().to_string();
+    let stranger = Stranger::connect(&server, Duration::from_secs(30), |_| {});
+    let stranger = stranger.expect("ZooKeeper is well");
+    for table in (0..world.writable()).step_by(10) {
+        let exists = matches!(world.history(table).last().value, Written::Cluster(_));
+        let next = another_cluster(&world.history(table), scene.rng);
+        if exists && let Written::Cluster(next) = next {
+            world.write_as_stranger(table, next, &stranger);
+        }
+    }
+    let otherwise = world.seen_otherwise(&stranger);
+    if !otherwise.is_empty() {
+        world.end.fail(|| format!("another client does not see what was written: {otherwise:?}"));
+    }
+    drop(gate);
+    scene.settle();
 }
 
 /// A tenth of the tables are gone for a moment, over and over, while links are cut: what a read finds is old at once.

@@ -5,6 +5,7 @@
 //!      [--local-sessions true|false]
 //! soak scale [--tables N] [--proxies N] [--proxy PATH]
 //! soak long-names [--tables N] [--proxy PATH]
+//! soak zk-clients [--tables N]
 //! ```
 //! The first runs real proxies on a real ensemble of three while one fault after the other happens to it, and holds every
 //! single answer against the true history of its table: see `checker` for what is allowed, `faults` for what happens. The
@@ -25,13 +26,22 @@ mod report;
 mod scale;
 mod weather;
 mod world;
+mod zk_clients;
 
+use std::env;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use arguments::Command;
 
 fn main() -> ExitCode {
+    // What `zk-clients` starts this for.
+    if let [_, first, kind, addr, count] = &env::args().collect::<Vec<_>>()[..]
+        && first == "zk-client"
+    {
+        let done = zk_clients::be(kind, addr, count.parse().unwrap_or(0));
+        return done.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let (command, options) = match arguments::parse() {
         Ok(parsed) => parsed,
         Err(why) => {
@@ -46,6 +56,7 @@ fn main() -> ExitCode {
         Command::Soak => drive::soak(&options),
         Command::Scale => scale::reconnect(&options),
         Command::LongNames => scale::long_names(&options),
+        Command::ZkClients => zk_clients::compare(&options),
     });
     match done.unwrap_or_else(|_| Err("a panic, see above".to_owned())) {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,7 +46,7 @@ pub fn reconnect(options: &Options) -> Result<(), String> {
     for round in 1..=ROUNDS {
         let confirmed = |proxy: &Proxy| proxy.log().matches(CONFIRMED).count();
         let before: Vec<usize> = world.proxies.iter().map(confirmed).collect();
-        let (packets, reads) = (packets(&world), reads(&world));
+        let (packets, reads, cpu) = (packets(&world), reads(&world), cpu_s(&world));
         let start = Instant::now();
         world.relays.iter().for_each(|relay| relay.cut());
         let mut first = None;
@@ -68,8 +68,9 @@ pub fn reconnect(options: &Options) -> Result<(), String> {
         let reads = self::reads(&world) - reads;
         println!(
             "scale tables={tables} proxies={proxies} round={round} packets={packets} reads={reads} \
-             reads_per_route={:.3} first_confirmed_s={:.2} all_confirmed_s={last:.2} {}",
+             reads_per_route={:.3} zookeeper_cpu_s={:.2} first_confirmed_s={:.2} all_confirmed_s={last:.2} {}",
             reads as f64 / (tables * proxies) as f64,
+            cpu_s(&world) - cpu,
             first.unwrap_or(last),
             memory(&world)
         );
@@ -187,6 +188,11 @@ fn served(world: &World) -> Result<(), String> {
 
 fn seconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
+}
+
+/// Processor time of all servers so far.
+fn cpu_s(world: &World) -> f64 {
+    sum(world, |server| world.server(server).cpu_ms()) as f64 / 1000.0
 }
 
 /// Packets of all kinds that all servers received so far.

@@ -24,6 +24,8 @@ use harness::relay::Relay;
 use harness::wire::QueryCfgResponse;
 use harness::zookeeper::{Ensemble, Sessions, ZooKeeper};
 
+use zookeeper::ZooKeeper as Stranger;
+
 use crate::checker::{Asked, Told};
 use crate::history::{History, Time, Value};
 use crate::weather::{Bounds, Excuse, Ticket, View, Weather, Whom};
@@ -225,6 +227,30 @@ impl World {
         lock(history).returned(mzxid, self.now());
     }
 
+    /// Moves a table that exists by another client's hand, for who has shut the gate.
+    pub fn write_as_stranger(&self, table: usize, cluster: usize, stranger: &Stranger) {
+        let Table { pen, history, .. } = &self.tables[table];
+        let _pen = lock(pen);
+        lock(history).sent(Value::Cluster(cluster), self.now());
+        let record = self.record(cluster).into_bytes();
+        let stat = stranger.set_data(&self.znode(table), record, None);
+        let mzxid = stat.expect("the table exists, and ZooKeeper is well").mzxid;
+        lock(history).returned(Some(mzxid), self.now());
+    }
+
+    /// Tables that another client sees otherwise than they were written, for who has shut the gate.
+    pub fn seen_otherwise(&self, stranger: &Stranger) -> Vec<String> {
+        let is_otherwise = |table: &usize| {
+            let seen = stranger.get_data(&self.znode(*table), false).ok().map(|(data, _)| data);
+            match (self.history(*table).last().value, seen) {
+                (Value::Absent, seen) => seen.is_some(),
+                (Value::Cluster(cluster), seen) => seen != Some(self.record(cluster).into_bytes()),
+                (Value::Junk, seen) => seen.is_none_or(|data| !JUNK.contains(&data.as_slice())),
+            }
+        };
+        (0..self.writable).filter(is_otherwise).map(|table| self.name(table).to_owned()).collect()
+    }
+
     /// What a znode of a table in this cluster holds.
     fn record(&self, cluster: usize) -> String {
         let meta = self.clusters[cluster].addr();
@@ -326,7 +352,9 @@ impl World {
 
     /// How often a proxy found that a server lags.
     pub fn lags_noticed(&self) -> usize {
-        self.proxies.iter().map(|proxy| proxy.log().matches("it lags").count()).sum()
+        let count = |log: String, text: &str| log.matches(text).count();
+        let noticed = |text: &str| self.proxies.iter().map(|p| count(p.log(), text)).sum::<usize>();
+        noticed("it lags") + noticed("knows less than was seen before")
     }
 
     // ---- servers
