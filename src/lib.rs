@@ -6,19 +6,22 @@
 //!
 //! # One query
 //! ```text
-//! client ──▶ accept (mio): listener, idle and half-read clients ──lobby, job channel──▶ worker-NNN
-//! client ◀───────────── reply, written by the worker ◀────────────────────────────────┘   │ blocks on
-//!                                                                                         ▼ MetaServer I/O
-//!                route table: RwLock ──hit──▶ cluster: flights, leader, health, links ──▶ MetaServer
-//!                   ▲ only writer    └─miss─▶ parked with zk-watch, resumed as a job
+//! client ──▶ accept (mio): listener, idle and half-read clients ──work queue──▶ worker-NNN
+//! client ◀───────────── answer, written by the worker ◀──────────────────────────┘   │ blocks on MetaServer I/O,
+//!                                                                                    ▼ 5 ms at most
+//!                route table: RwLock ──hit──▶ cluster: questions, leader, health, links ──▶ MetaServer
+//!                   ▲ only writer    └─miss─▶ parked with zk-watch, resumed as a job         ▲
+//!                                             meta-watch: silent calls, ticks, probes ───────┘
 //! ```
-//! 1. `client::accept` sees a readable socket and leaves it in the lobby; `client::readiness` says that one worker
-//!    reads it, `work::lobby` how many workers come to read.
-//! 2. A worker (`work::workers`, `client::connection`) reads what is there and cuts frames (`wire`). The
+//! 1. `client::accept` sees a readable socket and leaves it in the queue; `client::readiness` says that one worker
+//!    reads it, `work::queue` how many workers come to read, and which host's turn it is.
+//! 2. A worker (`work::worker`, `client::connection`) reads what is there and cuts frames (`wire`). The
 //!    first four bytes of a connection say whether they are THFT or RDSN (`wire::protocol`); both ask the same question.
 //! 3. `query::router` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
-//! 4. `upstream::cluster` shares calls (`upstream::flight`); one worker makes the call (`upstream::link`), whom to
-//!    ask is `upstream::leader`'s decision, when to stop asking `upstream::health`'s.
+//! 4. `upstream::cluster` takes the question (`upstream::sharing`: who shares it). A worker with a place makes calls
+//!    (`upstream::call`): many questions to one server, with one write on one link (`upstream::link`). `upstream::leader`
+//!    decides whom to ask, `upstream::health` when to stop asking. A call that is silent for a slice is parked with
+//!    `upstream::watch`, and its questions go on to other servers.
 //! 5. The answer goes to all who asked, each in an envelope of its own (`client::ask`, `wire::reply`, `client::sending`).
 //!
 //! # One ZooKeeper event
@@ -39,7 +42,8 @@
 //! |---|---|---|---|
 //! | `main` | the process | signals | SIGINT, or SIGTERM and all clients have left |
 //! | `accept` | `server` | poll, at most until the next deadline | a note says so |
-//! | `worker-NNN` | `server` | the job queue; one MetaServer, for a slice at a time | a job says so |
+//! | `worker-NNN` | `server` | the work queue; one MetaServer, for 5 ms at most | the queue is empty and stopped |
+//! | `meta-watch` | `server` | poll on silent calls and probes, at most until the next tick | an order says so |
 //! | `watchdog` | `cli::serve` | a beat through `accept` and a worker | its stop channel closes |
 //! | `zk-watch` | `server` | its channels, at most until the planner's next act | its stop channel closes |
 //! | `zk-link` | `zk-watch` | poll on its socket and a waker, at most until a deadline | its commands' channel closes |
@@ -48,7 +52,7 @@
 //! | `log` | the process | the disk, or who reads stderr | the process ends |
 //! | `admin-N` | `server` | poll on its exchanges, 250 ms | a flag says so |
 //! | `falcon` | `server` | its stop channel; the agent, 250 ms at a time | the channel closes |
-//! | `resolve-N` | the resolver | getaddrinfo | the resolver is dropped |
+//! | `resolve-NN` | the resolver | getaddrinfo | idle for a minute, or the resolver is dropped |
 //!
 //! # Locks
 //! None is held across I/O that can block, and none while another is taken, but for one: what a client used last, then
@@ -56,9 +60,9 @@
 //! block. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
 //!
 //! # What bounds it
-//! Connections, frames, pending queries, unread answers and half frames: settings. Lobby: each connection at most once.
-//! Jobs: the readers that are called, and the pending queries. Calls to a cluster: a quarter of the workers, at most
-//! eight. Waits: [`patience`]. Routes: the capacity of the cache. Reads of ZooKeeper at once: 64. Connects to
+//! Connections, frames, pending queries, unread answers and half frames: settings. Queue: each connection at most once;
+//! jobs: the pending queries and the calls under way. A cluster: eight calls, as many slow links, eight idle links to a
+//! server. Questions of a call: 64, of 64 KiB. Name look-ups: 32 threads, a quarter for one zone. Waits: [`patience`]. Routes: the capacity of the cache. Reads of ZooKeeper at once: 64. Connects to
 //! ZooKeeper: five at once, then one a second.
 //!
 //! # Choices that may surprise
@@ -80,10 +84,16 @@
 //! - A C++ client aborts on an answer that it cannot parse. So it gets a MetaServer's answer only after all of it was
 //!   read once (`wire::rdsn::check_result`), and an error of ours otherwise. Other clients get it unread.
 //! - Ports with `host_port_fields: remove` leave these fields to C++ clients, which read no other addresses.
-//! - Workers do not sleep in the channel's `recv`, which spins and yields first, but on a count beside it (`work::jobs`).
-//! - Readable sockets do not go over the channel one by one: waking a worker costs several times what reading a client
-//!   does. They wait in a lobby, the channel calls as few readers as it takes, and a worker that waits for a near
-//!   answer reads on meanwhile (`work::lobby`). `accept` yields after it has found some, for the same reason.
+//! - A worker blocks on a call for 5 ms, not until it ends: then a thread of its own listens (`upstream::watch`). The
+//!   alternatives were more threads, most of which wait for dead clusters. This way no number of dead or slow clusters takes
+//!   a worker for longer, 64 workers are enough, and an elected leader is found while the old one hangs. A call that is
+//!   answered in time, as nearly all are, is plain blocking code in one thread; `/threads` names the silent ones.
+//! - Questions are numbered by one clock with the sends that carry them: an answer goes to those that joined before its
+//!   send. So a question may be with several servers at once, and nobody gets an answer older than his query.
+//! - Workers sleep on the queue's own condition variable: a channel's `recv` spins and yields first, which with dozens of
+//!   workers was a quarter of all processor time.
+//! - Waking a worker costs several times what reading a client does. So clients wait in the queue, and as few workers are
+//!   called to read as it takes. `accept` yields after it has found some, for the same reason.
 //! - A worker lingers some microseconds at a client that always asks again at once (`work::linger`); epoll forgets
 //!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
 //! - A server of ZooKeeper that knows less than what was seen closes the connection, and so do a full one, one without

@@ -118,6 +118,14 @@ fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {
     });
     let help = "MetaServers that gave no usable answer";
     out.counters("meta_proxy_upstream_failures", help, failures);
+    let probes = clusters.iter().flat_map(|named| {
+        named.state.servers.iter().filter_map(|server| {
+            let labels = vec![of(&named.cluster.name.as_str()), ("meta", server.addr.to_string())];
+            Some((labels, f64::from(u8::from(server.probed?.is_answer()))))
+        })
+    });
+    let help = "1 while a MetaServer answers probes";
+    out.gauges("meta_proxy_meta_answers_probes", help, probes);
     let unanswered =
         by_name.iter().map(|(name, (stats, _))| (vec![of(name)], stats.unanswered.get()));
     let help = "Queries answered ERR_SERVICE_NOT_ACTIVE because no MetaServer of the cluster did";

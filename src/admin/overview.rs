@@ -128,6 +128,8 @@ pub struct Cluster {
     pub failures: u32,
     /// Failures since the start.
     pub meta_failures: Vec<MetaFailure>,
+    /// What probes found.
+    pub probes: Vec<MetaProbe>,
     /// How long answers take of late.
     pub usual_us: Option<u64>,
     /// Answers ERR_OK since the start.
@@ -136,6 +138,17 @@ pub struct Cluster {
     pub answers_other: u64,
     /// Queries that the proxy answered ERR_SERVICE_NOT_ACTIVE because no MetaServer answered.
     pub unanswered: u64,
+}
+
+/// What a MetaServer said to the last probe.
+#[derive(Clone, Debug, Serialize)]
+pub struct MetaProbe {
+    /// The MetaServer.
+    pub meta: String,
+    /// `leader`, `follower`, or why there was no answer; `None`: it was not probed yet.
+    pub said: Option<&'static str>,
+    /// Time since it first said so.
+    pub since_s: u64,
 }
 
 /// How often a MetaServer failed in one way.

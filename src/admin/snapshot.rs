@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 
 use super::falcon;
 use super::rates::{Rate, RecentLatency};
-use super::verdict::{self, LostLines, MetaFailure, Overview, Refusable, Refused, Shed, Upkeep};
+use super::verdict::{
+    self, LostLines, MetaFailure, MetaProbe, Overview, Refusable, Refused, Shed, Upkeep,
+};
 use crate::age::Age;
 use crate::client::hub::ClientHub;
 use crate::config::Values;
@@ -20,7 +22,7 @@ use crate::process::life::{Life, Phase};
 use crate::route::hold::{Refusal, Shown};
 use crate::route::state;
 use crate::route::table::{Listed, RouteTable};
-use crate::upstream::cluster::{Cluster, State};
+use crate::upstream::cluster::{Cluster, Probed, Server, State};
 use crate::upstream::stats::Failures;
 use crate::version;
 use crate::wire::error_code::{COUNTED, ERR_OK};
@@ -295,6 +297,11 @@ fn cluster(named: Named) -> verdict::Cluster {
         count: failures.count,
         last_s: failures.last.elapsed().as_secs(),
     };
+    let probe = |server: &Server| MetaProbe {
+        meta: server.addr.to_string(),
+        said: server.probed.map(Probed::name),
+        since_s: server.since.as_secs(),
+    };
     verdict::Cluster {
         name: cluster.name.clone(),
         metas: cluster.meta_addrs.clone(),
@@ -306,6 +313,7 @@ fn cluster(named: Named) -> verdict::Cluster {
         failing_s: state.failing.map(|span| span.as_secs()),
         failures: state.failures,
         meta_failures: cluster.stats.failures().into_iter().map(failure).collect(),
+        probes: state.servers.iter().map(probe).collect(),
         usual_us: state.usual.map(|usual| usual.as_micros() as u64),
         answers_ok: sum(true),
         answers_other: sum(false),

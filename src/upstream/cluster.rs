@@ -173,6 +173,22 @@ pub enum Probed {
     Silent(&'static str),
 }
 
+impl Probed {
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Probed::Leader => "leader",
+            Probed::Follower => "follower",
+            Probed::Silent(why) => why,
+        }
+    }
+
+    /// Whether the MetaServer answers.
+    pub fn is_answer(self) -> bool {
+        !matches!(self, Probed::Silent(_))
+    }
+}
+
 /// A MetaServer as its probes see it.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -599,6 +615,10 @@ impl Cluster {
         let before = core.probed.get(&server).map(|(before, _)| *before);
         if before != Some(said) {
             core.probed.insert(server, (said, now));
+        }
+        if let Probed::Silent(why) = said {
+            // So a dead standby is seen before it is needed.
+            self.stats.failed(server, why);
         }
         let is_well_again = !matches!(said, Probed::Silent(_)) && core.health.answered();
         let is_leader_new = match said {

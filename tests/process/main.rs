@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod clients;
+mod crowd;
 mod docs;
 mod golden;
 mod holds;

@@ -36,6 +36,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             failing_s: None,
             failures: 0,
             meta_failures: Vec::new(),
+            probes: Vec::new(),
             usual_us: Some(380 + 170 * n as u64),
             answers_ok: 8_412_345 / (n as u64 + 1),
             answers_other: 3 * n as u64,

@@ -13,6 +13,7 @@ pub fn sample() -> Overview {
         failing_s: None,
         failures: 0,
         meta_failures: Vec::new(),
+        probes: Vec::new(),
         usual_us: Some(usual_us),
         answers_ok: 1_234_567,
         answers_other: 12,

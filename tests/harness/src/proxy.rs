@@ -428,7 +428,7 @@ mod tests {
             builder.config(),
             "listen: 127.0.0.1:0\n\
              zookeeper: {address: [\"127.0.0.1:1\", \"zk2:2\"], root: /root, timeout: 6000, \
-             table_watcher_cache_capacity: 1024}\n\
+             table_watcher_cache_capacity: 1024}\nprobe_interval_s: 0\n\
              metric: {type: falcon}\n\
              admin:\n  listen: 127.0.0.1:0\n"
         );
