@@ -41,8 +41,8 @@ Usage:
   bench all [OPTIONS]             every row, every target, round after round; then the report
     --rounds N                    how often everything is measured [5]
     --quick                       short phases; one round unless --rounds says otherwise
-    --only ROW                    only this row; may be given again: start, one-client, clients, spread, pipelined,
-                                  open-loop, herd, churn, idle, switch, cold, unknown, syscalls
+    --only ROW                    only this row; may be given again: start, one-client, clients, ten, spread, pipelined,
+                                  pipelined-ten, open-loop, herd, churn, idle, switch, cold, unknown, syscalls
     --syscalls                    also count system calls, by perf or strace
     --proxy PATH                  the meta-proxy binary [target/release/meta-proxy]
     --haproxy PATH                the haproxy binary [haproxy]

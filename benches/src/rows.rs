@@ -161,8 +161,10 @@ pub const ROWS: &[Row] = &[
     Row { id: "start", about: About::Proxies, measure: start },
     Row { id: "one-client", about: About::All, measure: one_client },
     Row { id: "clients", about: About::All, measure: clients },
+    Row { id: "ten", about: About::All, measure: ten },
     Row { id: "spread", about: About::All, measure: spread },
     Row { id: "pipelined", about: About::All, measure: pipelined },
+    Row { id: "pipelined-ten", about: About::All, measure: pipelined_ten },
     Row { id: "open-loop", about: About::All, measure: open_loop },
     Row { id: "herd", about: About::All, measure: herd },
     Row { id: "churn", about: About::All, measure: churn },
@@ -195,12 +197,21 @@ fn clients(bed: &mut Bed, target: &Target) -> Values {
     steady(bed, target, CLIENTS, 1, &[TABLE.to_owned()])
 }
 
+/// As real clients: each opens several tables.
+fn ten(bed: &mut Bed, target: &Target) -> Values {
+    steady(bed, target, CLIENTS, 1, &routes::spread()[..10])
+}
+
 fn spread(bed: &mut Bed, target: &Target) -> Values {
     steady(bed, target, CLIENTS, 1, &routes::spread())
 }
 
 fn pipelined(bed: &mut Bed, target: &Target) -> Values {
     steady(bed, target, 4, 16, &[TABLE.to_owned()])
+}
+
+fn pipelined_ten(bed: &mut Bed, target: &Target) -> Values {
+    steady(bed, target, 4, 16, &routes::spread()[..10])
 }
 
 fn steady(

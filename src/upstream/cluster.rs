@@ -622,7 +622,8 @@ impl Cluster {
         }
         let is_well_again = !matches!(said, Probed::Silent(_)) && core.health.answered();
         let is_leader_new = match said {
-            Probed::Leader => core.memory.led(server),
+            // Two that say so take no turns: queries find out who is right.
+            Probed::Leader => core.memory.leader().is_none() && core.memory.led(server),
             Probed::Follower => {
                 core.memory.deposed(server);
                 false

@@ -13,6 +13,8 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -147,35 +149,43 @@ impl Watcher {
     fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         loop {
-            if let Err(e) = self.poll.poll(&mut events, self.timeout())
-                && e.kind() != ErrorKind::Interrupted
-            {
-                // Without it no query would ever expire.
-                error!("meta-watch cannot poll, it goes on by ticks: {e}");
-                thread::sleep(TICK);
+            // Without this thread no query would ever expire, so a fault of ours ends one turn and no more. The panic
+            // hook has logged it.
+            match catch_unwind(AssertUnwindSafe(|| self.turn(&mut events))) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return,
+                Err(_) => thread::sleep(TICK),
             }
-            for event in &events {
-                match event.token() {
-                    WAKER => {}
-                    Token(probe) if probe >= FIRST_PROBE => self.probes.ready(probe),
-                    Token(slot) => self.wake(slot),
-                }
-            }
-            if self.take_orders().is_break() {
-                return;
-            }
-            let now = Instant::now();
-            if now >= self.tick_at {
-                self.tick(now);
-            }
-            if now >= self.tidy_at {
-                self.tidy_at = now + TIDY_EVERY;
-                self.clusters.retain(|cluster| cluster.strong_count() > 0);
-                let clusters = self.clusters.iter().filter_map(Weak::upgrade);
-                clusters.for_each(|cluster| cluster.close_idle_links(now));
-            }
-            self.probes.run(now);
         }
+    }
+
+    fn turn(&mut self, events: &mut Events) -> ControlFlow<()> {
+        if let Err(e) = self.poll.poll(events, self.timeout())
+            && e.kind() != ErrorKind::Interrupted
+        {
+            error!("meta-watch cannot poll, it goes on by ticks: {e}");
+            thread::sleep(TICK);
+        }
+        for event in &*events {
+            match event.token() {
+                WAKER => {}
+                Token(probe) if probe >= FIRST_PROBE => self.probes.ready(probe),
+                Token(slot) => self.wake(slot),
+            }
+        }
+        self.take_orders()?;
+        let now = Instant::now();
+        if now >= self.tick_at {
+            self.tick(now);
+        }
+        if now >= self.tidy_at {
+            self.tidy_at = now + TIDY_EVERY;
+            self.clusters.retain(|cluster| cluster.strong_count() > 0);
+            let clusters = self.clusters.iter().filter_map(Weak::upgrade);
+            clusters.for_each(|cluster| cluster.close_idle_links(now));
+        }
+        self.probes.run(now);
+        ControlFlow::Continue(())
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -189,7 +199,7 @@ impl Watcher {
         Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
     }
 
-    fn take_orders(&mut self) -> std::ops::ControlFlow<()> {
+    fn take_orders(&mut self) -> ControlFlow<()> {
         while let Ok(order) = self.inbox.try_recv() {
             match order {
                 Order::Park(parked, at) => self.park(parked, at),
@@ -198,10 +208,10 @@ impl Watcher {
                     self.clusters.push(cluster.clone());
                     self.probes.add(id, cluster, Instant::now());
                 }
-                Order::Stop => return std::ops::ControlFlow::Break(()),
+                Order::Stop => return ControlFlow::Break(()),
             }
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
     fn park(&mut self, parked: Parked, at: Instant) {
