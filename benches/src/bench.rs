@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod crowd;
 mod frames;
 mod load;
 mod meta;
@@ -42,7 +43,7 @@ Usage:
     --rounds N                    how often everything is measured [5]
     --quick                       short phases; one round unless --rounds says otherwise
     --only ROW                    only this row; may be given again: start, one-client, clients, ten, spread, pipelined,
-                                  pipelined-ten, open-loop, herd, churn, idle, switch, cold, unknown, syscalls
+                                  pipelined-ten, open-loop, herd, churn, idle, switch, cold, unknown, crowd, syscalls
     --syscalls                    also count system calls, by perf or strace
     --proxy PATH                  the meta-proxy binary [target/release/meta-proxy]
     --haproxy PATH                the haproxy binary [haproxy]

@@ -1,5 +1,6 @@
 //! The measurements: one function for each row of the report, each over one target that was just started.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use harness::client::Client;
 use harness::wait::poll;
 use harness::wire::QueryCfgResponse;
 
+use crate::crowd;
 use crate::frames::Question;
 use crate::load::Load;
 use crate::meta::MetaProcess;
@@ -138,6 +140,8 @@ pub enum About {
     All,
     /// Those that are a process of their own.
     Proxies,
+    /// The proxy of this project.
+    Ours,
     /// Those that know more than one cluster; their routes must stand in ZooKeeper.
     Routers,
 }
@@ -148,6 +152,7 @@ impl About {
         match self {
             About::All => true,
             About::Proxies => kind != Kind::Direct,
+            About::Ours => kind == Kind::MetaProxy,
             About::Routers => matches!(kind, Kind::Peer | Kind::MetaProxy),
         }
     }
@@ -172,6 +177,7 @@ pub const ROWS: &[Row] = &[
     Row { id: "switch", about: About::Routers, measure: switch },
     Row { id: "cold", about: About::Routers, measure: cold },
     Row { id: "unknown", about: About::Routers, measure: unknown },
+    Row { id: "crowd", about: About::Ours, measure: crowd },
     Row { id: SYSCALLS, about: About::Proxies, measure: system_calls },
 ];
 
@@ -241,6 +247,14 @@ fn open_loop(bed: &mut Bed, target: &Target) -> Values {
     let [late_p99] = lateness.map_or([f64::NAN], |late| late.quantiles_us([0.99]));
     values.extend([("wanted_rate", rate), ("late_p99_us", late_p99)]);
     Ok(values)
+}
+
+// ---- many bad clusters, and greedy clients
+
+fn crowd(bed: &mut Bed, target: &Target) -> Values {
+    let pid = target.process().ok_or("no process")?.pid();
+    let binary = fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| e.to_string())?;
+    crowd::measure(&binary, bed.sizes.phase)
 }
 
 // ---- many connections
