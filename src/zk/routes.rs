@@ -25,6 +25,7 @@ use super::lag::is_older;
 use super::planner::Verdict;
 use super::read::{Found, Paths, ReadError, What};
 use crate::logging::Throttle;
+use crate::mutant;
 use crate::route::hold::{Absence, Hold, Identity, Kind, Refusal, Seen, Shown};
 use crate::route::names::Names;
 use crate::route::record::{self, BadRecord, Record, Target};
@@ -194,7 +195,11 @@ impl Routes {
         let kept: Vec<i64> =
             writer.by_use().into_iter().map(|table| newest(writer.get(&table))).collect();
         let oldest = kept.iter().copied().filter(|zxid| *zxid > 0).min();
-        let mut hold = Hold::new(may_hold, writer.hold().known, oldest);
+        let mut hold = Hold::new(
+            may_hold && !mutant::is("believes-an-empty-root"),
+            writer.hold().known,
+            oldest,
+        );
         hold.restore(writer.held(), Instant::now());
         let mut routes = Routes {
             hold,
