@@ -282,7 +282,7 @@ impl Hold {
         let server = server.map(|server| format!(" (server {server})")).unwrap_or_default();
         format!(
             "Routes are held for {since}: {why}{server}; {tables} served as before. Bring them back, or, if that is \
-             meant to be, on this host: POST /routes/accept?czxid={czxid}&gone={gone}"
+             meant to be, on this host: POST /routes/accept?czxid={czxid}&gone={gone} with the header X-Meta-Proxy: yes"
         )
     }
 }
