@@ -248,11 +248,20 @@ impl Planner {
         if what == What::Root {
             self.is_greeted = verdict != Verdict::Held;
         }
-        let again = self.reading.remove(&what).is_some_and(|reading| reading.again);
+        let reading = self.reading.remove(&what);
+        let again = reading.as_ref().is_some_and(|reading| reading.again);
+        let is_wanted = reading.is_some_and(|reading| reading.is_wanted);
         if let What::Table(table) = &what {
             self.unread.remove(table);
         }
         match verdict {
+            // Queries that wait for it still do.
+            _ if again
+                && is_wanted
+                && let What::Table(table) = what =>
+            {
+                self.misses.push_front(table)
+            }
             _ if again => self.changed(what),
             Verdict::Again(after) => drop(self.later.insert(what, now + after)),
             Verdict::Settled | Verdict::Waits | Verdict::Held => {}

@@ -241,7 +241,14 @@ impl World {
     /// Tables that another client sees otherwise than they were written, for who has shut the gate.
     pub fn seen_otherwise(&self, stranger: &Stranger) -> Vec<String> {
         let is_otherwise = |table: &usize| {
-            let seen = stranger.get_data(&self.znode(*table), false).ok().map(|(data, _)| data);
+            let read = |path: &str| stranger.get_data(path, false).ok().map(|(data, _)| data);
+            let seen = read(&self.znode(*table));
+            // A table that names a cluster lives where that cluster's record says.
+            let named = seen.as_deref().and_then(|data| {
+                let record: serde_json::Value = serde_json::from_slice(data).ok()?;
+                read(&format!("{CLUSTERS_ROOT}/{}", record["cluster"].as_str()?))
+            });
+            let seen = named.or(seen);
             match (self.history(*table).last().value, seen) {
                 (Value::Absent, seen) => seen.is_some(),
                 (Value::Cluster(cluster), seen) => seen != Some(self.record(cluster).into_bytes()),
