@@ -116,6 +116,7 @@ pub fn probe(world: &World, server: usize, reach: &Reach) {
     let _guard = world.end.guard("probe");
     let addr = world.relays[server].addr();
     while !world.end.wait(PROBE_PAUSE) {
+        world.probes.fetch_add(1, Ordering::SeqCst);
         reach.set(world, server, serves(addr));
     }
 }

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use harness::http::{get, request};
@@ -242,7 +243,11 @@ fn forgotten_links(scene: &mut Scene<'_>) {
 fn closed_at_once(scene: &mut Scene<'_>) {
     let hold = scene.rng.ms(2_000..=6_000);
     scene.blow("all links are cut, new ones closed at once", |world| {
-        let connections = || world.relays.iter().map(|relay| relay.connections()).sum::<u64>();
+        // Those of the proxies alone.
+        let connections = || {
+            let taken: u64 = world.relays.iter().map(|relay| relay.connections()).sum();
+            taken.saturating_sub(world.probes.load(Ordering::SeqCst))
+        };
         let (start, before) = (world.now(), connections());
         world.relays.iter().for_each(|relay| relay.close_at_once());
         cut(world);

@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{
     Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -75,6 +75,8 @@ pub struct World {
     /// How many of `tables` may exist.
     writable: usize,
     weather: Mutex<Weather>,
+    /// Connections that the soak itself has made by way of `relays`.
+    pub probes: AtomicU64,
     /// The server that writes go to: one that is not about to be hurt.
     hand: AtomicUsize,
     /// Held for reading by who writes, for writing by who wants no writes.
@@ -121,6 +123,7 @@ impl World {
             tables: names.into_iter().map(table).collect(),
             writable,
             weather: Mutex::new(Weather::new(bounds)),
+            probes: AtomicU64::new(0),
             hand: AtomicUsize::new(0),
             gate: RwLock::default(),
             fault: Mutex::new("none"),
