@@ -648,11 +648,15 @@ impl Cluster {
 
     /// Logs what answers changed.
     pub(super) fn tell(&self, is_well_again: bool, new_leader: Option<SocketAddr>) {
+        // Servers that all claim to lead take turns with each answer.
+        static LED: Throttle = Throttle::new();
         if is_well_again {
             info!("cluster={} answers again", self.name);
         }
-        if let Some(leader) = new_leader {
-            info!("cluster={} leader={leader}", self.name);
+        if let Some(leader) = new_leader
+            && let Some(hidden) = LED.pass()
+        {
+            info!("cluster={} leader={leader}{hidden}", self.name);
         }
     }
 

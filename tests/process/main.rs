@@ -23,4 +23,5 @@ mod run;
 mod scrape;
 mod support;
 mod upstream;
+mod wild;
 mod zookeeper;

@@ -16,5 +16,6 @@ pub mod replica_server;
 pub mod rng;
 pub mod scratch;
 pub mod wait;
+pub mod wild_cluster;
 pub mod wire;
 pub mod zookeeper;

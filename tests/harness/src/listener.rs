@@ -241,6 +241,12 @@ impl<'a> Inbox<'a> {
         Inbox { link, bytes: vec![0; Self::FIRST_BYTES], start: 0, end: 0 }
     }
 
+    /// Whether the next request, or a fault, is there without a read.
+    pub(crate) fn has_frame(&self) -> bool {
+        let bytes = &self.bytes[self.start..self.end];
+        Request::frame_len(bytes).map_or(true, |len| len.is_some_and(|len| len <= bytes.len()))
+    }
+
     /// More bytes; `false` when there will be none.
     fn read(&mut self) -> bool {
         if self.start > 0 {
