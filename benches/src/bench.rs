@@ -13,6 +13,7 @@
 mod connection;
 mod crowd;
 mod frames;
+mod greed;
 mod load;
 mod meta;
 mod report;
@@ -43,7 +44,9 @@ Usage:
     --rounds N                    how often everything is measured [5]
     --quick                       short phases; one round unless --rounds says otherwise
     --only ROW                    only this row; may be given again: start, one-client, clients, ten, spread, pipelined,
-                                  pipelined-ten, open-loop, herd, churn, idle, switch, cold, unknown, crowd, syscalls
+                                  pipelined-ten, open-loop, herd, churn, idle, switch, cold, unknown, syscalls, crowd
+                                  (all of crowd-mute, crowd-slow, crowd-dying, crowd-refusing, crowd-greedy,
+                                  crowd-greedy-host, crowd-greedy-hosts)
     --syscalls                    also count system calls, by perf or strace
     --proxy PATH                  the meta-proxy binary [target/release/meta-proxy]
     --haproxy PATH                the haproxy binary [haproxy]

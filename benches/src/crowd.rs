@@ -1,41 +1,48 @@
 //! How long does a client of a healthy cluster wait while others are in trouble, or greedy?
 //!
 //! ```text
-//! 4 clients at 127.0.0.2: a query each 5 ms, over 10 tables of a healthy cluster ──▶ proxy ──▶ stand-in
-//! others at 127.0.0.1 or 127.0.1.x: clusters that are mute, slow, dying, refusing; clients that keep sending
+//! watched: 4 clients at 127.0.0.2, an open loop over 10 tables ──▶ proxy ──▶ bench meta: the healthy cluster
+//! others:  an open loop over the tables of clusters that are mute, slow, die, refuse ──▶ proxy ──▶ stand-in
+//!          or clients that write as fast as their sockets take it ──▶ proxy
+//!
+//! time:    ── well ──│── the fault ───────────────│── well ──
+//!          measured: └─ queries due from here on ────────────┘
 //! ```
-//! Each case has a proxy of its own. The case `calm` has no others: what the machine itself costs.
+//! The watched clients ask from before the fault until after it, and each wait counts from when its query was due. Each
+//! case is measured twice, with a proxy of its own each time: with the fault, and without it under the same load. How
+//! late the generator itself was stands beside.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use harness::client::Client;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::scratch::Scratch;
-use harness::wire::{QueryCfgResponse, Request, Version};
+use harness::wire::QueryCfgResponse;
 
-use crate::tally::quantiles;
+use crate::frames::Question;
+use crate::greed::Greed;
+use crate::load::{Load, Open};
 
-/// Clients that are watched, and the time between two queries of each.
+/// Clients that are watched, and how often all of them together ask in a second.
 const WATCHED: usize = 4;
-const PACE: Duration = Duration::from_millis(5);
+const WATCHED_RATE: f64 = 800.0;
+/// Tables of the healthy cluster.
 const TABLES: usize = 10;
-/// Requests of a greedy client in one write.
-const GREED: usize = 64;
-/// Troubles last so long before anybody is watched: long enough to be in the middle of it.
-const BEFORE: Duration = Duration::from_millis(200);
+/// Queries per second for tables of clusters in trouble, over all of them.
+const OTHERS_RATE: f64 = 2_000.0;
+/// Hosts of the clients that ask these. The watched clients come from one of them.
+const OTHERS_HOSTS: usize = 16;
 
 /// What happens beside the healthy cluster.
-#[derive(Clone, Copy, PartialEq)]
-enum Case {
-    Calm,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
     Mute,
     Slow,
     Dying,
@@ -45,18 +52,6 @@ enum Case {
     GreedyHosts,
 }
 
-/// The names of the values: p99 and worst of each case.
-const CASES: [(Case, &str, &str); 8] = [
-    (Case::Calm, "calm_p99_ms", "calm_worst_ms"),
-    (Case::Mute, "mute_p99_ms", "mute_worst_ms"),
-    (Case::Slow, "slow_p99_ms", "slow_worst_ms"),
-    (Case::Dying, "dying_p99_ms", "dying_worst_ms"),
-    (Case::Refusing, "refusing_p99_ms", "refusing_worst_ms"),
-    (Case::Greedy, "greedy_p99_ms", "greedy_worst_ms"),
-    (Case::GreedyHost, "greedy_host_p99_ms", "greedy_host_worst_ms"),
-    (Case::GreedyHosts, "greedy_hosts_p99_ms", "greedy_hosts_worst_ms"),
-];
-
 impl Case {
     /// How many clusters are in trouble, and how many tables each has.
     fn clusters(self) -> (usize, usize) {
@@ -65,140 +60,195 @@ impl Case {
             Case::Slow => (10, 8),
             Case::Dying => (100, 1),
             Case::Refusing => (1_000, 1),
-            Case::Calm | Case::Greedy | Case::GreedyHost | Case::GreedyHosts => (0, 0),
+            Case::Greedy | Case::GreedyHost | Case::GreedyHosts => (0, 0),
         }
     }
 
     /// The hosts of the greedy clients.
-    fn greedy(self) -> Vec<IpAddr> {
-        let host = |n: usize| IpAddr::from([127, 0, 1 + (n / 250) as u8, 1 + (n % 250) as u8]);
+    fn greedy(self) -> Vec<Ipv4Addr> {
         match self {
-            Case::Greedy => vec![Ipv4Addr::LOCALHOST.into()],
-            Case::GreedyHost => vec![Ipv4Addr::LOCALHOST.into(); 300],
-            Case::GreedyHosts => (0..300).map(host).collect(),
-            _ => Vec::new(),
+            Case::Greedy => vec![Ipv4Addr::LOCALHOST],
+            Case::GreedyHost => vec![Ipv4Addr::LOCALHOST; 300],
+            Case::GreedyHosts => (0..300).map(own_address).collect(),
+            Case::Mute | Case::Slow | Case::Dying | Case::Refusing => Vec::new(),
         }
     }
 }
 
-/// Measures every case with a proxy of `binary`.
-pub fn measure(binary: &Path, phase: Duration) -> Result<Vec<(&'static str, f64)>, String> {
-    let mut values = Vec::new();
-    for (case, p99_name, worst_name) in CASES {
-        let mut waits = run(case, binary, 2 * phase)?;
-        let [p99, worst] = quantiles(&mut waits, [0.99, 1.0]);
-        values.extend([(p99_name, p99), (worst_name, worst)]);
-    }
+/// One of many addresses of this machine, none of them used for anything else.
+fn own_address(n: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 1, (n / 250) as u8, 1 + (n % 250) as u8)
+}
+
+/// Measures a case, and the same without the fault, with proxies of `binary` and this MetaServer as the healthy cluster.
+pub fn measure(
+    case: Case,
+    binary: &Path,
+    healthy: SocketAddr,
+    during: Duration,
+) -> Result<Vec<(&'static str, f64)>, String> {
+    let [p50, p99, worst, late_p99, late_worst] = run(case, false, binary, healthy, during)?;
+    let mut values = vec![
+        ("without_p50_ms", p50),
+        ("without_p99_ms", p99),
+        ("without_worst_ms", worst),
+        ("without_late_p99_ms", late_p99),
+        ("without_late_worst_ms", late_worst),
+    ];
+    let [p50, p99, worst, late_p99, late_worst] = run(case, true, binary, healthy, during)?;
+    values.extend([
+        ("p50_ms", p50),
+        ("p99_ms", p99),
+        ("worst_ms", worst),
+        ("late_p99_ms", late_p99),
+        ("late_worst_ms", late_worst),
+    ]);
     Ok(values)
 }
 
-/// The waits of the watched clients, ms.
-fn run(case: Case, binary: &Path, during: Duration) -> Result<Vec<f64>, String> {
-    let (good, bad) = (MetaServer::start(), MetaServer::start());
-    good.keep_requests(false);
-    bad.keep_requests(false);
-    let mut routes = BTreeMap::new();
-    let record = |name: &str, metas: &[SocketAddr]| {
-        let metas: Vec<String> = metas.iter().map(SocketAddr::to_string).collect();
-        format!(r#"{{"cluster_name": "{name}", "meta_addrs": "{}"}}"#, metas.join(","))
-    };
-    let answer = || QueryCfgResponse::table(1, 64, ([10, 0, 0, 1], 34801).into());
-    let healthy: Vec<String> = (0..TABLES).map(|n| format!("good{n}")).collect();
-    for name in &healthy {
-        good.put_table(name, answer());
-        routes.insert(name.clone(), record("good", &[good.addr()]));
+/// The clusters in trouble: one stand-in at many addresses, each of them a cluster of its own.
+struct Others {
+    port: u16,
+    tables: Vec<String>,
+    /// `None`: connections are refused.
+    server: Option<MetaServer>,
+}
+
+impl Others {
+    fn start(case: Case) -> Result<Self, String> {
+        let (clusters, tables) = case.clusters();
+        let name = |n: usize| format!("other{}_{}", n / tables, n % tables);
+        let tables = (0..clusters * tables).map(name).collect();
+        let mut others = Others { port: 0, tables, server: None };
+        others.be_well()?;
+        Ok(others)
     }
-    let (clusters, tables) = case.clusters();
-    let mut troubled = Vec::new();
-    for cluster in 0..clusters {
-        // Nobody listens there. Another set of addresses is another cluster, so that one stand-in can be many of them.
-        let nobody = ([127, 1, (cluster / 250) as u8, 1 + (cluster % 250) as u8], 1).into();
-        let metas = if case == Case::Refusing { vec![nobody] } else { vec![bad.addr(), nobody] };
-        for table in 0..tables {
-            let name = format!("bad{cluster}_{table}");
-            bad.put_table(&name, answer());
-            routes.insert(name.clone(), record(&format!("bad{cluster}"), &metas));
-            troubled.push(name);
+
+    fn be_well(&mut self) -> Result<(), String> {
+        if self.server.is_none() {
+            let addr = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port));
+            let server = MetaServer::start_on(addr).map_err(|e| format!("{addr}: {e}"))?;
+            self.port = server.addr().port();
+            server.keep_requests(false);
+            for table in &self.tables {
+                server.put_table(table, answer());
+            }
+            self.server = Some(server);
+        }
+        self.behave(Behaviour::Leader);
+        Ok(())
+    }
+
+    fn suffer(&mut self, case: Case) {
+        match case {
+            Case::Mute | Case::Dying => self.behave(Behaviour::Mute),
+            Case::Slow => self.behave(Behaviour::Slow(Duration::from_millis(400))),
+            Case::Refusing => self.server = None,
+            Case::Greedy | Case::GreedyHost | Case::GreedyHosts => {}
         }
     }
+
+    fn behave(&self, behaviour: Behaviour) {
+        if let Some(server) = &self.server {
+            server.set(behaviour);
+        }
+    }
+
+    fn routes(&self, case: Case) -> BTreeMap<String, String> {
+        let (_, tables) = case.clusters();
+        let route = |(n, table): (usize, &String)| {
+            let cluster = n / tables;
+            let meta = SocketAddr::from((own_address(cluster), self.port));
+            (table.clone(), record(&format!("other{cluster}"), meta))
+        };
+        self.tables.iter().enumerate().map(route).collect()
+    }
+}
+
+fn answer() -> QueryCfgResponse {
+    QueryCfgResponse::table(1, 64, ([10, 0, 0, 1], 34801).into())
+}
+
+fn record(cluster: &str, meta: SocketAddr) -> String {
+    format!(r#"{{"cluster_name": "{cluster}", "meta_addrs": "{meta}"}}"#)
+}
+
+/// p50, p99 and worst wait of the watched clients, p99 and worst lateness of their generator, ms.
+fn run(
+    case: Case,
+    has_fault: bool,
+    binary: &Path,
+    healthy: SocketAddr,
+    during: Duration,
+) -> Result<[f64; 5], String> {
+    let mut others = Others::start(case)?;
+    let mut routes = others.routes(case);
+    let watched_tables: Vec<String> = (0..TABLES).map(|n| format!("good{n}")).collect();
+    routes.extend(watched_tables.iter().map(|table| (table.clone(), record("good", healthy))));
     let scratch = Scratch::new("crowd");
+    let path = write_routes(&scratch, &routes)?;
+    // As it is set unless an operator says otherwise.
+    let proxy =
+        Proxy::builder(binary).routes_file(path).config_extra("probe_interval_s: 10").start();
+    let connect = |hosts: Vec<Ipv4Addr>, tables: &[String]| {
+        let questions = tables.iter().map(|table| Question::new(table)).collect();
+        Load::connect_from(proxy.addr(), hosts, questions).map_err(|e| format!("connect: {e}"))
+    };
+    let host = |n: usize| Ipv4Addr::new(127, 0, 0, 2 + (n % OTHERS_HOSTS) as u8);
+    let mut watched = connect(vec![host(0); WATCHED], &watched_tables)?;
+    let mut asking = connect((0..others.tables.len()).map(host).collect(), &others.tables)?;
+    let greed = Greed::connect(proxy.addr(), &case.greedy()).map_err(|e| format!("greed: {e}"))?;
+    let open = thread::scope(|scope| {
+        let watched = scope.spawn(|| watched.open(WATCHED_RATE, during));
+        let has_others = !others.tables.is_empty();
+        let asking = has_others.then(|| scope.spawn(|| asking.open(OTHERS_RATE, during)));
+        thread::sleep(during / 4);
+        let fault_at = Instant::now();
+        let mut greedy = None;
+        if has_fault {
+            others.suffer(case);
+            greedy = Some(greed.start(scope));
+        }
+        thread::sleep(during / 2);
+        let well_again = others.be_well();
+        if let Some(greedy) = greedy {
+            greedy.stop()?;
+        }
+        let open = joined("a watched client", watched)?;
+        if let Some(asking) = asking {
+            joined("a client of the others", asking)?;
+        }
+        well_again?;
+        Ok::<_, String>(Open {
+            tally: open.tally.since(fault_at),
+            lateness: open.lateness.since(fault_at),
+        })
+    })?;
+    let (count, errors) = (open.tally.count(), open.tally.errors());
+    if errors > 0 {
+        return Err(format!("{errors} of {count} answers of the healthy cluster were errors"));
+    }
+    let [p50, p99, worst] = open.tally.quantiles_us([0.5, 0.99, 1.0]).map(|us| us / 1e3);
+    let [late_p99, late_worst] = open.lateness.quantiles_us([0.99, 1.0]).map(|us| us / 1e3);
+    Ok([p50, p99, worst, late_p99, late_worst])
+}
+
+fn joined(who: &str, load: ScopedJoinHandle<'_, io::Result<Open>>) -> Result<Open, String> {
+    match load.join() {
+        Ok(open) => open.map_err(|e| format!("{who}: {e}")),
+        Err(_) => Err(format!("{who} panicked")),
+    }
+}
+
+fn write_routes(
+    scratch: &Scratch,
+    routes: &BTreeMap<String, String>,
+) -> Result<std::path::PathBuf, String> {
     let mut text = String::new();
     for (at, (name, record)) in routes.iter().enumerate() {
         let _ = write!(text, "{}\n  {name:?}: {record}", if at == 0 { "{" } else { "," });
     }
     let path = scratch.path().join("routes.json");
     fs::write(&path, text + "\n}\n").map_err(|e| format!("{}: {e}", path.display()))?;
-    let proxy = Proxy::builder(binary).routes_file(path).start();
-    match case {
-        Case::Mute => bad.set(Behaviour::Mute),
-        Case::Slow => bad.set(Behaviour::Slow(Duration::from_millis(400))),
-        _ => {}
-    }
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let (proxy, is_over) = (&proxy, &is_over);
-        for tables in troubled.chunks(troubled.len().div_ceil(8).max(1)) {
-            scope.spawn(move || ask_for(proxy, tables, is_over));
-        }
-        for hosts in case.greedy().chunks(50) {
-            let hosts = hosts.to_vec();
-            scope.spawn(move || be_greedy(proxy, &hosts, is_over));
-        }
-        thread::sleep(BEFORE);
-        if case == Case::Dying {
-            bad.set(Behaviour::Mute);
-        }
-        let watched: Vec<_> =
-            (0..WATCHED).map(|_| scope.spawn(|| watch(proxy, &healthy, during))).collect();
-        let waits: Result<Vec<Vec<f64>>, String> = watched
-            .into_iter()
-            .map(|client| client.join().unwrap_or_else(|_| Err("a client panicked".to_owned())))
-            .collect();
-        is_over.store(true, Relaxed);
-        Ok(waits?.concat())
-    })
-}
-
-fn watch(proxy: &Proxy, tables: &[String], during: Duration) -> Result<Vec<f64>, String> {
-    let mut client = Client::connect_from(Ipv4Addr::new(127, 0, 0, 2).into(), proxy.addr())
-        .map_err(|e| e.to_string())?;
-    let (start, mut waits) = (Instant::now(), Vec::new());
-    for table in tables.iter().cycle() {
-        let asked = Instant::now();
-        let answer =
-            client.try_ask(table, Duration::from_secs(30)).map_err(|e| format!("{e:?}"))?;
-        waits.push(asked.elapsed().as_secs_f64() * 1e3);
-        if answer.err.as_deref() != Some("ERR_OK") {
-            return Err(format!("{table}: {:?}", answer.err));
-        }
-        if start.elapsed() >= during {
-            break;
-        }
-        thread::sleep(PACE.saturating_sub(asked.elapsed()));
-    }
-    Ok(waits)
-}
-
-/// Asks for all of these, again as soon as the last is answered.
-fn ask_for(proxy: &Proxy, tables: &[String], is_over: &AtomicBool) {
-    let mut client = proxy.client();
-    while !is_over.load(Relaxed) {
-        let seqs = client.send_queries(tables.iter().map(String::as_str));
-        client.read_answers(seqs.len());
-    }
-}
-
-/// Keeps asking for tables that do not exist, from each of these hosts, as fast as the proxy takes it.
-fn be_greedy(proxy: &Proxy, hosts: &[IpAddr], is_over: &AtomicBool) {
-    let frames: Vec<u8> = (0..GREED as i32)
-        .flat_map(|seq| Request::query_config(Version::V0, seq, "nosuch").encode())
-        .collect();
-    let connect = |host: &IpAddr| Client::connect_from(*host, proxy.addr()).expect("a connection");
-    let mut clients: Vec<Client> = hosts.iter().map(connect).collect();
-    while !is_over.load(Relaxed) {
-        clients.iter_mut().for_each(|client| client.send(&frames));
-        for client in &mut clients {
-            client.read_answers(GREED);
-        }
-    }
+    Ok(path)
 }

@@ -84,22 +84,29 @@ impl Load {
         clients: usize,
         questions: Vec<Question>,
     ) -> io::Result<Self> {
+        let hosts = (0..clients).map(|at| source(at / PER_SOURCE));
+        Self::connect_from(target, hosts, questions)
+    }
+
+    /// Opens a connection from each of these addresses.
+    pub fn connect_from(
+        target: SocketAddr,
+        hosts: impl IntoIterator<Item = Ipv4Addr>,
+        questions: Vec<Question>,
+    ) -> io::Result<Self> {
         let mut load = Load {
             target,
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
-            clients: Vec::with_capacity(clients),
+            clients: Vec::new(),
             questions,
             pending: 0,
             deadline: Instant::now(),
             scratch: vec![0; READ_BYTES],
             frames: Vec::new(),
         };
-        for at in 0..clients {
-            let socket = socket_from(source(at / PER_SOURCE))?;
-            socket.connect_timeout(&target.into(), CONNECT_WITHIN)?;
-            socket.set_nonblocking(true)?;
-            let client = load.client(at, socket)?;
+        for (at, host) in hosts.into_iter().enumerate() {
+            let client = load.client(at, dial(host, target)?)?;
             load.clients.push(client);
         }
         Ok(load)
@@ -161,7 +168,7 @@ impl Load {
             let due = count.min(((now - start).as_secs_f64() * per_second) as usize);
             for at in sent..due {
                 let intended = start + Duration::from_secs_f64((at + 1) as f64 / per_second);
-                let ask = Ask { client: at % clients, question: at % clients % questions };
+                let ask = Ask { client: at % clients, question: at % questions };
                 lateness.add(intended, now, true);
                 self.ask([ask], intended)?;
             }
@@ -182,7 +189,7 @@ impl Load {
             let now = Instant::now();
             for client in free.drain(..) {
                 if made < count && now - start < during {
-                    self.clients[client] = self.dial(client, source(made % CHURN_SOURCES))?;
+                    self.clients[client] = self.redial(client, source(made % CHURN_SOURCES))?;
                     self.ask([Ask { client, question: 0 }], Instant::now())?;
                     made += 1;
                 }
@@ -305,7 +312,7 @@ impl Load {
     }
 
     /// A connection that is still being made; what it asks is sent when it is.
-    fn dial(&self, at: usize, source: Ipv4Addr) -> io::Result<Client> {
+    fn redial(&self, at: usize, source: Ipv4Addr) -> io::Result<Client> {
         let socket = socket_from(source)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&self.target.into()) {
@@ -345,6 +352,14 @@ pub struct Open {
 /// 127.0.0.2 and on: any of 127.0.0.0/8 can be a source on loopback.
 fn source(at: usize) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + 1 + at as u32)
+}
+
+/// A connection from this address, which does not block.
+pub fn dial(host: Ipv4Addr, target: SocketAddr) -> io::Result<Socket> {
+    let socket = socket_from(host)?;
+    socket.connect_timeout(&target.into(), CONNECT_WITHIN)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 fn socket_from(source: Ipv4Addr) -> io::Result<Socket> {

@@ -29,6 +29,20 @@ struct Line {
     goal: Option<Goal>,
 }
 
+/// The rows of the table of crowds.
+const CROWDS: &[(&str, &str)] = &[
+    ("crowd-mute", "8 mute clusters of 8 tables"),
+    ("crowd-slow", "10 clusters of 8 tables that answer in 0.4 s"),
+    ("crowd-dying", "100 clusters that die at once"),
+    ("crowd-refusing", "1,000 clusters that refuse"),
+    ("crowd-greedy", "1 greedy client"),
+    ("crowd-greedy-host", "300 greedy clients of one host"),
+    ("crowd-greedy-hosts", "300 greedy clients of 300 hosts"),
+];
+/// Of a client of a healthy cluster beside them, ms.
+const CROWD_P99: Goal = Goal::AtMost(50.0);
+const CROWD_WORST: Goal = Goal::AtMost(250.0);
+
 #[derive(Clone, Copy)]
 enum Goal {
     AtMost(f64),
@@ -127,118 +141,6 @@ const LINES: &[Line] = &[
         value: "rate",
         against: Some(Kind::HaProxy),
         goal: Some(Goal::AtLeast(1.0)),
-    },
-    Line {
-        title: "a healthy cluster beside others, without the fault: p99, ms",
-        row: "crowd",
-        value: "calm_p99_ms",
-        against: None,
-        goal: None,
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "calm_worst_ms",
-        against: None,
-        goal: None,
-    },
-    Line {
-        title: "... 8 mute clusters: p99, ms",
-        row: "crowd",
-        value: "mute_p99_ms",
-        against: None,
-        goal: Some(Goal::AtMost(50.0)),
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "mute_worst_ms",
-        against: None,
-        goal: Some(Goal::AtMost(250.0)),
-    },
-    Line {
-        title: "... 10 slow clusters: p99, ms",
-        row: "crowd",
-        value: "slow_p99_ms",
-        against: None,
-        goal: Some(Goal::AtMost(50.0)),
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "slow_worst_ms",
-        against: None,
-        goal: Some(Goal::AtMost(250.0)),
-    },
-    Line {
-        title: "... 100 clusters die at once: p99, ms",
-        row: "crowd",
-        value: "dying_p99_ms",
-        against: None,
-        goal: Some(Goal::AtMost(50.0)),
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "dying_worst_ms",
-        against: None,
-        goal: Some(Goal::AtMost(250.0)),
-    },
-    Line {
-        title: "... 1,000 refusing clusters: p99, ms",
-        row: "crowd",
-        value: "refusing_p99_ms",
-        against: None,
-        goal: Some(Goal::AtMost(50.0)),
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "refusing_worst_ms",
-        against: None,
-        goal: Some(Goal::AtMost(250.0)),
-    },
-    Line {
-        title: "... 1 greedy client: p99, ms",
-        row: "crowd",
-        value: "greedy_p99_ms",
-        against: None,
-        goal: Some(Goal::AtMost(50.0)),
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "greedy_worst_ms",
-        against: None,
-        goal: Some(Goal::AtMost(250.0)),
-    },
-    Line {
-        title: "... 300 greedy clients of one host: p99, ms",
-        row: "crowd",
-        value: "greedy_host_p99_ms",
-        against: None,
-        goal: Some(Goal::AtMost(50.0)),
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "greedy_host_worst_ms",
-        against: None,
-        goal: Some(Goal::AtMost(250.0)),
-    },
-    Line {
-        title: "... 300 greedy clients of 300 hosts: p99, ms",
-        row: "crowd",
-        value: "greedy_hosts_p99_ms",
-        against: None,
-        goal: Some(Goal::AtMost(50.0)),
-    },
-    Line {
-        title: "... worst, ms",
-        row: "crowd",
-        value: "greedy_hosts_worst_ms",
-        against: None,
-        goal: Some(Goal::AtMost(250.0)),
     },
     Line {
         title: "open loop, p99 against direct",
@@ -409,6 +311,7 @@ impl Results {
             let _ =
                 writeln!(text, "| {} | {} | {goal} | {reached} |", line.title, cells.join(" | "));
         }
+        text.push_str(&self.crowds());
         let _ =
             writeln!(text, "\nAll that was measured, median (least to greatest of all rounds):\n");
         let _ = writeln!(text, "| row | value | {} |", names.join(" | "));
@@ -424,7 +327,50 @@ impl Results {
         }
         text
     }
+
+    /// The table of how long clients of a healthy cluster wait beside others: medians of p50 and p99, and the worst of
+    /// all rounds.
+    fn crowds(&self) -> String {
+        let mut text = String::new();
+        for (row, title) in CROWDS {
+            let values = |value| self.values(row, value, Kind::MetaProxy, None);
+            let cells = |names: [&'static str; 5]| {
+                let [p50, p99, worst, late_p99, late_worst] = names;
+                let middles = [p50, p99].map(|name| middle(values(name)));
+                let most = |name| values(name).into_iter().reduce(f64::max);
+                let cells = [middles[0], middles[1], most(worst), middle(values(late_p99))];
+                cells.into_iter().chain([most(late_worst)]).collect::<Option<Vec<f64>>>()
+            };
+            let with = ["p50_ms", "p99_ms", "worst_ms", "late_p99_ms", "late_worst_ms"];
+            let without = [
+                "without_p50_ms",
+                "without_p99_ms",
+                "without_worst_ms",
+                "without_late_p99_ms",
+                "without_late_worst_ms",
+            ];
+            let (Some(with), Some(without)) = (cells(with), cells(without)) else {
+                continue;
+            };
+            if text.is_empty() {
+                text.push_str(CROWDS_HEAD);
+            }
+            let is_reached = CROWD_P99.is_reached(with[1]) && CROWD_WORST.is_reached(with[2]);
+            let reached = if is_reached { "yes" } else { "no" };
+            let cells: Vec<String> = with.iter().chain(&without).map(|ms| number(*ms)).collect();
+            let _ = writeln!(text, "| {title} | {} | {reached} |", cells.join(" | "));
+        }
+        text
+    }
 }
+
+const CROWDS_HEAD: &str = "
+How long a client of a healthy cluster waits beside others, ms. Late: the generator itself. Goal: p99 ≤ 50, worst ≤ 250.
+
+| beside | p50 | p99 | worst | late p99 | late worst | without the fault: p50 | p99 | worst | late p99 | late worst | \
+reached |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|
+";
 
 fn middle(mut values: Vec<f64>) -> Option<f64> {
     let [median] = quantiles(&mut values, [0.5]);

@@ -12,7 +12,7 @@ use harness::client::Client;
 use harness::wait::poll;
 use harness::wire::QueryCfgResponse;
 
-use crate::crowd;
+use crate::crowd::{self, Case};
 use crate::frames::Question;
 use crate::load::Load;
 use crate::meta::MetaProcess;
@@ -47,6 +47,8 @@ pub struct Sizes {
     pub warm_up: Duration,
     /// Of an open loop, whose tail needs more time.
     pub open_phase: Duration,
+    /// Of a crowd; half of it is trouble.
+    pub crowd_phase: Duration,
     /// Clients that ask at once.
     pub herd: usize,
     /// How often they do.
@@ -68,6 +70,7 @@ impl Sizes {
             phase: Duration::from_millis(2_000),
             warm_up: Duration::from_millis(300),
             open_phase: Duration::from_millis(3_000),
+            crowd_phase: Duration::from_millis(12_000),
             herd: 9_900,
             herds: 3,
             idle: 9_900,
@@ -83,6 +86,7 @@ impl Sizes {
             phase: Duration::from_millis(500),
             warm_up: Duration::from_millis(100),
             open_phase: Duration::from_millis(1_000),
+            crowd_phase: Duration::from_millis(2_000),
             herds: 1,
             switches: 40,
             unknown: 500,
@@ -161,6 +165,9 @@ impl About {
 /// The row that is measured only if asked for: neither perf nor strace is everywhere.
 pub const SYSCALLS: &str = "syscalls";
 
+/// Stands for all rows whose names begin so.
+pub const CROWD: &str = "crowd";
+
 /// All of them, in the order in which they are measured: the open loop wants to know what `clients` found.
 pub const ROWS: &[Row] = &[
     Row { id: "start", about: About::Proxies, measure: start },
@@ -177,7 +184,21 @@ pub const ROWS: &[Row] = &[
     Row { id: "switch", about: About::Routers, measure: switch },
     Row { id: "cold", about: About::Routers, measure: cold },
     Row { id: "unknown", about: About::Routers, measure: unknown },
-    Row { id: "crowd", about: About::Ours, measure: crowd },
+    Row { id: "crowd-mute", about: About::Ours, measure: |b, t| crowd(b, t, Case::Mute) },
+    Row { id: "crowd-slow", about: About::Ours, measure: |b, t| crowd(b, t, Case::Slow) },
+    Row { id: "crowd-dying", about: About::Ours, measure: |b, t| crowd(b, t, Case::Dying) },
+    Row { id: "crowd-refusing", about: About::Ours, measure: |b, t| crowd(b, t, Case::Refusing) },
+    Row { id: "crowd-greedy", about: About::Ours, measure: |b, t| crowd(b, t, Case::Greedy) },
+    Row {
+        id: "crowd-greedy-host",
+        about: About::Ours,
+        measure: |b, t| crowd(b, t, Case::GreedyHost),
+    },
+    Row {
+        id: "crowd-greedy-hosts",
+        about: About::Ours,
+        measure: |b, t| crowd(b, t, Case::GreedyHosts),
+    },
     Row { id: SYSCALLS, about: About::Proxies, measure: system_calls },
 ];
 
@@ -251,10 +272,10 @@ fn open_loop(bed: &mut Bed, target: &Target) -> Values {
 
 // ---- many bad clusters, and greedy clients
 
-fn crowd(bed: &mut Bed, target: &Target) -> Values {
+fn crowd(bed: &mut Bed, target: &Target, case: Case) -> Values {
     let pid = target.process().ok_or("no process")?.pid();
     let binary = fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| e.to_string())?;
-    crowd::measure(&binary, bed.sizes.phase)
+    crowd::measure(case, &binary, bed.meta.addr(), bed.sizes.crowd_phase)
 }
 
 // ---- many connections

@@ -7,31 +7,50 @@ use std::time::{Duration, Instant};
 pub struct Tally {
     start: Instant,
     last: Instant,
-    nanos: Vec<u64>,
-    errors: u64,
+    answers: Vec<Answered>,
+}
+
+/// Nanoseconds from the tally's start to when a query counts from, and from there to its answer.
+struct Answered {
+    since: u64,
+    took: u64,
+    is_ok: bool,
 }
 
 impl Tally {
     /// Empty, with room for some.
     pub fn starting(start: Instant, room: usize) -> Self {
-        Tally { start, last: start, nanos: Vec::with_capacity(room), errors: 0 }
+        Tally { start, last: start, answers: Vec::with_capacity(room) }
     }
 
     /// One answer: the time it took, and whether it was no error.
     pub fn add(&mut self, since: Instant, at: Instant, ok: bool) {
-        self.nanos.push(at.saturating_duration_since(since).as_nanos() as u64);
+        let nanos = |from, to: Instant| to.saturating_duration_since(from).as_nanos() as u64;
+        self.answers.push(Answered {
+            since: nanos(self.start, since),
+            took: nanos(since, at),
+            is_ok: ok,
+        });
         self.last = self.last.max(at);
-        self.errors += u64::from(!ok);
+    }
+
+    /// Only what counts from `at` or later.
+    pub fn since(mut self, at: Instant) -> Self {
+        let from = at.saturating_duration_since(self.start).as_nanos() as u64;
+        self.answers.retain(|answered| answered.since >= from);
+        self.start = self.start.max(at);
+        self.answers.iter_mut().for_each(|answered| answered.since -= from);
+        self
     }
 
     /// How many were answered.
     pub fn count(&self) -> u64 {
-        self.nanos.len() as u64
+        self.answers.len() as u64
     }
 
     /// How many of them with an error.
     pub fn errors(&self) -> u64 {
-        self.errors
+        self.answers.iter().filter(|answered| !answered.is_ok).count() as u64
     }
 
     /// From the start to the last answer.
@@ -46,7 +65,8 @@ impl Tally {
 
     /// The time within which so many of 1 were answered, in microseconds.
     pub fn quantiles_us<const N: usize>(self, wanted: [f64; N]) -> [f64; N] {
-        let mut us: Vec<f64> = self.nanos.iter().map(|nanos| *nanos as f64 / 1e3).collect();
+        let mut us: Vec<f64> =
+            self.answers.iter().map(|answered| answered.took as f64 / 1e3).collect();
         quantiles(&mut us, wanted)
     }
 }
@@ -75,6 +95,14 @@ mod tests {
         assert_eq!(tally.elapsed(), Duration::from_millis(100));
         assert!((tally.rate() - 1000.0).abs() < 1e-6);
         assert_eq!(tally.quantiles_us([0.5, 0.99, 1.0]), [50_000.0, 99_000.0, 100_000.0]);
+        let late = start + Duration::from_millis(50);
+        let mut tally = Tally::starting(start, 0);
+        for since in [start, late] {
+            tally.add(since, since + Duration::from_millis(10), since == late);
+        }
+        let tally = tally.since(late);
+        assert_eq!((tally.count(), tally.errors()), (1, 0));
+        assert_eq!(tally.elapsed(), Duration::from_millis(10));
         assert!(Tally::starting(start, 0).quantiles_us([0.5])[0].is_nan());
     }
 }
