@@ -55,13 +55,13 @@ impl Ask {
         1 + args.len() as u32 / 1024
     }
 
-    /// Answers with the proxy's own error.
-    pub fn refuse(mut self, error: OwnError) {
+    /// The proxy's own error as the answer, for whoever sends it: to whom, and the weight of the query.
+    pub fn refused(mut self, error: OwnError, now: Instant) -> (Arc<Connection>, Reply, u32) {
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.metrics().own_error(error);
-        self.note(&connection, "none", error.name(), Instant::now());
+        self.note(&connection, "none", error.name(), now);
         let weight = Self::weight(&self.args);
-        connection.send([Reply::Own(reply::own_error(self.id, error))], weight);
+        (connection, Reply::Own(reply::own_error(self.id, error)), weight)
     }
 
     /// Nobody waits for the answer any more.
@@ -152,29 +152,33 @@ impl Drop for Ask {
 }
 
 /// Gives answers of a cluster, those of one client with one write.
-pub fn answer_all(mut answers: Vec<(Ask, Arc<Body>)>, cluster: &str) {
+pub fn answer_all(answers: Vec<(Ask, Arc<Body>)>, cluster: &str) {
     let now = Instant::now();
+    let answer = |(ask, body): (Ask, Arc<Body>)| match ask.is_flooded() {
+        true => ask.refused(OwnError::Unavailable, now),
+        false => ask.pass(cluster, &body, now),
+    };
+    send_all(answers.into_iter().map(answer).collect());
+}
+
+/// Refuses queries, those of one client with one write.
+pub fn refuse_all(asks: impl IntoIterator<Item = (Ask, OwnError)>) {
+    let now = Instant::now();
+    send_all(asks.into_iter().map(|(ask, why)| ask.refused(why, now)).collect());
+}
+
+fn send_all(mut replies: Vec<(Arc<Connection>, Reply, u32)>) {
     // Stable: a client gets its answers in the order in which they came.
-    answers.sort_by_key(|(ask, _)| ask.connection.as_ref().map(Arc::as_ptr));
+    replies.sort_by_key(|(connection, ..)| Arc::as_ptr(connection));
+    let mut replies = replies.into_iter().peekable();
     let mut together: Vec<Reply> = Vec::new();
     let mut weight = 0;
-    let mut asker: Option<Arc<Connection>> = None;
-    for (ask, body) in answers {
-        if ask.is_flooded() {
-            ask.refuse(OwnError::Unavailable);
-            continue;
-        }
-        let (connection, reply, more) = ask.pass(cluster, &body, now);
-        if let Some(before) = &asker
-            && !Arc::ptr_eq(before, &connection)
-        {
-            before.send(together.drain(..), mem::take(&mut weight));
-        }
+    while let Some((connection, reply, more)) = replies.next() {
         together.push(reply);
         weight += more;
-        asker = Some(connection);
-    }
-    if let Some(last) = asker {
-        last.send(together, weight);
+        let is_last = replies.peek().is_none_or(|(next, ..)| !Arc::ptr_eq(next, &connection));
+        if is_last {
+            connection.send(together.drain(..), mem::take(&mut weight));
+        }
     }
 }

@@ -75,14 +75,18 @@ impl Router {
         places: &mut Vec<Place>,
     ) -> bool {
         let asked_at = connection.noticed_at();
-        let mut replies = Vec::new();
+        let (mut replies, mut weight) = (Vec::new(), 0);
         let turn = connection.drain(scratch, |frame| {
-            self.handle_frame(connection, &frame, asked_at, &mut replies, places)
+            if let Some((reply, more)) = self.handle_frame(connection, &frame, asked_at, places)? {
+                replies.push(reply);
+                weight += more;
+            }
+            Ok(())
         });
         // Not before they are sent: a client that has stopped sending still gets them.
         match replies.is_empty() {
             true => connection.close_if_done(),
-            false => connection.send(replies, 0),
+            false => connection.send(replies, weight),
         }
         if connection.end_turn(turn) {
             self.jobs.arrive([(connection.host(), connection.clone())]);
@@ -90,15 +94,15 @@ impl Router {
         turn != Turn::Empty
     }
 
-    /// Answers one frame of a client, or puts its question on the way.
+    /// What to answer one frame of a client at once, and the weight of the query that ends with it; or puts its question
+    /// on the way.
     fn handle_frame(
         &self,
         connection: &Arc<Connection>,
         frame: &Frame<'_>,
         asked_at: Instant,
-        replies: &mut Vec<Reply>,
         places: &mut Vec<Place>,
-    ) -> Result<(), Malformed> {
+    ) -> Result<Option<(Reply, u32)>, Malformed> {
         let call = message::read_call(frame)?;
         let own = match &*call.method {
             message::QUERY_CONFIG => {
@@ -111,8 +115,10 @@ impl Router {
                     let deadline = asked_at + self.query_timeout.budget();
                     let (connection, table) = (connection.clone(), table.into());
                     let ask = Ask::new(connection, call.id, table, &args, asked_at, deadline);
-                    self.route(ask, places);
-                    return Ok(());
+                    return Ok(self.route(ask, places).err().map(|(ask, why)| {
+                        let (_, reply, weight) = ask.refused(why, Instant::now());
+                        (reply, weight)
+                    }));
                 }
             }
             message::NEGOTIATION => {
@@ -124,8 +130,7 @@ impl Router {
                 reply::handler_not_found(other, call.id)
             }
         };
-        replies.push(Reply::Own(own));
-        Ok(())
+        Ok(Some((Reply::Own(own), 0)))
     }
 
     fn own_error(&self, id: RequestId, error: OwnError, asked_at: Instant) -> Vec<u8> {
@@ -134,29 +139,31 @@ impl Router {
         reply::own_error(id, error)
     }
 
-    fn turn_away_from(&self, failing: &Cluster, ask: Ask) {
+    fn turn_away_from(&self, failing: &Cluster, ask: Ask) -> (Ask, OwnError) {
         self.metrics.shed.at(Shed::FailingCluster).add(1);
         failing.stats.unanswered.add(1);
-        ask.refuse(OwnError::Unavailable);
+        (ask, OwnError::Unavailable)
     }
 
-    /// Puts a query on its way to the cluster of its table. The calls to make are added to `places`.
-    pub fn route(&self, ask: Ask, places: &mut Vec<Place>) {
+    /// Puts a query on its way to the cluster of its table, or says why it must be refused. The calls to make are added to
+    /// `places`.
+    pub fn route(&self, ask: Ask, places: &mut Vec<Place>) -> Result<(), (Ask, OwnError)> {
         let version = self.routes.version();
         match self.routes.find(&ask.table, Instant::now()) {
             Found::Cluster(cluster) => match cluster.join(ask, version) {
                 Joined::Call(place) => places.push(place),
                 Joined::Waiting => {}
-                Joined::Refused(ask) => self.turn_away_from(&cluster, ask),
+                Joined::Refused(ask) => return Err(self.turn_away_from(&cluster, ask)),
             },
-            Found::Unusable => ask.refuse(OwnError::UnusableRoute),
-            Found::Unknown => ask.refuse(OwnError::UnknownTable),
-            Found::Held => ask.refuse(OwnError::Unavailable),
+            Found::Unusable => return Err((ask, OwnError::UnusableRoute)),
+            Found::Unknown => return Err((ask, OwnError::UnknownTable)),
+            Found::Held => return Err((ask, OwnError::Unavailable)),
             Found::Missing => {
                 self.metrics.misses.add(1);
                 // It fails only when the proxy stops; then the query is dropped, which closes its connection.
                 let _ = self.misses.send(ask);
             }
         }
+        Ok(())
     }
 }

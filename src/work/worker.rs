@@ -18,6 +18,7 @@ use super::job::{Job, Jobs};
 use super::linger::{Permits, linger};
 use super::queue::Next;
 use crate::activity::{self, SERVING};
+use crate::client::ask::refuse_all;
 use crate::client::connection::{CloseReason, Connection};
 use crate::query::router::Router;
 use crate::upstream::call;
@@ -90,9 +91,10 @@ impl Worker<'_> {
         let mut places = Vec::new();
         match job {
             Job::Retry(asks) => {
-                asks.into_iter().for_each(|ask| self.router.route(ask, &mut places));
+                let route = |ask| self.router.route(ask, &mut places).err();
+                refuse_all(asks.into_iter().filter_map(route));
             }
-            Job::Refuse(asks, why) => asks.into_iter().for_each(|ask| ask.refuse(why)),
+            Job::Refuse(asks, why) => refuse_all(asks.into_iter().map(|ask| (ask, why))),
             Job::Call(place) => places.push(place),
             Job::Resume(parked) => call::resume(parked),
             Job::Beat(_) => unreachable!("a beat is answered where it is taken"),
