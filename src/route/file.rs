@@ -171,16 +171,10 @@ impl Source {
 
     fn apply(&mut self, routes: BTreeMap<String, Record>) {
         self.writer.trust();
-        for table in self.writer.by_use() {
-            if !routes.contains_key(&*table) {
-                if let Some(Cached::Route(route)) = self.writer.get(&table) {
-                    info!("table={table} from={} to=none", route.cluster_name);
-                }
-                self.writer.remove(&table);
-            }
-        }
         let names = Names::new(routes.keys().map(String::as_str).collect());
-        self.writer.set_names(Some(names));
+        let cached = self.writer.by_use();
+        let gone: Vec<_> =
+            cached.into_iter().filter(|table| !routes.contains_key(&**table)).collect();
         for (table, record) in routes {
             let cluster_name = record.cluster.clone();
             let cluster = self.clusters.get(record);
@@ -197,6 +191,15 @@ impl Source {
             let route = Route { cluster_name, cluster, mzxid: 0 };
             self.writer.put(&table, Cached::Route(Arc::new(route)));
             self.writer.confirm(&table);
+        }
+        // A name without its route would be a table that is still to be read, and nobody reads one here: the names come
+        // after the routes that are new, and before those leave that are gone.
+        self.writer.set_names(Some(names));
+        for table in gone {
+            if let Some(Cached::Route(route)) = self.writer.get(&table) {
+                info!("table={table} from={} to=none", route.cluster_name);
+            }
+            self.writer.remove(&table);
         }
     }
 }

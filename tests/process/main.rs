@@ -13,6 +13,7 @@ mod house;
 mod interop;
 mod life;
 mod logs;
+mod names;
 mod overload;
 mod package;
 mod page;

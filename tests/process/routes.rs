@@ -434,6 +434,38 @@ fn hidden_names_cost_a_read_for_each_unknown_table_now_and_then() {
 }
 
 #[test]
+fn a_client_that_asks_while_a_routes_file_changes_is_answered() {
+    // So many that the change takes a while.
+    const OTHERS: usize = 20_000;
+    let meta = meta_with("zz", "10.0.0.1:34801");
+    let to_meta = record("c", &[meta.addr()]);
+    let others: Vec<String> = (0..OTHERS).map(|n| format!("t{n}")).collect();
+    let text = |last: Option<&str>| {
+        let names = others.iter().map(String::as_str).chain(last);
+        let lines: Vec<String> = names.map(|name| format!("{name:?}: {to_meta}")).collect();
+        format!("{{{}}}", lines.join(",\n"))
+    };
+    let scratch = Scratch::new("routes");
+    let replace = |text: String| {
+        let new = scratch.write("routes.new", text);
+        fs::rename(new, scratch.path().join("routes")).unwrap();
+    };
+    replace(text(None));
+    let proxy = Proxy::builder(BINARY).routes_file(scratch.path().join("routes")).start();
+    let mut client = proxy.client();
+    for (last, want) in [Some("zz"), None, Some("zz"), None]
+        .map(|last| (last, if last.is_some() { "ERR_OK" } else { "ERR_OBJECT_NOT_FOUND" }))
+    {
+        replace(text(last));
+        eventually("the change is seen", SOON, || {
+            let answer = client.ask("zz").err.expect("one of both");
+            assert!(["ERR_OK", "ERR_OBJECT_NOT_FOUND"].contains(&&*answer), "{answer}");
+            answer == want
+        });
+    }
+}
+
+#[test]
 fn a_bad_edit_of_a_routes_file_changes_nothing_and_is_told_with_line_and_key() {
     let (a, b) = (meta_with("orders", A), meta_with("orders", B));
     let scratch = Scratch::new("edited");

@@ -7,6 +7,7 @@ pub mod freeze;
 pub mod http;
 mod listener;
 pub mod meta_server;
+pub mod names;
 mod peer;
 pub mod process;
 pub mod proxy;
