@@ -29,12 +29,25 @@ const CALLS_IN_A_ROW: usize = 16;
 /// Larger answers are asked for alone from then on, so that no small one waits behind them.
 const LARGE_BYTES: usize = 64 * 1024;
 
+/// Writing so many answers takes as long as a call: another worker makes the next one meanwhile.
+const MANY_ANSWERS: usize = 16;
+
 /// How driving a call ended.
 enum Driven {
-    /// All is answered, or the link broke.
-    Over,
+    /// All is answered; the place ended with the call.
+    Answered,
+    /// The link broke.
+    Broke,
     /// It is silent.
     Silent(Link),
+}
+
+/// What answers of a call came to.
+struct Given {
+    /// Whom they answer.
+    asks: Vec<(Ask, Arc<Body>)>,
+    /// For the call that another worker makes meanwhile.
+    next: Option<Place>,
 }
 
 impl Place {
@@ -46,12 +59,14 @@ impl Place {
             let Some(link) = cluster.next_call(&mut self) else {
                 return;
             };
-            if let Driven::Silent(link) = cluster.drive(link, patience) {
-                self.park(link);
-                match cluster.begin() {
-                    Some(place) => self = place,
-                    None => return,
-                }
+            match cluster.drive(link, patience, Some(&mut self)) {
+                Driven::Broke => continue,
+                Driven::Answered => {}
+                Driven::Silent(link) => self.park(link),
+            }
+            match cluster.begin() {
+                Some(place) => self = place,
+                None => return,
             }
         }
         cluster.upstream.work.call(self);
@@ -63,47 +78,54 @@ pub fn resume(parked: Parked) {
     let Parked { cluster, link, is_slow } = parked;
     if is_slow {
         // Nothing waits for it alone: it is looked at, and parked again.
-        return match cluster.drive(link, Duration::ZERO) {
+        return match cluster.drive(link, Duration::ZERO, None) {
             Driven::Silent(link) => {
                 let watch = cluster.upstream.watch.clone();
                 watch.park(Parked { cluster, link, is_slow });
             }
-            Driven::Over => {
+            Driven::Answered | Driven::Broke => {
                 cluster.forget_slow_link();
                 cluster.begin().into_iter().for_each(Place::run);
             }
         };
     }
-    let place = cluster.unpark();
-    match cluster.drive(link, Duration::ZERO) {
-        Driven::Silent(link) => {
-            place.park(link);
-            cluster.begin().into_iter().for_each(Place::run);
-        }
-        Driven::Over => place.run(),
+    let mut place = cluster.unpark();
+    match cluster.drive(link, Duration::ZERO, Some(&mut place)) {
+        Driven::Broke => return place.run(),
+        Driven::Answered => {}
+        Driven::Silent(link) => place.park(link),
     }
+    cluster.begin().into_iter().for_each(Place::run);
 }
 
 impl Cluster {
     /// Writes and reads until all is answered, the link breaks, or nothing came for `patience`.
-    fn drive(&self, mut link: Link, patience: Duration) -> Driven {
+    fn drive(
+        self: &Arc<Self>,
+        mut link: Link,
+        patience: Duration,
+        mut place: Option<&mut Place>,
+    ) -> Driven {
         let mut answers = Vec::new();
         let mut heard_at = Instant::now();
         let mut is_told = false;
         let spin = if self.is_fast(SPIN) { SPIN.min(patience) } else { Duration::ZERO };
         loop {
             let progress = link.progress(&mut answers);
-            if !answers.is_empty() {
-                self.give(&link, &mut answers);
+            let given = match answers.is_empty() {
+                true => None,
+                false => Some(self.take_answers(&link, &mut answers, place.as_deref_mut())),
+            };
+            if progress.is_ok() && link.unanswered() == 0 {
+                self.keep_link(link);
+                given.into_iter().for_each(|given| self.give(given));
+                return Driven::Answered;
             }
+            given.into_iter().for_each(|given| self.give(given));
             match progress {
                 Err(why) => {
                     self.broke(link, &why);
-                    return Driven::Over;
-                }
-                Ok(_) if link.unanswered() == 0 => {
-                    self.keep_link(link);
-                    return Driven::Over;
+                    return Driven::Broke;
                 }
                 Ok(true) => heard_at = Instant::now(),
                 Ok(false) => {}
@@ -123,7 +145,7 @@ impl Cluster {
             activity::now(SERVING, &[]);
             if let Err(why) = waited {
                 self.broke(link, &why);
-                return Driven::Over;
+                return Driven::Broke;
             }
         }
     }
@@ -140,8 +162,14 @@ impl Cluster {
         self.no_answer(link.addr, &questions, why);
     }
 
-    /// Gives answers to all who asked.
-    fn give(&self, link: &Link, answers: &mut Vec<Answered>) {
+    /// Finds out who asked for these answers, and learns from them. The place ends with the last of the call, so that
+    /// others make calls while this worker writes answers.
+    fn take_answers(
+        self: &Arc<Self>,
+        link: &Link,
+        answers: &mut Vec<Answered>,
+        place: Option<&mut Place>,
+    ) -> Given {
         let (now, addr) = (Instant::now(), link.addr);
         let took = now.saturating_duration_since(link.since());
         let mut given: Vec<(Ask, Arc<Body>)> = Vec::new();
@@ -170,8 +198,13 @@ impl Cluster {
                 }
             }
         }
+        let mut next = None;
         if link.unanswered() == 0 {
             core.calls.answered(took < SLICE);
+            place.into_iter().for_each(|place| place.end(&mut core));
+            if given.len() >= MANY_ANSWERS {
+                next = self.place(&mut core);
+            }
         }
         drop(core);
         if let Some(leader) = named.and_then(|leader| self.address_of(&leader)) {
@@ -181,6 +214,12 @@ impl Cluster {
             self.answered_in(took);
         }
         self.tell(is_well_again, is_leader_new.then_some(addr));
-        answer_all(given, &self.name);
+        Given { asks: given, next }
+    }
+
+    /// Gives the answers to all who asked.
+    fn give(&self, given: Given) {
+        given.next.into_iter().for_each(|place| self.upstream.work.call(place));
+        answer_all(given.asks, &self.name);
     }
 }

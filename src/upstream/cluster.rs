@@ -120,7 +120,7 @@ impl Place {
     }
 
     /// Gives the place back, under the lock that the caller holds.
-    fn end(&mut self, core: &mut Core) {
+    pub(super) fn end(&mut self, core: &mut Core) {
         if mem::take(&mut self.is_held) {
             core.calls.end();
         }
@@ -128,6 +128,7 @@ impl Place {
 
     /// The call on this link is silent: the place goes on with it, without a worker.
     pub(super) fn park(mut self, link: Link) {
+        debug_assert!(self.is_held, "a silent call has its place");
         self.is_held = false;
         let cluster = self.cluster.clone();
         cluster.core.lock().calls.park();
@@ -329,7 +330,7 @@ impl Cluster {
     }
 
     /// A place for a call, if there is a question to ask and a call of use.
-    fn place(self: &Arc<Self>, core: &mut Core) -> Option<Place> {
+    pub(super) fn place(self: &Arc<Self>, core: &mut Core) -> Option<Place> {
         if !core.sharing.is_ready() {
             return None;
         }
