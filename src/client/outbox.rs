@@ -107,7 +107,8 @@ impl Reply {
         }
     }
 
-    fn len(&self) -> usize {
+    /// Bytes of the frame.
+    pub fn frame_bytes(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum()
     }
 
@@ -138,10 +139,15 @@ pub struct Outbox {
 impl Outbox {
     /// Adds a reply behind the others.
     pub fn push(&mut self, reply: Reply) {
-        self.unread += reply.len();
+        self.unread += reply.frame_bytes();
         self.own_bytes += reply.own_bytes();
         self.uncounted += 1;
         self.replies.push_back(reply);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.replies.is_empty()
     }
 
     /// Bytes not written yet.
@@ -170,45 +176,34 @@ impl Outbox {
         *self = Outbox::default();
     }
 
+    /// Adds a reply to an empty outbox, but for what `out` takes at once: in most cases all of it.
+    pub fn write_through(&mut self, reply: Reply, out: &mut impl Write) -> io::Result<()> {
+        debug_assert!(self.replies.is_empty());
+        let written = write_once([&reply], 0, out)?;
+        if written < reply.frame_bytes() {
+            self.push(reply);
+            self.advance(written);
+        }
+        Ok(())
+    }
+
     /// Writes until all is written or `out` takes no more for now. An empty outbox holds no memory.
     pub fn write_to(&mut self, out: &mut impl Write) -> io::Result<()> {
         while !self.replies.is_empty() {
-            match self.write_once(out) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => self.advance(n),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+            match write_once(&self.replies, self.written, out)? {
+                0 => return Ok(()),
+                n => self.advance(n),
             }
         }
         self.replies = VecDeque::new();
         Ok(())
     }
 
-    fn write_once(&self, out: &mut impl Write) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let mut used = 0;
-        let mut skip = self.written;
-        let parts = self.replies.iter().flat_map(Reply::parts);
-        for part in parts.filter(|part| !part.is_empty()) {
-            if used == MAX_SLICES {
-                break;
-            }
-            let start = skip.min(part.len());
-            skip -= start;
-            if start < part.len() {
-                slices[used] = IoSlice::new(&part[start..]);
-                used += 1;
-            }
-        }
-        out.write_vectored(&slices[..used])
-    }
-
     fn advance(&mut self, n: usize) {
         self.unread -= n;
         self.written += n;
         while let Some(first) = self.replies.front() {
-            let len = first.len();
+            let len = first.frame_bytes();
             if self.written < len {
                 break;
             }
@@ -217,6 +212,36 @@ impl Outbox {
             self.replies.pop_front();
         }
         self.uncounted = self.uncounted.min(self.replies.len());
+    }
+}
+
+/// Writes once, from behind the first `skip` bytes. Returns 0 if `out` takes nothing for now.
+fn write_once<'a>(
+    replies: impl IntoIterator<Item = &'a Reply>,
+    mut skip: usize,
+    out: &mut impl Write,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let mut used = 0;
+    let parts = replies.into_iter().flat_map(Reply::parts);
+    for part in parts.filter(|part| !part.is_empty()) {
+        if used == MAX_SLICES {
+            break;
+        }
+        let start = skip.min(part.len());
+        skip -= start;
+        if start < part.len() {
+            slices[used] = IoSlice::new(&part[start..]);
+            used += 1;
+        }
+    }
+    loop {
+        return match out.write_vectored(&slices[..used]) {
+            Ok(0) => Err(ErrorKind::WriteZero.into()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(0),
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            written => written,
+        };
     }
 }
 
@@ -276,6 +301,23 @@ mod tests {
             assert_eq!(out.taken, want, "step {step}");
             assert_eq!(outbox.replies.capacity(), 0, "an idle client holds no buffer");
             assert_eq!((outbox.own_bytes(), outbox.uncounted), (0, 0), "step {step}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_at_once_waits() {
+        for (step, blocks) in [(3, true), (3, false), (2, true), (1, false)] {
+            let mut out = Reluctant { taken: Vec::new(), step, blocks };
+            let mut outbox = Outbox::default();
+            outbox.write_through(Reply::Own(b"own".to_vec()), &mut out).unwrap();
+            let taken = if blocks { step } else { 0 };
+            assert_eq!((out.taken.len(), outbox.unread()), (taken, 3 - taken));
+            assert_eq!(outbox.is_empty(), taken == 3);
+            while outbox.unread() > 0 {
+                outbox.write_to(&mut out).unwrap();
+            }
+            assert_eq!(out.taken, b"own");
+            assert_eq!(outbox.own_bytes(), 0);
         }
     }
 

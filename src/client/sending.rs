@@ -23,12 +23,20 @@ impl Connection {
     /// Writes replies, answers to queries of this weight, as far as the client takes them; the rest waits for
     /// `accept`.
     pub fn send(self: &Arc<Self>, replies: impl IntoIterator<Item = Reply>, weight: u32) {
+        let mut replies = replies.into_iter();
         let mut outbox = self.outbox.lock();
-        replies.into_iter().for_each(|reply| outbox.push(reply));
+        let only = match (replies.next(), replies.next()) {
+            (Some(only), None) if outbox.is_empty() => Some(only),
+            (first, second) => {
+                let all = first.into_iter().chain(second).chain(replies);
+                all.for_each(|reply| outbox.push(reply));
+                None
+            }
+        };
         // Before the client can read them and ask again, and with the lock, for who sees that nothing is under way
         // looks into the outbox next.
         self.answered(weight);
-        let result = self.write(&mut outbox);
+        let result = self.write(&mut outbox, only);
         self.settle(outbox, result);
         self.close_if_done();
     }
@@ -37,18 +45,20 @@ impl Connection {
     pub fn flush(self: &Arc<Self>) {
         if !self.unsent.is_none() {
             let mut outbox = self.outbox.lock();
-            let result = self.write(&mut outbox);
+            let result = self.write(&mut outbox, None);
             self.settle(outbox, result);
             self.close_if_done();
         }
     }
 
-    fn write(&self, outbox: &mut Outbox) -> io::Result<()> {
+    /// Writes what waits, or `only`, which is the only reply and in most cases is taken whole.
+    fn write(&self, outbox: &mut Outbox, mut only: Option<Reply>) -> io::Result<()> {
         loop {
-            let before = outbox.unread();
-            let result = match self.is_closed() {
-                true => Ok(()),
-                false => outbox.write_to(&mut &self.stream),
+            let before = outbox.unread() + only.as_ref().map_or(0, Reply::frame_bytes);
+            let result = match (self.is_closed(), only.take()) {
+                (true, _) => Ok(()),
+                (false, Some(reply)) => outbox.write_through(reply, &mut &self.stream),
+                (false, None) => outbox.write_to(&mut &self.stream),
             };
             if result.is_err() || self.is_closed() {
                 outbox.clear();

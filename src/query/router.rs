@@ -104,7 +104,7 @@ impl Router {
         places: &mut Vec<Place>,
     ) -> Result<Option<(Reply, u32)>, Malformed> {
         let call = message::read_call(frame)?;
-        let own = match &*call.method {
+        let own = match call.method {
             message::QUERY_CONFIG => {
                 let Query { table, args } = call.query()?;
                 if !message::is_table_name(&table) {
@@ -113,7 +113,7 @@ impl Router {
                     self.own_error(call.id, OwnError::Unavailable, asked_at)
                 } else {
                     let deadline = asked_at + self.query_timeout.budget();
-                    let (connection, table) = (connection.clone(), table.into());
+                    let connection = connection.clone();
                     let ask = Ask::new(connection, call.id, table, &args, asked_at, deadline);
                     return Ok(self.route(ask, places).err().map(|(ask, why)| {
                         let (_, reply, weight) = ask.refused(why, Instant::now());

@@ -241,11 +241,12 @@ impl Link {
     }
 
     fn read_answer(&mut self, frame: Vec<u8>) -> Result<Answered, BadAnswer> {
-        let seq = answer::seq_of(&frame)?;
+        let envelope = answer::read_envelope(&frame)?;
+        let seq = envelope.seq;
         let index = seq.wrapping_sub(self.first_seq) as usize;
         let sent = self.pending.get_mut(index).and_then(Option::take);
         let sent = sent.ok_or(BadAnswer::Seq { want: self.first_seq, got: seq })?;
-        match answer::read_answer(&frame, seq) {
+        match envelope.read() {
             Ok(answer) => {
                 self.unanswered -= 1;
                 Ok(Answered { sent, answer, frame })
@@ -277,7 +278,7 @@ impl Link {
     /// The table of one of the questions under way, for people.
     pub fn table(&self) -> String {
         let first = self.pending().next();
-        first.and_then(|sent| message::read_table(&sent.key).ok()).unwrap_or_default()
+        first.and_then(|sent| message::read_table(&sent.key).ok()).unwrap_or_default().to_owned()
     }
 
     /// Whether the connection is made.

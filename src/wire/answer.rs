@@ -11,7 +11,7 @@ use thrift::protocol::{TInputProtocol, TMessageType, TType};
 use super::config_view::{self, Address};
 use super::error_code::{self, ERR_FORWARD_TO_OTHERS, ERR_OK};
 use super::message::QUERY_CONFIG;
-use super::reader;
+use super::{message_begin, reader, text};
 
 /// Length of the length that starts an answer.
 pub const LEN_BYTES: usize = 4;
@@ -101,54 +101,55 @@ pub fn frame_len(first: [u8; LEN_BYTES]) -> Result<usize, BadAnswer> {
     }
 }
 
-/// The seq of an answer: which question it is to. `frame` is whole, length and all.
-pub fn seq_of(frame: &[u8]) -> Result<i32, BadAnswer> {
-    let word = |at: usize| {
-        let bytes = frame.get(at..)?.first_chunk::<4>()?;
-        Some(i32::from_be_bytes(*bytes))
-    };
-    let behind_text = |at: usize| at.checked_add(4)?.checked_add(usize::try_from(word(at)?).ok()?);
-    // total length | frame error | version and type | method | seq
-    behind_text(LEN_BYTES)
-        .and_then(|at| behind_text(at.checked_add(4)?))
-        .and_then(word)
-        .ok_or_else(|| BadAnswer::Frame("a message cut short".to_owned()))
+/// An answer before it is known what was asked.
+pub struct Envelope<'a> {
+    /// Which question it is to.
+    pub seq: i32,
+    frame: &'a [u8],
+    error: &'a str,
+    method: &'a str,
+    kind: TMessageType,
+    result: &'a [u8],
 }
 
-/// Reads the answer to the question `seq`; `frame` is whole, length and all.
-pub fn read_answer(frame: &[u8], seq: i32) -> Result<Answer, BadAnswer> {
-    let frame_error = |e: thrift::Error| BadAnswer::Frame(e.to_string());
+/// Reads what stands around the result. `frame` is whole, length and all.
+pub fn read_envelope(frame: &[u8]) -> Result<Envelope<'_>, BadAnswer> {
+    let bad = |e: thrift::Error| BadAnswer::Frame(e.to_string());
     let mut input = reader(&frame[LEN_BYTES..]);
-    let error = input.read_string().map_err(frame_error)?;
-    let begin = input.read_message_begin().map_err(frame_error)?;
-    if begin.sequence_number != seq {
-        return Err(BadAnswer::Seq { want: seq, got: begin.sequence_number });
+    let error = text(&mut input).map_err(bad)?;
+    let (method, kind, seq) = message_begin(&mut input).map_err(bad)?;
+    Ok(Envelope { seq, frame, error, method, kind, result: input.transport })
+}
+
+impl Envelope<'_> {
+    /// Reads the answer to QueryConfig in it.
+    pub fn read(&self) -> Result<Answer, BadAnswer> {
+        if self.method.strip_suffix("_ACK") != Some(QUERY_CONFIG) {
+            return Err(BadAnswer::Method(self.method.to_owned()));
+        }
+        if self.kind != TMessageType::Reply {
+            return Err(BadAnswer::Frame(format!("message type {:?}", self.kind)));
+        }
+        if self.error != ERR_OK {
+            return Err(BadAnswer::FrameError(self.error.to_owned()));
+        }
+        let result = self.result;
+        let err = result_error(result)?;
+        if err != ERR_FORWARD_TO_OTHERS {
+            let result_at = self.frame.len() - result.len();
+            return Ok(Answer::Leader { result_at, counted_as: error_code::counted_as(err) });
+        }
+        if result.len() > MAX_FOLLOWER_LEN {
+            return Err(BadAnswer::Result(format!("a follower's of {} bytes", result.len())));
+        }
+        let view = config_view::read(result).map_err(|e| BadAnswer::Result(e.to_string()))?;
+        let leader = view.partitions.into_iter().next().and_then(|p| p.primary);
+        Ok(Answer::Follower { leader })
     }
-    if begin.name.strip_suffix("_ACK") != Some(QUERY_CONFIG) {
-        return Err(BadAnswer::Method(begin.name));
-    }
-    if begin.message_type != TMessageType::Reply {
-        return Err(BadAnswer::Frame(format!("message type {:?}", begin.message_type)));
-    }
-    if error != ERR_OK {
-        return Err(BadAnswer::FrameError(error));
-    }
-    let result = input.transport;
-    let err = result_error(result)?;
-    if err != ERR_FORWARD_TO_OTHERS {
-        let (result_at, counted_as) = (frame.len() - result.len(), error_code::counted_as(&err));
-        return Ok(Answer::Leader { result_at, counted_as });
-    }
-    if result.len() > MAX_FOLLOWER_LEN {
-        return Err(BadAnswer::Result(format!("a follower's of {} bytes", result.len())));
-    }
-    let view = config_view::read(result).map_err(|e| BadAnswer::Result(e.to_string()))?;
-    let leader = view.partitions.into_iter().next().and_then(|p| p.primary);
-    Ok(Answer::Follower { leader })
 }
 
 /// `query_cfg_response.err`, by reading no further than its first field, as every server writes it.
-fn result_error(result: &[u8]) -> Result<String, BadAnswer> {
+fn result_error(result: &[u8]) -> Result<&str, BadAnswer> {
     let bad = |e: thrift::Error| BadAnswer::Result(e.to_string());
     let mut input = reader(result);
     for id in [0, 1] {
@@ -157,5 +158,5 @@ fn result_error(result: &[u8]) -> Result<String, BadAnswer> {
             return Err(BadAnswer::Result(format!("no struct field {id} at its start")));
         }
     }
-    input.read_string().map_err(bad)
+    text(&mut input).map_err(bad)
 }

@@ -54,7 +54,7 @@ fn whole_request(frame: &Frame<'_>) -> Result<Outcome, Malformed> {
         return Ok("another method");
     }
     let query = call.query()?;
-    let asked = (query.table.as_str(), &query.args);
+    let asked = (&*query.table, &query.args);
     let mut upstream = Vec::new();
     message::write_query(7, &query.args, &mut upstream);
     let Ok(Cut::Whole(sent)) = frame::cut(&upstream, usize::MAX) else {
@@ -62,16 +62,16 @@ fn whole_request(frame: &Frame<'_>) -> Result<Outcome, Malformed> {
     };
     assert_eq!((sent.len, upstream[24..48] == [0; 24]), (upstream.len(), true), "our own header");
     let again = message::read_call(&sent)?;
-    assert_eq!((again.id, &*again.method), (RequestId::Thft(7), QUERY_CONFIG));
+    assert_eq!((again.id, again.method), (RequestId::Thft(7), QUERY_CONFIG));
     let again = again.query()?;
-    assert_eq!((again.table.as_str(), &again.args), asked);
+    assert_eq!((&*again.table, &again.args), asked);
     if query.args.starts_with(&[12, 0, 1]) {
         let over_rdsn = rdsn::write_query(u64::MAX, &query.args);
         let Ok(Cut::Whole(frame)) = rdsn::cut(&over_rdsn, usize::MAX) else {
             panic!("a question can be asked in both protocols");
         };
         let again = message::read_call(&frame)?.query()?;
-        assert_eq!((again.table.as_str(), &again.args), asked, "in both it is the same question");
+        assert_eq!((&*again.table, &again.args), asked, "in both it is the same question");
     }
     Ok("query")
 }
@@ -131,7 +131,7 @@ fn same_but_for_hosts(result: &[u8], rest: &[u8]) {
 /// A client finds the result behind its envelope, whatever it is.
 fn enveloped(bytes: &[u8]) {
     let thft = [QueryHead::new(RequestId::Thft(-9), bytes.len()).bytes(), bytes].concat();
-    if let Ok(Answer::Leader { result_at, .. }) = answer::read_answer(&thft, -9) {
+    if let Ok(Answer::Leader { result_at, .. }) = read_answer(&thft) {
         assert_eq!(&thft[result_at..], bytes);
     }
     let head = rdsn::answer_head(9, ERR_OK, bytes.len());
@@ -157,12 +157,8 @@ pub fn upstream_answer(bytes: &[u8]) -> Outcome {
     }
 }
 
-/// As the answer to the question that it is an answer to.
 fn read_answer(frame: &[u8]) -> Result<Answer, BadAnswer> {
-    match answer::read_answer(frame, 0) {
-        Err(BadAnswer::Seq { got, .. }) => answer::read_answer(frame, got),
-        read => read,
-    }
+    answer::read_envelope(frame)?.read()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use thrift::protocol::{TInputProtocol, TMessageType, TType};
 
 use super::frame::{Frame, HeaderKind, Malformed, V0_HEADER_LEN};
-use super::{Input, bad, each_field, reader, skip};
+use super::{Input, bad, each_field, message_begin, reader, skip, text};
 
 /// The one method that is routed.
 pub const QUERY_CONFIG: &str = "RPC_CM_QUERY_PARTITION_CONFIG_BY_INDEX";
@@ -35,7 +35,7 @@ pub enum RequestId {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call<'a> {
     /// Name of the remote procedure.
-    pub method: Cow<'a, str>,
+    pub method: &'a str,
     /// Chosen by the client; its answer carries the same.
     pub id: RequestId,
     args: &'a [u8],
@@ -45,7 +45,7 @@ pub struct Call<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Query<'a> {
     /// The table asked about.
-    pub table: String,
+    pub table: Box<str>,
     /// The arguments, as THFT has them.
     pub args: Cow<'a, [u8]>,
 }
@@ -53,15 +53,14 @@ pub struct Query<'a> {
 /// Reads the message begin of a frame.
 pub fn read_call<'a>(frame: &Frame<'a>) -> Result<Call<'a>, Malformed> {
     if let HeaderKind::Rdsn { id, method } = frame.kind {
-        let (method, id) = (method.into(), RequestId::Rdsn(id));
-        return Ok(Call { method, id, args: frame.body });
+        return Ok(Call { method, id: RequestId::Rdsn(id), args: frame.body });
     }
     let mut input = reader(frame.body);
-    let begin = input.read_message_begin().map_err(|e| Malformed::Message(e.to_string()))?;
-    match begin.message_type {
+    let (method, kind, seq) =
+        message_begin(&mut input).map_err(|e| Malformed::Message(e.to_string()))?;
+    match kind {
         TMessageType::Call | TMessageType::OneWay => {
-            let (method, id) = (begin.name.into(), RequestId::Thft(begin.sequence_number));
-            Ok(Call { method, id, args: input.transport })
+            Ok(Call { method, id: RequestId::Thft(seq), args: input.transport })
         }
         TMessageType::Reply | TMessageType::Exception => Err(Malformed::MessageType),
     }
@@ -74,7 +73,7 @@ impl<'a> Call<'a> {
             RequestId::Thft(_) => Cow::Borrowed(self.args),
             RequestId::Rdsn(_) => Cow::Owned(thft_args(self.args)?),
         };
-        Ok(Query { table: read_table(&args)?, args })
+        Ok(Query { table: read_table(&args)?.into(), args })
     }
 }
 
@@ -93,7 +92,7 @@ fn thft_args(args: &[u8]) -> Result<Vec<u8>, Malformed> {
 /// Stricter than a Thrift reader: known fields must have their type and stand once. The generated
 /// reader of a MetaServer takes the last of two names, and reads a list of another element type as
 /// if it held i32; we would route by one table and ask about another.
-pub fn read_table(args: &[u8]) -> Result<String, Malformed> {
+pub fn read_table(args: &[u8]) -> Result<&str, Malformed> {
     let mut input = reader(args);
     read_args(&mut input)
         .and_then(|table| match input.transport.len() {
@@ -103,7 +102,7 @@ pub fn read_table(args: &[u8]) -> Result<String, Malformed> {
         .map_err(|e| Malformed::Args(e.to_string()))
 }
 
-fn read_args(input: &mut Input<'_>) -> thrift::Result<String> {
+fn read_args<'a>(input: &mut Input<'a>) -> thrift::Result<&'a str> {
     let mut table = None;
     each_field(input, |input, field| match field {
         (1, TType::Struct) if table.is_none() => {
@@ -116,12 +115,12 @@ fn read_args(input: &mut Input<'_>) -> thrift::Result<String> {
     table.ok_or_else(|| bad("no query_cfg_request"))
 }
 
-fn read_request(input: &mut Input<'_>) -> thrift::Result<String> {
+fn read_request<'a>(input: &mut Input<'a>) -> thrift::Result<&'a str> {
     let mut table = None;
     let mut indices_seen = false;
     each_field(input, |input, field| match field {
         (1, TType::String) if table.is_none() => {
-            table = Some(input.read_string()?);
+            table = Some(text(input)?);
             Ok(())
         }
         (1, _) => Err(bad("app_name that is no single string")),
@@ -239,7 +238,7 @@ mod tests {
     fn only_calls_are_calls() {
         let body =
             |kind: u8| [&[0x80, 1, 0, kind, 0, 0, 0, 1, b'm', 0, 0, 0, 7][..], b"args"].concat();
-        let call = Call { method: "m".into(), id: RequestId::Thft(7), args: b"args" };
+        let call = Call { method: "m", id: RequestId::Thft(7), args: b"args" };
         assert_eq!(read_call(&body(1)), Ok(call));
         assert!(read_call(&body(4)).is_ok(), "ONEWAY is answered as CALL");
         for kind in [0, 2, 3, 5] {

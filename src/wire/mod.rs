@@ -21,7 +21,7 @@ pub mod reply;
 pub mod result;
 
 use thrift::TConfiguration;
-use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TType};
+use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TMessageType, TType};
 
 /// Nesting that no Pegasus struct reaches; a deeper one is an attack on the stack.
 const MAX_DEPTH: usize = 16;
@@ -55,6 +55,23 @@ fn each_field<'a>(
             (id, kind) => field(input, (id.unwrap_or(-1), kind))?,
         }
     }
+}
+
+/// A text, not copied.
+fn text<'a>(input: &mut Input<'a>) -> thrift::Result<&'a str> {
+    let len = input.read_i32()?;
+    let parts = usize::try_from(len).ok().and_then(|len| input.transport.split_at_checked(len));
+    let (text, rest) = parts.ok_or_else(|| bad(format!("a text of {len} bytes")))?;
+    input.transport = rest;
+    str::from_utf8(text).map_err(|e| bad(format!("a text that is not UTF-8: {e}")))
+}
+
+/// The start of a message: its method, what kind of message it is, and its seq. Strict, as all peers write it.
+fn message_begin<'a>(input: &mut Input<'a>) -> thrift::Result<(&'a str, TMessageType, i32)> {
+    let [0x80, 0x01, _, kind] = input.read_i32()?.to_be_bytes() else {
+        return Err(bad("a message of another version"));
+    };
+    Ok((text(input)?, TMessageType::try_from(kind)?, input.read_i32()?))
 }
 
 /// Consumes a field that this proxy does not know, if every Thrift does. Not the crate's own `skip`: that one knows

@@ -222,9 +222,9 @@ mod tests {
         let frame = whole(&more);
         assert_eq!(frame.len, bytes.len());
         let call = read_call(&frame).unwrap();
-        assert_eq!((&*call.method, call.id), (QUERY_CONFIG, RequestId::Rdsn(7)));
+        assert_eq!((call.method, call.id), (QUERY_CONFIG, RequestId::Rdsn(7)));
         let query = call.query().unwrap();
-        assert_eq!((query.table.as_str(), &*query.args), ("temp", &query_args("temp")[..]));
+        assert_eq!((&*query.table, &*query.args), ("temp", &query_args("temp")[..]));
     }
 
     #[test]

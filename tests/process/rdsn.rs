@@ -76,7 +76,7 @@ fn requests_of_the_real_client_decode_to_what_it_asked() {
             let (query, args) = (call.query().unwrap(), &want["args"]);
             let asked = Query::decode(&query.args).unwrap();
             let indices: Vec<_> = asked.indices.iter().flatten().copied().collect();
-            assert_eq!(args["app_name"], query.table, "{name}");
+            assert_eq!(args["app_name"], *query.table, "{name}");
             assert_eq!(
                 (&args["app_name"], &args["partition_indices"]),
                 (&asked.table.into(), &indices.into())
@@ -90,7 +90,7 @@ fn requests_of_the_real_client_decode_to_what_it_asked() {
         let Ok(Cut::Whole(frame)) = rdsn::cut(&bytes, MAX_FRAME) else { panic!("{name}") };
         assert_eq!(frame.len, bytes.len(), "{name}");
         let table = message::read_call(&frame).unwrap().query().unwrap().table;
-        assert_eq!(table, Frame::decode(&bytes).unwrap().query_args().unwrap().table, "{name}");
+        assert_eq!(*table, *Frame::decode(&bytes).unwrap().query_args().unwrap().table, "{name}");
     }
 }
 

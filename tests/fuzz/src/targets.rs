@@ -61,7 +61,7 @@ fn request_by_two(bytes: &[u8]) -> &'static str {
     match call.query() {
         Ok(accepted) if method == QUERY_CONFIG => {
             let other = query.expect("what passes can be read");
-            assert_eq!(accepted.table, other.table);
+            assert_eq!(*accepted.table, *other.table);
             let shown = Query::decode(&accepted.args).expect("what goes upstream can be read");
             assert_eq!(shown, other);
             if is_table_name(&accepted.table) { "query" } else { "query of no table" }
