@@ -11,12 +11,12 @@ pub struct Age {
 }
 
 impl Age {
-    /// Of something that happens now.
+    /// The age of something that happens now.
     pub fn zero() -> Self {
         Age { then: Duration::ZERO, at: Instant::now() }
     }
 
-    /// Of something that the wall clock has dated, as a file is. The wall clock is asked only here.
+    /// The age of something that the wall clock has dated, as a file is. Only this function reads the wall clock.
     pub fn since(date: SystemTime) -> Self {
         Age { then: date.elapsed().unwrap_or_default(), at: Instant::now() }
     }

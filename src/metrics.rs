@@ -1,6 +1,6 @@
-//! What the proxy counts. Relaxed atomics, written where things happen; read by `admin::metrics` when somebody asks.
+//! The proxy's counters. Relaxed atomics, written where things happen; read by `admin::metrics` when somebody asks.
 //!
-//! What belongs to a table is counted in its entry of the route table, what belongs to a cluster in the cluster, so
+//! Each table's counters stand in its entry of the route table, and each cluster's in the cluster, so
 //! that it goes with them and labels stay bounded.
 
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ use crate::wire::error_code::OwnError;
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// So many more.
+    /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
@@ -124,7 +124,7 @@ reasons! {
         Client => "client",
         /// Reading or writing failed.
         Io => "io",
-        /// What came can never become a request.
+        /// The bytes that came are no request.
         Malformed => "malformed",
         /// A frame was not finished in time.
         HalfFrame => "half_frame",
@@ -138,7 +138,7 @@ reasons! {
 }
 
 reasons! {
-    /// What else than QueryConfig was asked.
+    /// Methods other than QueryConfig.
     OtherMethod {
         /// `RPC_NEGOTIATION`.
         Negotiation => "negotiation",
@@ -179,12 +179,12 @@ impl Reason for OwnError {
 #[derive(Debug, Default)]
 pub struct Tally {
     count: Count,
-    /// Of the process, from 1 on; 0: never.
+    /// Milliseconds since the process started, at least 1; 0: never.
     last_ms: AtomicU64,
 }
 
 impl Tally {
-    /// So many more.
+    /// Adds `n`.
     pub fn add(&self, n: u64) {
         self.last_ms.store(now_ms(), Relaxed);
         self.count.add(n);
@@ -230,7 +230,7 @@ impl<R: Reason> By<R> {
     }
 }
 
-/// What is counted for the whole proxy.
+/// Counters of the whole proxy.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// From a query's arrival to its answer.

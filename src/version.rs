@@ -6,7 +6,7 @@ pub const COMMIT: &str = env!("META_PROXY_COMMIT");
 /// How: `release x86_64-unknown-linux-gnu`.
 pub const BUILD: &str = env!("META_PROXY_BUILD");
 
-/// What `--version` prints.
+/// The text that `--version` prints.
 pub fn line() -> String {
     format!("meta-proxy {VERSION} (commit {COMMIT}, {BUILD})\n")
 }

@@ -6,7 +6,7 @@
 //!
 //! Stopping:  0 ─── not ready ─── delay ─── nobody new, idle clients leave ─── grace: over
 //! ```
-//! What is due in a phase is decided here, by values alone; `client::accept` does it.
+//! This file decides, by values alone, what is due in each phase; `client::accept` does it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,14 +34,14 @@ pub enum Phase {
     },
 }
 
-/// What is due.
+/// Actions that are due.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Due {
     /// New clients are accepted.
     pub accepts: bool,
     /// Idle connections of this age leave.
     pub leave_at_age: Option<Duration>,
-    /// Who is left now has had its time.
+    /// The grace time is over for the clients that are left.
     pub is_over: bool,
     /// When to look again.
     pub next: Option<Instant>,
@@ -85,7 +85,7 @@ struct State {
 }
 
 impl Life {
-    /// Of a proxy that starts.
+    /// The life of a proxy that starts.
     pub fn new(stop: StopSettings) -> Self {
         let state = State { phase: Phase::Starting, stop, wake: Arc::new(|| ()) };
         Life { state: Mutex::new(state) }
@@ -145,7 +145,7 @@ impl Life {
         self.change(|same| same);
     }
 
-    /// What is due now.
+    /// Returns the actions that are due now.
     pub fn due(&self, now: Instant) -> Due {
         let state = self.state.lock();
         state.phase.due(&state.stop, now)

@@ -2,12 +2,12 @@
 
 use crate::config::{Change, ClientLimits, Reload, Settings};
 
-/// What is different in the new settings.
+/// The differences between two settings.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// What takes effect at once.
+    /// Changes that take effect at once.
     pub live: Vec<Change>,
-    /// What takes effect after a restart.
+    /// Changes that take effect after a restart.
     pub later: Vec<Change>,
 }
 
@@ -63,7 +63,7 @@ mod tests {
         assert_eq!((running.client.max_pending_total, running.workers), (100_000, 64));
     }
 
-    /// Of each section, what takes effect at once does so in the settings, too.
+    /// In each section, a change that takes effect at once is in the settings, too.
     #[test]
     fn what_is_said_to_take_effect_does() {
         let root = "zookeeper: {root: /r, address: ['h:1']}\n";

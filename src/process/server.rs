@@ -77,7 +77,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// What a stop waits for.
+/// The conditions that a stop waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// Answers that are under way or unsent.
@@ -165,7 +165,7 @@ impl Server {
                     .as_ref()
                     .map(|path| state::load(path, &origin, &writer, &mut clusters))
                     .unwrap_or_default();
-                // What ZooKeeper changes from here on is not in the file.
+                // Changes in ZooKeeper from here on are not in the file.
                 let written = routes.version();
                 let has_old_routes = !writer.is_empty();
                 let watch =
@@ -262,7 +262,7 @@ impl Server {
         let admin = start_admin(settings.admin, given.admin, pages)?;
         let wakes = hub.clone();
         life.serve(move || wakes.tell(Note::Life));
-        // Who reads this may rely on it: it is ready.
+        // Once this line is logged, the proxy is ready.
         info!("listening on {addr}, {} workers", settings.workers);
         Ok(Server {
             addr,
@@ -332,7 +332,7 @@ impl Server {
         self.addr
     }
 
-    /// Nobody new is accepted or read. What is under way is answered, and unsent answers are waited for as long as their
+    /// Nobody new is accepted or read. Queries under way are answered, and unsent answers are waited for as long as their
     /// clients take them, at most for the grace time; then all connections close.
     pub fn end_clients(&self, wait: Wait) {
         let now = Instant::now();

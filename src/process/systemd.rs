@@ -1,4 +1,4 @@
-//! What a service manager is told, and what it gives: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), without
+//! Messages to the service manager, and what it gives: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), without
 //! libsystemd. Without a service manager all of it does nothing.
 
 use std::ffi::OsStr;

@@ -69,7 +69,7 @@ fn watch(pulse: &Pulse, notifier: &Notifier, interval: Duration, stopped: &Recei
             recv(stopped) -> _ => return,
             default(interval / 2) => {
                 warn!("the accept loop or all workers hang: no beat for {:?}", interval / 2);
-                // The same beat, so that they do not pile up.
+                // Waits for the same beat, so that beats do not pile up.
                 select! {
                     recv(hears) -> _ => info!("the accept loop and the workers go on"),
                     recv(stopped) -> _ => return,

@@ -7,7 +7,7 @@
 //!            ▲                                 └─ missing ─▶ misses ─▶ zk-watch ─┐
 //!            └───────────────────────────────────────────────────────────────────┘
 //! ```
-//! What failed, and what the client reads:
+//! Each failure, and the error that the client reads:
 //!
 //! | what failed | `query_cfg_response.err` |
 //! |---|---|
@@ -33,7 +33,7 @@ use crate::wire::message::{Query, RequestId};
 use crate::wire::{message, reply};
 use crate::work::job::Jobs;
 
-/// What workers share: the way from a question to its answer.
+/// The way from a question to its answer. All workers share it.
 pub struct Router {
     routes: Arc<RouteTable>,
     misses: Sender<Ask>,
@@ -94,8 +94,8 @@ impl Router {
         turn != Turn::Empty
     }
 
-    /// What to answer one frame of a client at once, and the weight of the query that ends with it; or puts its question
-    /// on the way.
+    /// Returns the answer to one frame if it can be given at once, with the weight of the query that ends with it.
+    /// Otherwise puts the question on its way.
     fn handle_frame(
         &self,
         connection: &Arc<Connection>,

@@ -22,7 +22,7 @@ pub const MAX_ANSWER_LEN: usize = 64 * 1024 * 1024;
 /// A follower's answer names one leader; a larger one is a lie, and only followers' answers are read field by field.
 const MAX_FOLLOWER_LEN: usize = 64 * 1024;
 
-/// What a MetaServer said.
+/// The content of a MetaServer's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The leader's own answer, good or bad. Its result struct starts at this offset of the frame.

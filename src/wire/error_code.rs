@@ -6,7 +6,7 @@
 pub const ERR_OK: &str = "ERR_OK";
 /// No such table.
 pub const ERR_OBJECT_NOT_FOUND: &str = "ERR_OBJECT_NOT_FOUND";
-/// What is stored about the table cannot be used.
+/// The table's record cannot be used.
 pub const ERR_INVALID_DATA: &str = "ERR_INVALID_DATA";
 /// Nobody can answer now; Java and Node clients wait a second and ask again.
 pub const ERR_SERVICE_NOT_ACTIVE: &str = "ERR_SERVICE_NOT_ACTIVE";

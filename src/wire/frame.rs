@@ -48,7 +48,7 @@ pub struct Frame<'a> {
     pub len: usize,
 }
 
-/// What stands at the start of the bytes.
+/// The frame at the start of the bytes, if there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cut<'a> {
     /// A good start; more bytes are needed.

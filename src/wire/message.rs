@@ -1,4 +1,4 @@
-//! What a request asks: the method, its seq, and for QueryConfig the table.
+//! The content of a request: the method, its seq, and for QueryConfig the table.
 //!
 //! ```text
 //! THFT  i32 80 01 00 01 (CALL; ONEWAY is 04) | i32 n + method | i32 seq

@@ -28,8 +28,8 @@ const MAX_DEPTH: usize = 16;
 
 type Input<'a> = TBinaryInputProtocol<&'a [u8]>;
 
-/// A strict reader over `bytes` that believes no length larger than `bytes` themselves. What is left
-/// to read is its `transport`.
+/// A strict reader over `bytes` that believes no length larger than `bytes` themselves. Its `transport` is the part
+/// that is left to read.
 fn reader(bytes: &[u8]) -> Input<'_> {
     let limits = TConfiguration::builder()
         .max_message_size(Some(bytes.len()))

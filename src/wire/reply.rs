@@ -21,7 +21,7 @@ const NEGOTIATION_RESULT: &[u8] =
 /// Bytes before the result of a QueryConfig answer in THFT.
 const THFT_HEAD_LEN: usize = 4 + 4 + ERR_OK.len() + 4 + 4 + QUERY_CONFIG.len() + 4 + 4;
 
-/// What stands before the result of a QueryConfig answer.
+/// The bytes before the result of a QueryConfig answer.
 #[derive(Clone, Debug)]
 pub enum QueryHead {
     /// For a client that speaks THFT.

@@ -1,4 +1,4 @@
-//! What a worker is asked to do.
+//! The jobs of workers.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::wire::error_code::OwnError;
 /// The queue of the workers.
 pub type Jobs = Queue<Job, Arc<Connection>>;
 
-/// What a worker does, besides reading clients.
+/// A worker's task other than reading clients.
 pub enum Job {
     /// Look these tables up again: what was missing is there, or their route moved.
     Retry(Vec<Ask>),

@@ -6,11 +6,11 @@
 //! watch, zk-watch, workers ── send ─▶ jobs ──next──▶ any worker
 //! ```
 //! Waking a worker costs several times as much as reading a client, so as few readers are called as it takes. A reader
-//! that is about to make a call leaves, and has another one called if clients wait. Who is done with a job looks here
-//! before it goes to sleep, so under load nobody is woken at all.
+//! that is about to make a call leaves, and has another one called if clients wait. A worker that is done with a job looks
+//! here before it sleeps, so under load nobody is woken at all.
 //!
 //! One mutex, one condition variable. A channel would not do: its `recv` spins and yields before it sleeps, and with
-//! dozens of workers and jobs of some microseconds that was a quarter of all processor time. What bounds it: each
+//! dozens of workers and jobs of some microseconds that was a quarter of all processor time. Its bound: each
 //! connection stands in it once at most, jobs are about pending queries and calls under way.
 
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ use crate::turns::Turns;
 /// Clients that wait for each reader before one more is called: some hundred microseconds of reading.
 const CLIENTS_PER_READER: usize = 64;
 
-/// What a worker does next.
+/// A worker's next task.
 pub enum Next<J> {
     /// Read clients: [`Queue::next_readable`] until [`Queue::leave`].
     Read,
@@ -95,7 +95,7 @@ impl<J, C> Queue<J, C> {
         calls
     }
 
-    /// What the caller does next; sleeps until there is something.
+    /// Returns the caller's next task. Sleeps until there is one.
     pub fn next(&self) -> Next<J> {
         let mut state = self.state.lock();
         loop {

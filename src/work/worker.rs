@@ -76,7 +76,7 @@ impl Worker<'_> {
             match self.jobs.next() {
                 Next::Stop => return,
                 Next::Read => self.read(),
-                // Who waited for it may have given up.
+                // The watchdog may have stopped waiting for it.
                 Next::Job(Job::Beat(heard)) => drop(heard.try_send(())),
                 Next::Job(job) => _ = panicked(|| self.run(job)),
             }

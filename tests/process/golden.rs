@@ -208,7 +208,7 @@ fn real_answers_pass_through_whole() {
     }
 }
 
-/// What the proxy must say to each request of a recorded session.
+/// The answer that the proxy must give to each request of a recorded session.
 fn expected(requests: &[Request], known: &[(&str, &str)]) -> Vec<(i32, String, String)> {
     let say = |request: &Request| {
         let ack = format!("{}_ACK", request.method);

@@ -80,7 +80,7 @@ impl RealClient {
         println!("{self}: {end}");
     }
 
-    /// The same, then opens one more table, which must fail with `err`; the program sees to it that this is soon.
+    /// Runs it, then opens one more table, which must fail with `err`, and soon.
     #[track_caller]
     fn is_refused(self, meta: SocketAddr, tables: &[&str], refused: &str, err: &str) {
         let mut command = self.command();

@@ -399,7 +399,7 @@ os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(service))
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 
-/// The same with what is no socket.
+/// A descriptor that is no socket is refused.
 const PIPE_UNIT: &str = "
 import os, sys
 os.dup2(os.pipe()[0], 3)

@@ -1,4 +1,4 @@
-//! What most tests start with: the binary, routes in a file or in ZooKeeper, clusters that answer.
+//! The start of most tests: the binary, routes in a file or in ZooKeeper, clusters that answer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -79,13 +79,13 @@ impl Routes {
         Proxy::builder(BINARY).routes_file(self.path()).start()
     }
 
-    /// The same with more settings.
+    /// A proxy on these routes, with more settings.
     pub fn proxy_with(&self, yaml: &str) -> Proxy {
         Proxy::builder(BINARY).routes_file(self.path()).config_extra(yaml).start()
     }
 }
 
-/// What `/metrics` says of a series whose `why` is this.
+/// The value in `/metrics` of a series whose `why` is this.
 #[track_caller]
 pub fn count_of(proxy: &Proxy, name: &str, why: &str) -> f64 {
     let metrics = get(proxy.admin(), "/metrics");

@@ -20,7 +20,7 @@ pub struct Client {
     last_seq: i32,
 }
 
-/// What came back for one query.
+/// The answer to one query.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     /// `ERR_OK`, or the reason why there is no result.
@@ -60,7 +60,7 @@ impl Client {
         Ok(Client { peer: Peer::of(stream)?, version: Version::V0, last_seq: 0 })
     }
 
-    /// The same, asking with headers of another version.
+    /// Asks with headers of another version.
     pub fn with_version(mut self, version: Version) -> Self {
         self.version = version;
         self

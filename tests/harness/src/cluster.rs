@@ -21,7 +21,7 @@ impl Cluster {
         Self::start_on((Ipv4Addr::LOCALHOST, 0).into(), tables).expect("127.0.0.1 has a free port")
     }
 
-    /// The same with the MetaServer on a given address.
+    /// Starts the MetaServer on a given address.
     pub fn start_on(meta: SocketAddr, tables: &[(&str, i32)]) -> io::Result<Self> {
         let cluster =
             Cluster { meta: MetaServer::start_on(meta)?, replica: ReplicaServer::start() };

@@ -11,7 +11,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub struct Page {
     /// 200 and the like.
     pub status: u16,
-    /// What the body is.
+    /// The type of the body.
     pub content_type: String,
     /// The body.
     pub body: String,

@@ -1,4 +1,4 @@
-//! What the tests of meta-proxy stand on: stand-in servers, real ZooKeeper, real processes, a faulty network.
+//! The parts that the tests of meta-proxy share: stand-in servers, real ZooKeeper, real processes, a faulty network.
 #![forbid(unsafe_code)]
 
 pub mod client;

@@ -1,4 +1,4 @@
-//! What every stand-in server stands on: a listener with a thread per connection, where dropping the listener ends it
+//! The base of every stand-in server: a listener with a thread per connection, where dropping the listener ends it
 //! all, sockets first, then threads.
 //!
 //! ```text

@@ -91,7 +91,7 @@ impl MetaServer {
         Self::start_on((Ipv4Addr::LOCALHOST, 0).into()).expect("127.0.0.1 has a free port")
     }
 
-    /// The same on a given address: how a server comes back after it was dropped.
+    /// Starts it on a given address: how a server comes back after it was dropped.
     pub fn start_on(addr: SocketAddr) -> io::Result<Self> {
         let core = Arc::new(Core::default());
         let listener = Listener::start("meta", addr, {
@@ -169,7 +169,7 @@ impl MetaServer {
         self.listener.max_open_connections()
     }
 
-    /// What was received that a real MetaServer dies of, hangs up on, or never answers; the first thousand.
+    /// Requests that a real MetaServer dies of, hangs up on, or never answers; the first thousand.
     pub fn violations(&self) -> Vec<String> {
         self.core.state().violations.clone()
     }
@@ -187,7 +187,7 @@ impl Drop for MetaServer {
     }
 }
 
-/// What a table is answered with.
+/// The answer for a table.
 struct Answer {
     /// The result struct for all partitions, ready to send.
     whole: Arc<[u8]>,
@@ -226,14 +226,14 @@ struct Call {
     received: Instant,
 }
 
-/// What to do about a call, decided under the lock and done without it.
+/// The reaction to a call, decided under the lock and done without it.
 enum Plan {
     Nothing,
     Close,
     Answer { content: Content, fault: Option<Lie>, then_close: bool },
 }
 
-/// What an answer says.
+/// The content of an answer.
 enum Content {
     FrameError(&'static str),
     Whole(Arc<[u8]>),
@@ -492,7 +492,7 @@ mod tests {
             bytes
         }
 
-        /// What comes before the server closes; it must close.
+        /// The bytes that come before the server closes; it must close.
         fn read_to_end(&mut self) -> Vec<u8> {
             let mut bytes = Vec::new();
             self.0.read_to_end(&mut bytes).expect("the end");
@@ -708,7 +708,7 @@ mod tests {
             }
             match want {
                 "" => assert_eq!(server.violations(), [] as [String; 0], "{why}"),
-                // What stands behind a good request is looked at after its answer.
+                // The server looks at bytes behind a good request after its answer.
                 _ => eventually(why, PATIENCE, || {
                     server.violations().iter().any(|violation| violation.contains(want))
                 }),

@@ -23,7 +23,7 @@ const LISTENING: &str = "listening on ";
 const LISTENING_ALSO: &str = "listening also on ";
 const LOG_LINES: usize = 100;
 
-/// What to start, and how.
+/// The proxy to start, and its settings.
 pub struct Builder {
     binary: PathBuf,
     zookeeper: Option<String>,

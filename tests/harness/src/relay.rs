@@ -25,7 +25,7 @@ use crate::wait::{is_passing, poll};
 /// Many links may stand at once; a pump needs little.
 const STACK_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 16 << 10;
-/// What a delayed direction may keep on its way; beyond it the sender is slowed down, as by a network.
+/// Bytes that a delayed direction may keep on its way; beyond them the sender is slowed down, as by a network.
 const MAX_UNDERWAY: usize = 4 << 20;
 /// How often a pump that cannot write looks whether its link was cut.
 const WRITE_LOOK: Duration = Duration::from_millis(50);
@@ -55,7 +55,7 @@ impl Relay {
         Self::start(target, Duration::ZERO)
     }
 
-    /// The same; who connects before the target listens waits for it so long.
+    /// Starts before the target listens: a client that connects earlier waits for it for `within`.
     pub fn to_one_that_comes(target: SocketAddr, within: Duration) -> Self {
         Self::start(target, within)
     }
@@ -93,7 +93,7 @@ impl Relay {
         self.open();
     }
 
-    /// Bytes arrive this much later, both ways. What is under way already is not slowed down again.
+    /// Bytes arrive this much later, both ways. Bytes that are under way already are not slowed down again.
     pub fn delay(&self, delay: Duration) {
         self.set(|faults| faults.delay = PerWay { to_server: delay, to_client: delay });
     }
@@ -298,7 +298,7 @@ impl Faults {
     }
 }
 
-/// What becomes of new connections.
+/// How new connections are treated.
 enum Door {
     /// They are refused.
     Closed,
@@ -601,7 +601,7 @@ impl Link {
     }
 }
 
-/// What was read and is not written yet, with the time when it may be.
+/// Bytes that were read and not written yet, with the time when they may be.
 #[derive(Default)]
 struct Underway {
     pieces: VecDeque<(Instant, Vec<u8>)>,

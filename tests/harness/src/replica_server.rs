@@ -40,7 +40,7 @@ impl ReplicaServer {
         Self::start_on((Ipv4Addr::LOCALHOST, 0).into()).expect("127.0.0.1 has a free port")
     }
 
-    /// The same on a given address.
+    /// Starts it on a given address.
     pub fn start_on(addr: SocketAddr) -> io::Result<Self> {
         let store = Arc::new(Store::default());
         let listener = Listener::start("replica", addr, {

@@ -1,4 +1,4 @@
-//! Decisions. The same seed makes the same ones in the same order, in each thread for itself. Pure.
+//! Decisions. One seed always makes equal decisions in equal order, in each thread for itself. Pure.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

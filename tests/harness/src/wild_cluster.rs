@@ -36,7 +36,7 @@ struct Core {
     primary: SocketAddr,
 }
 
-/// What is done about one request.
+/// The reaction to one request.
 enum Act {
     Whole,
     Pieces,

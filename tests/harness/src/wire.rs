@@ -29,7 +29,7 @@ pub const EXCEPTION: u8 = 3;
 /// Message type: a request that wants no answer; a MetaServer answers it all the same.
 pub const ONEWAY: u8 = 4;
 
-/// What a real server says to `RPC_NEGOTIATION` with authentication off (SASL_AUTH_DISABLE), stray last byte and all.
+/// The answer of a real server to `RPC_NEGOTIATION` with authentication off (SASL_AUTH_DISABLE), stray last byte and all.
 pub const NEGOTIATION_RESULT: &[u8] = b"\x0c\0\0\x08\0\x01\0\0\0\x09\x0c\0\x02\0\0\0\0\0\0";
 
 /// Far above any request of a client, so that a length beyond it is a fault and not a big value.
@@ -89,11 +89,11 @@ pub struct Request {
     pub app_id: i32,
     /// The partition's index, likewise.
     pub partition: i32,
-    /// What the client says; nobody believes it.
+    /// As the client says; nobody believes it.
     pub timeout_ms: i32,
     /// Only v0 carries it.
     pub thread_hash: i32,
-    /// Of the key, when a replica server is asked.
+    /// The hash of the key, when a replica server is asked.
     pub partition_hash: u64,
     /// Only v1 carries it.
     pub is_backup: bool,
@@ -101,7 +101,7 @@ pub struct Request {
     pub method: String,
     /// [`CALL`], if nothing is odd.
     pub message_type: u8,
-    /// What the answer will carry again.
+    /// The answer carries it again.
     pub seq: i32,
     /// The args struct, as it stood in the frame.
     pub args: Vec<u8>,
@@ -248,7 +248,7 @@ impl Request {
     }
 }
 
-/// What QueryConfig asks: `args {1: query_cfg_request {1: app_name, 2: partition_indices}}`.
+/// The arguments of QueryConfig: `args {1: query_cfg_request {1: app_name, 2: partition_indices}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     /// `app_name`.
@@ -455,7 +455,7 @@ impl QueryCfgResponse {
         }
     }
 
-    /// What a follower says; the leader, if it knows one, is the primary of a partition made up for it.
+    /// A follower's answer; the leader, if it knows one, is the primary of a partition made up for it.
     pub fn forward(leader: Option<SocketAddr>) -> Self {
         let hint = |leader| Partition { primary: Some(leader), ..Partition::empty() };
         QueryCfgResponse {
@@ -464,7 +464,7 @@ impl QueryCfgResponse {
         }
     }
 
-    /// The same with the fields of newer servers: host names beside the addresses.
+    /// Adds the fields of newer servers: host names beside the addresses.
     pub fn with_host_ports(mut self) -> Self {
         let all = |addrs: &[SocketAddr]| Some(addrs.iter().copied().map(HostPort::from).collect());
         for partition in &mut self.partitions {
@@ -475,7 +475,7 @@ impl QueryCfgResponse {
         self
     }
 
-    /// The same with fields which no client of today knows.
+    /// Adds fields which no client of today knows.
     pub fn from_the_future(mut self) -> Self {
         self.future = true;
         for partition in &mut self.partitions {

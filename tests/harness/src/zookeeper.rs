@@ -96,7 +96,7 @@ impl ZooKeeper {
         Self::start_with("")
     }
 
-    /// The same with more lines in its settings, which count more.
+    /// Starts it with more lines in its settings, which count more.
     pub fn start_with(settings: &str) -> Self {
         start_retrying(|| {
             let [port] = free_ports();
@@ -181,7 +181,7 @@ impl ZooKeeper {
         self.process().cpu_ms()
     }
 
-    /// What it logged, over all restarts.
+    /// Its log, over all restarts.
     pub fn log(&self) -> String {
         fs::read_to_string(log_path(&self.scratch)).unwrap_or_default()
     }
@@ -318,7 +318,7 @@ impl ZooKeeper {
         self.operate(&format!("exists {path}"), |hand, _| hand.exists(path))
     }
 
-    /// What the znode holds; `None` if it does not exist.
+    /// The data of the znode; `None` if it does not exist.
     #[track_caller]
     pub fn get(&self, path: &str) -> Option<Vec<u8>> {
         self.operate(&format!("get {path}"), |hand, _| match hand.get(path) {
@@ -509,7 +509,7 @@ impl Drop for ZooKeeper {
     }
 }
 
-/// Who vouches for the session of a client.
+/// Where the session of a client is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sessions {
     /// The ensemble, as is usual. A server that gives one has learned of all that was written before.
@@ -531,7 +531,7 @@ impl Ensemble {
         Self::start_with(count, sessions, &[])
     }
 
-    /// The same; one that has lost the others serves what it has, to clients that take that.
+    /// Starts servers of which one that has lost the others serves its data to clients that accept a read-only server.
     pub fn start_read_only(count: usize) -> Self {
         Self::start_with(count, Sessions::Global, &["-Dreadonlymode.enabled=true"])
     }

@@ -39,7 +39,7 @@ struct State {
 
 struct Cluster {
     state: Mutex<State>,
-    /// What the MetaServer would answer.
+    /// The version that the MetaServer would answer now.
     version: AtomicUsize,
     answered: AtomicUsize,
     start: Instant,

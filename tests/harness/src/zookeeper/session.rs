@@ -22,7 +22,7 @@ pub(super) const NO_NODE: i32 = -101;
 pub(super) const NODE_EXISTS: i32 = -110;
 pub(super) const SESSION_EXPIRED: i32 = -112;
 
-/// Who may do what with a znode, as `(permissions, scheme, id)`; the bits are ZooKeeper's.
+/// The rights on a znode, as `(permissions, scheme, id)`; the bits are ZooKeeper's.
 pub(super) type Acl = (i32, &'static str, &'static str);
 pub(super) const OPEN: Acl = (0b11111, "world", "anyone");
 /// All but reading, so that the test itself can still change and delete the znode.
@@ -339,7 +339,7 @@ impl Args {
     }
 }
 
-/// What is left to read of an answer.
+/// The part of an answer that is not read yet.
 struct Reply<'a>(&'a [u8]);
 
 impl<'a> Reply<'a> {
