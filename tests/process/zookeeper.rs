@@ -11,7 +11,7 @@ use harness::proxy::{Builder, Proxy};
 use harness::relay::Relay;
 use harness::wait::eventually;
 use harness::wire::QueryCfgResponse;
-use harness::zookeeper::{Ensemble, ZooKeeper};
+use harness::zookeeper::{Ensemble, Sessions, ZooKeeper};
 use meta_proxy::zk::codec::{Acl, Answer as ZkAnswer, Code, Op};
 use meta_proxy::zk::session::{Failed, Session};
 use serde_json::Value;
@@ -187,7 +187,7 @@ fn connects_in_trouble_of_dead(world: &World, proxy: &Proxy) {
 
 #[test]
 fn a_read_only_minority_is_no_zookeeper_and_is_not_attacked() {
-    let ensemble = Ensemble::start_read_only(3);
+    let ensemble = Ensemble::start_read_only(3, Sessions::Global, "");
     let survivor = (ensemble.leader() + 1) % 3;
     let zk = &ensemble[survivor];
     let world = World::before(zk.addr());

@@ -52,15 +52,20 @@ pub struct Relay {
 impl Relay {
     /// A relay on a free local port.
     pub fn to(target: SocketAddr) -> Self {
-        Self::start(target, Duration::ZERO)
+        Self::start(target, Duration::ZERO, None)
+    }
+
+    /// Like [`to`](Self::to), but the target sees connections from this address.
+    pub fn from(source: Ipv4Addr, target: SocketAddr) -> Self {
+        Self::start(target, Duration::ZERO, Some(source))
     }
 
     /// Starts before the target listens: a client that connects earlier waits for it for `within`.
     pub fn to_one_that_comes(target: SocketAddr, within: Duration) -> Self {
-        Self::start(target, within)
+        Self::start(target, within, None)
     }
 
-    fn start(target: SocketAddr, patience: Duration) -> Self {
+    fn start(target: SocketAddr, patience: Duration, source: Option<Ipv4Addr>) -> Self {
         let holder = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
         let addr = holder
             .local_addr()
@@ -71,6 +76,7 @@ impl Relay {
             faults: Mutex::new(Faults::none(target)),
             changed: Condvar::new(),
             patience,
+            source,
             links: Mutex::default(),
             accepted: AtomicU64::new(0),
             bytes: Default::default(),
@@ -365,6 +371,16 @@ impl Jam {
     }
 }
 
+/// Connects to `target`, from `source` if there is one.
+pub fn connect(source: Option<Ipv4Addr>, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    if let Some(source) = source {
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+    }
+    socket.connect_timeout(&target.into(), CONNECT_WITHIN)?;
+    Ok(socket.into())
+}
+
 /// SO_REUSEADDR lets several sockets have the port as long as one at most listens.
 fn bind(addr: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
@@ -376,6 +392,8 @@ fn bind(addr: SocketAddr) -> io::Result<Socket> {
 struct Shared {
     /// How long a target that refuses is waited for.
     patience: Duration,
+    /// Where connections to the target come from.
+    source: Option<Ipv4Addr>,
     faults: Mutex<Faults>,
     /// The faults have changed, or a link was cut.
     changed: Condvar,
@@ -483,7 +501,7 @@ impl Link {
         let target = shared.lock_faults().target;
         let start = Instant::now();
         let connected = loop {
-            match TcpStream::connect_timeout(&target, CONNECT_WITHIN) {
+            match connect(shared.source, target) {
                 Err(e)
                     if e.kind() == io::ErrorKind::ConnectionRefused
                         && start.elapsed() < shared.patience

@@ -47,8 +47,8 @@ const MIN_SESSION_TIMEOUT_MS: u32 = 2 * TICK_MS;
 const MAX_SESSION_TIMEOUT_MS: u32 = 60_000;
 /// 10 s for a follower to catch up after an election.
 const INIT_LIMIT_TICKS: u32 = 50;
-/// 2 s of silence, and a paused member is out.
-const SYNC_LIMIT_TICKS: u32 = 10;
+/// 4 s of silence, and a paused member is out.
+const SYNC_LIMIT_TICKS: u32 = 20;
 /// A follower may be faster than the leader that it has elected. One that were refused would connect again, but one whose
 /// connection a relay took and lost votes anew, while the leader waits for it for 10 s.
 const LEADER_WITHIN: Duration = Duration::from_secs(1);
@@ -528,19 +528,20 @@ pub struct Ensemble {
 impl Ensemble {
     /// Starts `count` servers; returns when all serve.
     pub fn start(count: usize, sessions: Sessions) -> Self {
-        Self::start_with(count, sessions, &[])
+        Self::start_with(count, sessions, "", &[])
     }
 
     /// Starts servers of which one that has lost the others serves its data to clients that accept a read-only server.
-    pub fn start_read_only(count: usize) -> Self {
-        Self::start_with(count, Sessions::Global, &["-Dreadonlymode.enabled=true"])
+    /// `settings` are more lines of settings.
+    pub fn start_read_only(count: usize, sessions: Sessions, settings: &str) -> Self {
+        Self::start_with(count, sessions, settings, &["-Dreadonlymode.enabled=true"])
     }
 
-    fn start_with(count: usize, sessions: Sessions, java: &[&str]) -> Self {
+    fn start_with(count: usize, sessions: Sessions, settings: &str, java: &[&str]) -> Self {
         let local = sessions == Sessions::Local;
         // Without a version, which is 0, members would take over the leader's list, and each has a list of its own.
         let shared = format!(
-            "initLimit={INIT_LIMIT_TICKS}\nsyncLimit={SYNC_LIMIT_TICKS}\nlocalSessionsEnabled={local}\nversion=1\n"
+            "initLimit={INIT_LIMIT_TICKS}\nsyncLimit={SYNC_LIMIT_TICKS}\nlocalSessionsEnabled={local}\nversion=1\n{settings}\n"
         );
         start_retrying(|| {
             let ports: Vec<[u16; 3]> = (0..count).map(|_| free_ports()).collect();
@@ -568,7 +569,7 @@ impl Ensemble {
         })
     }
 
-    /// From now on a follower learns so much later what was written. With more than its leader's patience, 2 s, it is
+    /// From now on a follower learns so much later what was written. With more than its leader's patience, 4 s, it is
     /// no follower any more.
     pub fn delay_follower(&self, follower: usize, delay: Duration) {
         self.to_leaders[follower].iter().for_each(|relay| relay.delay_to_client(delay));

@@ -25,10 +25,10 @@ const MORE_RSS: u64 = 8 << 20;
 /// trouble, from its end; `None` if the run ends before.
 pub fn await_current(world: &World) -> Option<Duration> {
     let begin = world.now();
-    let mut pending: Vec<View> = (0..world.proxies.len())
+    let mut pending: Vec<View> = (0..world.proxy_count())
         .flat_map(|proxy| (0..world.names()).map(move |table| View { proxy, table }))
         .collect();
-    let mut clients: Vec<_> = world.proxies.iter().map(|_| None).collect();
+    let mut clients: Vec<_> = (0..world.proxy_count()).map(|_| None).collect();
     let current = poll(CURRENT_WITHIN, || {
         pending.retain(|view| {
             let Asked { sent, answered, told, .. } = world.ask(*view, &mut clients[view.proxy]);
@@ -68,7 +68,8 @@ impl Holdings {
     /// Now.
     pub fn of(world: &World) -> Self {
         let upstream: usize = world.clusters.iter().map(|meta| meta.open_connections()).sum();
-        let proxies = || world.proxies.iter();
+        let proxies = world.proxies();
+        let proxies = || proxies.iter();
         Holdings {
             threads: proxies().map(|proxy| proxy.threads().len()).sum(),
             fds: proxies().map(|proxy| proxy.open_fds()).sum::<usize>().saturating_sub(upstream),
@@ -100,14 +101,14 @@ pub fn tolerance() -> String {
 
 /// Waits until the proxies hold about as much as before; fails the run if they do not.
 pub fn await_tidy(world: &World, before: &Holdings) -> Holdings {
-    let proxies = world.proxies.len();
+    let proxies = world.proxy_count();
     let tidy = || {
         let now = Holdings::of(world);
         (now.is_about(before, proxies) || world.end.is_over()).then_some(now)
     };
     poll(TIDY_WITHIN, tidy).unwrap_or_else(|| {
         let now = Holdings::of(world);
-        let names: Vec<String> = world.proxies.iter().map(|proxy| summary(proxy.threads())).collect();
+        let names: Vec<String> = world.proxies().iter().map(|proxy| summary(proxy.threads())).collect();
         world.end.fail(|| {
             let (names, tolerance) = (names.join("\n"), tolerance());
             format!("the proxies hold more than before: {now}; before: {before}; tolerated: {tolerance}\n{names}")

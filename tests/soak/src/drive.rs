@@ -10,6 +10,7 @@ use crate::aftermath::{self, Holdings};
 use crate::arguments::Options;
 use crate::crowd::{self, Judged, Reach};
 use crate::faults::{Fault, LAST, Scene};
+use crate::observer;
 use crate::weather::Bounds;
 use crate::world::World;
 use harness::rng::Rng;
@@ -20,6 +21,8 @@ const REST: Duration = Duration::from_secs(1);
 const LONG_RUN: Duration = Duration::from_secs(300);
 /// Time that most faults take: one that would end after the run is not begun.
 const FAULT_TAKES: Duration = Duration::from_secs(15);
+/// After each fault another client moves one table of this many.
+const OBSERVER_STEP: usize = 50;
 /// Names that never become tables, to a hundred that may.
 const NEVER_PERCENT: usize = 10;
 
@@ -50,6 +53,7 @@ fn run(options: &Options) -> Result<(), String> {
     let names = (0..options.tables).map(|n| format!("table{n}"));
     let names = names.chain((0..never).map(|n| format!("never{n}"))).collect();
     let mut world = World::start(names, options.tables, options.sessions(), options.bounds(), "");
+    world.keep_states();
     world.start_proxies(&options.proxy, options.proxies);
     let world = &world;
     let reach = &Reach::default();
@@ -58,6 +62,7 @@ fn run(options: &Options) -> Result<(), String> {
         let judge = scope.spawn(move || crowd::judge(world, &inbox));
         let decisions = |stream| Rng::new(options.seed, stream);
         if warm_up(world, decisions(DRIVER_STREAM)) {
+            world.tell_judge(answers);
             for server in 0..world.relays.len() {
                 scope.spawn(move || crowd::probe(world, server, reach));
             }
@@ -68,13 +73,12 @@ fn run(options: &Options) -> Result<(), String> {
             }
             for asker in 0..options.proxies * crowd::ASKERS {
                 let rng = decisions(ASKER_STREAM + asker as u64);
-                let answers = answers.clone();
-                scope.spawn(move || crowd::ask(world, asker % options.proxies, rng, &answers));
+                scope.spawn(move || crowd::ask(world, asker % options.proxies, rng));
             }
             fault_upon_fault(world, options, decisions(DRIVER_STREAM + 1));
         }
         world.end.set();
-        drop(answers);
+        world.dismiss_judge();
         judge.join().unwrap_or_default()
     });
     tell(world, &judged);
@@ -130,7 +134,7 @@ fn suffer(
     rng: &mut Rng,
 ) -> Vec<Duration> {
     world.set_fault(fault.name);
-    let mut scene = Scene { world, rng, took: Vec::new() };
+    let mut scene = Scene { world, rng: &mut *rng, took: Vec::new() };
     (fault.inflict)(&mut scene);
     let mut took = scene.took;
     world.say(&format!("fault={} is over", fault.name));
@@ -139,6 +143,8 @@ fn suffer(
     let now =
         if options.untidy { Holdings::of(world) } else { aftermath::await_tidy(world, before) };
     world.say(&format!("fault={} every route is current after {current:.3?}; {now}", fault.name));
+    let server = rng.below(world.relays.len());
+    observer::read_and_write(world, server, OBSERVER_STEP, rng);
     // The next must not hide what this one has done.
     let bounds = world.weather().bounds;
     let calm_at = world.weather().calm_since().unwrap_or(world.now()) + bounds.recovery;

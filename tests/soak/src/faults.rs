@@ -6,23 +6,25 @@
 //! A blow says from when to when it excuses old answers: one that only touches some servers excuses them for its moment,
 //! as the others can be reached all the while. When a fault returns, it is over and everything works again.
 
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use harness::http::{get, request};
 use harness::proxy::Proxy;
-use harness::wait::poll;
+use harness::relay::connect;
+use harness::wait::{is_passing, poll};
 use harness::zookeeper::ZooKeeper;
 use serde_json::Value;
-use zookeeper::ZooKeeper as Stranger;
 
 use crate::aftermath;
 use crate::crowd::another_cluster;
 use crate::history::Value as Written;
+use crate::observer;
 use crate::weather::{Excuse, Whom};
-use crate::world::{CLUSTERS_ROOT, ROOT, World};
+use crate::world::{CLUSTERS_ROOT, MAX_CLIENT_CONNECTIONS, RELAYS_FROM, ROOT, World};
 use harness::rng::Rng;
 
 /// A fault: its name on the command line, and how it is done.
@@ -87,10 +89,14 @@ pub const FAULTS: &[Fault] = &[
     short("cut-in-a-burst", cut_in_a_burst),
     short("forgotten-links", forgotten_links),
     short("closed-at-once", closed_at_once),
+    short("full-servers", full_servers),
+    short("read-only-minority", read_only_minority),
     short("low-bandwidth", low_bandwidth),
     short("late-answers", late_answers),
     short("expire-sessions", expire_sessions),
     short("pause-proxy", pause_proxy),
+    short("restart-proxy", restart_proxy),
+    short("kill-proxy", kill_proxy),
     short("lagging-follower", lagging_follower),
     short("hide-names", hide_names),
     short("hide-tables", hide_tables),
@@ -106,6 +112,8 @@ pub const FAULTS: &[Fault] = &[
 /// What happens at the end of each run.
 pub const LAST: Fault = short("root-gone", root_gone);
 
+/// More than it takes to start a proxy, and less than a leader waits for a follower.
+const LAG: Duration = Duration::from_secs(3);
 /// A follower that lags is late by what its leader takes, too.
 const LAG_MORE: Duration = Duration::from_millis(100);
 /// How long it may take until a proxy shows what it holds: servers that lag are looked at after 30 s, and one without the
@@ -114,7 +122,16 @@ const HELD_WITHIN: Duration = Duration::from_secs(100);
 /// Tables that go before a hold begins are believed to be gone for less than this.
 const BELIEVED_FOR: Duration = Duration::from_secs(3);
 /// The way of a read, so that links are cut before its answer.
-const BURST_DELAY: Duration = Duration::from_millis(5);
+const BURST_DELAY: Duration = Duration::from_millis(50);
+/// A server that is full closes a connection as soon as it sees it.
+const CLOSED_WITHIN: Duration = Duration::from_millis(200);
+/// An election must have failed before, on a loaded machine.
+const READ_ONLY_WITHIN: Duration = Duration::from_secs(30);
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
+/// A proxy looks every 2 s whether its state file is old.
+const KEPT_WITHIN: Duration = Duration::from_secs(10);
+/// A table with a record of its own, not one that names a cluster.
+const MARK: usize = 0;
 /// How often a table is deleted and created.
 const RECREATIONS: usize = 4;
 /// Tables moved after each blow.
@@ -214,21 +231,27 @@ fn black_hole(scene: &mut Scene<'_>) {
     });
 }
 
-/// Many tables move, and the links are cut while the proxies read what their watches have told: of those that had fired a
-/// server says nothing when watches are set again.
+/// Many tables move, and the links are cut while the proxies read what their watches have told: when watches are set again
+/// a server says nothing of those that had fired. Nothing else is written until all is current, because the next change of
+/// a table would show what was missed.
 fn cut_in_a_burst(scene: &mut Scene<'_>) {
     let world = scene.world;
-    for _ in 0..5 {
-        world.disturb("many tables move, and all links are cut", |world| {
+    let gate = world.shut_gate();
+    for _ in 0..3 {
+        scene.world.disturb("many tables move, and all links are cut", |world| {
             world.relays.iter().for_each(|relay| relay.delay_to_server(BURST_DELAY));
             for table in (0..world.writable()).step_by(3) {
-                world.write(table, |history| another_cluster(history, scene.rng));
+                world.write_past_gate(table, |history| another_cluster(history, scene.rng));
             }
             cut(world);
             world.relays.iter().for_each(|relay| relay.pass());
         });
-        world.hold(Duration::from_millis(500));
+        if let Some(took) = aftermath::await_current(world) {
+            world.say(&format!("  every route is current after {took:.3?}"));
+            scene.took.push(took);
+        }
     }
+    drop(gate);
     scene.settle();
 }
 
@@ -239,28 +262,134 @@ fn forgotten_links(scene: &mut Scene<'_>) {
     });
 }
 
-/// As a balancer does that has no server, or a server that is full.
+/// A balancer does so that has no server.
 fn closed_at_once(scene: &mut Scene<'_>) {
     let hold = scene.rng.ms(2_000..=6_000);
     scene.blow("all links are cut, new ones closed at once", |world| {
-        // Those of the proxies alone.
-        let connections = || {
-            let taken: u64 = world.relays.iter().map(|relay| relay.connections()).sum();
-            taken.saturating_sub(world.probes.load(Ordering::SeqCst))
-        };
-        let (start, before) = (world.now(), connections());
         world.relays.iter().for_each(|relay| relay.close_at_once());
         cut(world);
-        world.hold(hold);
-        let (span, count) = ((world.now() - start).as_secs(), connections() - before);
-        let allowed = (7 + span) * world.proxies.len() as u64;
-        if count > allowed {
-            world
-                .end
-                .fail(|| format!("{count} connects in {span} s, at most {allowed} are allowed"));
-        }
+        hold_and_count_connects(world, hold);
         world.relays.iter().for_each(|relay| relay.pass());
     });
+}
+
+/// All servers have as many connections from the proxies' address as they take, `maxClientCnxns`, and close each new one.
+fn full_servers(scene: &mut Scene<'_>) {
+    let hold = scene.rng.ms(2_000..=6_000);
+    scene.blow("all links are cut, and all servers are full", |world| {
+        world.relays.iter().for_each(|relay| relay.refuse());
+        let servers = world.ensemble.addrs();
+        let taken: Vec<_> = servers.into_iter().map(|server| fill(world, server)).collect();
+        world.say("  they are full");
+        world.relays.iter().for_each(|relay| relay.pass());
+        hold_and_count_connects(world, hold);
+        drop(taken);
+    });
+}
+
+/// Connects to a server until it closes a new connection at once.
+fn fill(world: &World, server: SocketAddr) -> Vec<TcpStream> {
+    let connect = || connect(Some(RELAYS_FROM), server).ok();
+    let mut taken: Vec<_> = (0..MAX_CLIENT_CONNECTIONS).filter_map(|_| connect()).collect();
+    for _ in 0..MAX_CLIENT_CONNECTIONS {
+        let Some(mut more) = connect() else { continue };
+        // Without a request nothing comes of a connection that is taken.
+        let _ = more.set_read_timeout(Some(CLOSED_WITHIN));
+        match more.read(&mut [0]) {
+            Err(e) if is_passing(&e) => taken.push(more),
+            _ => return taken,
+        }
+    }
+    world.end.fail(|| format!("{server} takes more than {} connections", taken.len()));
+    taken
+}
+
+/// Two servers are gone, and the third serves what it has, to clients that take that. The proxies do not.
+fn read_only_minority(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let servers = world.servers_shuffled(scene.rng);
+    let (left, lost) = servers.split_first().expect("there are three");
+    world.write_through(*left);
+    let hold = scene.rng.ms(2_000..=4_000);
+    scene.blow(&format!("kill -9 of servers {lost:?}"), |world| {
+        lost.iter().for_each(|server| world.server(*server).kill());
+        let is_read_only = || world.server(*left).mode().as_deref() == Some("read-only");
+        if poll(READ_ONLY_WITHIN, || is_read_only().then_some(())).is_none() {
+            world.end.fail(|| format!("server {left} is not read-only, {READ_ONLY_WITHIN:?} on"));
+        }
+        world.say(&format!("  server {left} is read-only"));
+        hold_and_count_connects(world, hold);
+        lost.iter().for_each(|server| world.server(*server).launch());
+        world.ensemble.leader();
+    });
+}
+
+/// Lets time pass, and fails the run if the proxies connect more often than is promised.
+fn hold_and_count_connects(world: &World, hold: Duration) {
+    // Those of the proxies alone.
+    let connections = || {
+        let taken: u64 = world.relays.iter().map(|relay| relay.connections()).sum();
+        taken.saturating_sub(world.probes.load(Ordering::SeqCst))
+    };
+    let (start, before) = (world.now(), connections());
+    world.hold(hold);
+    let (span, count) = ((world.now() - start).as_secs(), connections() - before);
+    let allowed = (7 + span) * world.proxy_count() as u64;
+    if count > allowed {
+        let why = || format!("{count} connects in {span} s, at most {allowed} are allowed");
+        world.end.fail(why);
+    }
+}
+
+/// A proxy is stopped and started while routes change: what it has shown is in its state file.
+fn restart_proxy(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let proxy = scene.rng.below(world.proxy_count());
+    let stale = world.begin("SIGINT of a proxy", Whom::Proxy(proxy), Excuse::Stale);
+    stop_and_start(world, proxy);
+    world.over(stale);
+    scene.settle();
+}
+
+fn stop_and_start(world: &World, proxy: usize) {
+    world.restart_proxy(proxy, "it is started again", |proxy| {
+        proxy.process().signal("INT");
+        if proxy.process().wait(STOPPED_WITHIN).is_none() {
+            world.end.fail(|| format!("a proxy does not stop within {STOPPED_WITHIN:?}"));
+        }
+    });
+}
+
+/// A proxy is killed and started. Its state file has all that there is, and every second time ZooKeeper is out of its reach:
+/// then it serves what the file says.
+fn kill_proxy(scene: &mut Scene<'_>) {
+    let world = scene.world;
+    let proxy = scene.rng.below(world.proxy_count());
+    let is_alone = scene.rng.percent(50);
+    let hold = scene.rng.ms(1_000..=3_000);
+    let gate = world.shut_gate();
+    world.write_past_gate(MARK, |history| another_cluster(history, scene.rng));
+    if aftermath::await_current(world).is_none() {
+        return;
+    }
+    let mark = world.history(MARK).last().mzxid.expect("a write tells its zxid");
+    let is_kept = || world.state_of(proxy).contains(&format!("\"mzxid\":{mark}"));
+    if poll(KEPT_WITHIN, || (is_kept() || world.end.is_over()).then_some(())).is_none() {
+        world.end.fail(|| format!("proxy {proxy}: its state file is old, {KEPT_WITHIN:?} on"));
+    }
+    let stale = world.begin("kill -9 of a proxy", Whom::All, Excuse::Stale);
+    if is_alone {
+        world.say("  ZooKeeper is out of reach");
+        world.relays.iter().for_each(|relay| relay.refuse());
+    }
+    world.restart_proxy(proxy, "it is started again", Proxy::kill);
+    if is_alone {
+        world.hold(hold);
+        world.relays.iter().for_each(|relay| relay.pass());
+    }
+    world.over(stale);
+    drop(gate);
+    scene.settle();
 }
 
 /// Slow, but ZooKeeper answers all the while.
@@ -334,7 +463,8 @@ fn very_slow_links(scene: &mut Scene<'_>) {
 fn expire_sessions(scene: &mut Scene<'_>) {
     let mute = scene.world.begin("the proxies are frozen for a moment", Whom::All, Excuse::Mute);
     scene.blow("all sessions expire", |world| {
-        let owners: Vec<_> = world.proxies.iter().map(|proxy| proxy.process()).collect();
+        let proxies = world.proxies();
+        let owners: Vec<_> = proxies.iter().map(|proxy| proxy.process()).collect();
         let servers = world.ensemble.servers().iter();
         let expired: usize = servers.map(|server| server.expire_sessions_of(&owners)).sum();
         world.over(mute);
@@ -344,44 +474,56 @@ fn expire_sessions(scene: &mut Scene<'_>) {
 
 fn pause_proxy(scene: &mut Scene<'_>) {
     let world = scene.world;
-    let proxy = scene.rng.below(world.proxies.len());
+    let proxy = scene.rng.below(world.proxy_count());
     let stale = world.begin("SIGSTOP of a proxy", Whom::Proxy(proxy), Excuse::Stale);
     let mute = world.begin("which answers nobody", Whom::Proxy(proxy), Excuse::Mute);
-    world.proxies[proxy].pause();
+    world.proxy(proxy).pause();
     scene.hold_ms(PAST_SESSION_MS);
-    world.proxies[proxy].resume();
+    world.proxy(proxy).resume();
     world.over(mute);
     world.over(stale);
     scene.settle();
 }
 
-/// A follower learns of changes late, while it serves all the same. The proxies lose their servers, and it is the only one
-/// in reach, or one of three: with local sessions only its zxid tells it from those that are current.
+/// A follower learns of changes late, while it serves all the same. Many tables move, all proxies show that, and then the
+/// follower is the only server in reach. A proxy that is started again has no session there, and reads all tables: with
+/// local sessions the follower would answer at once, with what it knows. The others have a session to keep. Last, all links
+/// are cut, and the follower is one of three.
 fn lagging_follower(scene: &mut Scene<'_>) {
     let world = scene.world;
     let follower = world.follower(scene.rng);
-    world.write_through(world.another(follower, scene.rng));
-    let lag = scene.rng.ms(800..=1_500);
-    let late = Excuse::Late(lag + LAG_MORE);
-    let ticket = world.begin(&format!("follower {follower} lags {lag:?}"), Whom::All, late);
-    world.ensemble.delay_follower(follower, lag);
-    world.hold(2 * lag);
     let others = || (0..world.relays.len()).filter(|server| *server != follower);
-    if scene.rng.percent(50) {
-        let hold = scene.rng.ms(2_000..=4_000);
-        world.disturb("it is the only one in reach", |world| {
-            others().for_each(|server| world.relays[server].refuse());
-            world.relays[follower].cut();
-            world.hold(hold);
-            others().for_each(|server| world.relays[server].pass());
-        });
-    } else {
-        world.disturb("all links are cut", cut);
+    let restarted = scene.rng.below(world.proxy_count());
+    world.write_through(world.another(follower, scene.rng));
+    // Who is connected to the follower would know nothing that it does not know.
+    scene.blow("the proxies leave a follower", |world| world.relays[follower].refuse());
+    let gate = world.shut_gate();
+    let late = Excuse::Late(LAG + LAG_MORE);
+    let ticket = world.begin(&format!("follower {follower} lags {LAG:?}"), Whom::All, late);
+    world.ensemble.delay_follower(follower, LAG);
+    // What is under way to it already is not late.
+    world.hold(LAG_MORE);
+    for table in (0..world.writable()).step_by(2) {
+        world.write_past_gate(table, |history| another_cluster(history, scene.rng));
     }
-    scene.hold_ms(1_000..=3_000);
+    // All that is shown here must never be shown otherwise again.
+    if aftermath::await_current(world).is_none() {
+        return;
+    }
+    world.disturb("it is the only one in reach, and a proxy is started again", |world| {
+        others().for_each(|server| world.relays[server].refuse());
+        world.relays[follower].pass();
+        stop_and_start(world, restarted);
+        world.hold(LAG);
+        others().for_each(|server| world.relays[server].pass());
+    });
+    drop(gate);
+    scene.hold_ms(500..=2_000);
+    world.disturb("all links are cut", cut);
+    scene.hold_ms(1_000..=2_000);
     world.ensemble.delay_follower(follower, Duration::ZERO);
     // What was under way arrives late all the same.
-    world.hold(lag);
+    world.hold(LAG);
     world.over(ticket);
     scene.settle();
 }
@@ -453,27 +595,11 @@ fn junk(scene: &mut Scene<'_>) {
     }
 }
 
-/// Nothing is wrong: the `zookeeper` crate moves tables, and sees all of them as they were written. So the proxies, the
-/// test's own hand and a client that nobody here has written agree on one tree.
+/// Nothing is wrong: another client moves a tenth of the tables.
 fn another_client(scene: &mut Scene<'_>) {
-    let world = scene.world;
-    world.say("  another client moves a tenth of the tables");
-    let gate = world.shut_gate();
-    let server = world.server(0).addr().to_string();
-    let stranger = Stranger::connect(&server, Duration::from_secs(30), |_| {});
-    let stranger = stranger.expect("ZooKeeper is well");
-    for table in (0..world.writable()).step_by(10) {
-        let exists = matches!(world.history(table).last().value, Written::Cluster(_));
-        let next = another_cluster(&world.history(table), scene.rng);
-        if exists && let Written::Cluster(next) = next {
-            world.write_as_stranger(table, next, &stranger);
-        }
-    }
-    let otherwise = world.seen_otherwise(&stranger);
-    if !otherwise.is_empty() {
-        world.end.fail(|| format!("another client does not see what was written: {otherwise:?}"));
-    }
-    drop(gate);
+    scene.world.say("  another client moves a tenth of the tables");
+    let server = scene.rng.below(scene.world.relays.len());
+    observer::read_and_write(scene.world, server, 10, scene.rng);
     scene.settle();
 }
 
@@ -551,8 +677,8 @@ fn replaced(scene: &mut Scene<'_>, what: &str, act: impl FnOnce(&World)) {
     }
     await_hold(world, "root_foreign");
     scene.hold_ms(500..=1_000);
-    for proxy in &world.proxies {
-        accept(world, proxy);
+    for proxy in world.proxies() {
+        accept(world, &proxy);
     }
     world.over(stale);
     drop(gate);
@@ -606,7 +732,7 @@ fn hold_of(proxy: &Proxy) -> Value {
 
 /// Waits until each proxy holds its routes for this reason; an empty one: until none holds any.
 fn await_hold(world: &World, kind: &str) {
-    for (number, proxy) in world.proxies.iter().enumerate() {
+    for (number, proxy) in world.proxies().iter().enumerate() {
         let is_held = || {
             let found = hold_of(proxy)["kind"].as_str().unwrap_or_default() == kind;
             (found || world.end.is_over()).then_some(())

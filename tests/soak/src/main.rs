@@ -22,6 +22,7 @@ mod crowd;
 mod drive;
 mod faults;
 mod history;
+mod observer;
 mod report;
 mod scale;
 mod weather;

@@ -56,7 +56,7 @@ fn trouble_line(trouble: &Trouble) -> String {
 
 /// What a proxy logged of a table, and what last.
 fn proxy_log(world: &World, proxy: usize, table: &str) -> String {
-    let log = world.proxies[proxy].log();
+    let log = world.proxy(proxy).log();
     let names = |line: &&str| {
         line.split(|c: char| c.is_whitespace() || "=/:;,".contains(c)).any(|word| word == table)
     };

@@ -45,12 +45,12 @@ pub fn reconnect(options: &Options) -> Result<(), String> {
     );
     for round in 1..=ROUNDS {
         let confirmed = |proxy: &Proxy| proxy.log().matches(CONFIRMED).count();
-        let before: Vec<usize> = world.proxies.iter().map(confirmed).collect();
+        let before: Vec<usize> = world.proxies().iter().map(|proxy| confirmed(proxy)).collect();
         let (packets, reads, cpu) = (packets(&world), reads(&world), cpu_s(&world));
         let start = Instant::now();
         world.relays.iter().for_each(|relay| relay.cut());
         let mut first = None;
-        let mut waiting: Vec<(&Proxy, usize)> = world.proxies.iter().zip(before).collect();
+        let mut waiting: Vec<_> = world.proxies().into_iter().zip(before).collect();
         let done = poll(CONFIRMED_WITHIN, || {
             waiting.retain(|(proxy, before)| confirmed(proxy) == *before);
             if waiting.len() < proxies {
@@ -101,7 +101,7 @@ pub fn long_names(options: &Options) -> Result<(), String> {
         seconds(start),
         memory(&world)
     );
-    let log = world.proxies[0].log();
+    let log = world.proxy(0).log();
     let of_zookeeper: Vec<&str> = log.lines().filter(|line| line.contains("zk-watch")).collect();
     println!("its log of ZooKeeper, {} lines:", of_zookeeper.len());
     of_zookeeper.iter().take(12).for_each(|line| println!("  {line}"));
@@ -129,7 +129,7 @@ fn ask_for_all(world: &World) -> Result<(), String> {
     let ask = || -> Result<(), String> {
         loop {
             let proxy = next.fetch_add(1, Ordering::SeqCst);
-            if proxy >= world.proxies.len() {
+            if proxy >= world.proxy_count() {
                 return Ok(());
             }
             let mut client = world.connect(proxy)?;
@@ -179,7 +179,7 @@ fn served(world: &World) -> Result<(), String> {
             pending.len()
         ));
     }
-    let unknown = world.proxies[0].ask("never-written").err;
+    let unknown = world.proxy(0).ask("never-written").err;
     match unknown.as_deref() {
         Some("ERR_OBJECT_NOT_FOUND") => Ok(()),
         other => Err(format!("an unknown table is told as {other:?}")),
@@ -211,6 +211,6 @@ fn sum(world: &World, of: impl Fn(usize) -> u64) -> u64 {
 
 /// Of the proxies, the largest.
 fn memory(world: &World) -> String {
-    let rss = world.proxies.iter().map(|proxy| proxy.rss_bytes()).max().unwrap_or(0);
+    let rss = world.proxies().iter().map(|proxy| proxy.rss_bytes()).max().unwrap_or(0);
     format!("rss_max_mib={:.1}", rss as f64 / f64::from(1 << 20))
 }

@@ -8,11 +8,13 @@
 //! ```
 //! Every cluster has all tables, and its answers name it and the table: so an answer tells which route the proxy followed.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{
-    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,6 +23,7 @@ use harness::client::{Answer, Client};
 use harness::meta_server::MetaServer;
 use harness::proxy::Proxy;
 use harness::relay::Relay;
+use harness::scratch::Scratch;
 use harness::wire::QueryCfgResponse;
 use harness::zookeeper::{Ensemble, Sessions, ZooKeeper};
 
@@ -42,6 +45,10 @@ const SERVERS: usize = 3;
 pub const CLUSTERS: usize = 6;
 /// A client waits for an answer so long; far beyond what is allowed, so that an answer that is late is told from none.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
+/// The relays connect to servers from this address, so that a test can fill a server up for them alone.
+pub const RELAYS_FROM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
+/// A server takes this many connections from one address.
+pub const MAX_CLIENT_CONNECTIONS: usize = 200;
 /// Records that no proxy can use.
 const JUNK: [&[u8]; 5] = [
     b"",
@@ -59,6 +66,13 @@ struct Table {
     history: Mutex<History>,
 }
 
+/// A connection to a proxy that is kept between queries.
+pub struct Kept {
+    client: Client,
+    /// The process that it leads to.
+    pid: u32,
+}
+
 /// All of it.
 pub struct World {
     /// Three servers.
@@ -67,10 +81,17 @@ pub struct World {
     pub relays: Vec<Relay>,
     /// What routes lead to.
     pub clusters: Vec<MetaServer>,
-    /// Those under test.
-    pub proxies: Vec<Proxy>,
-    /// Of the proxies.
+    /// Those under test. One that was started again is another process.
+    proxies: Vec<Mutex<Arc<Proxy>>>,
+    binary: PathBuf,
+    /// The proxies' settings.
     settings: String,
+    /// Where their state files are, if they have any.
+    states: Option<Scratch>,
+    /// What proxies have logged that were ended.
+    earlier_logs: Mutex<String>,
+    /// Each answer is told here, to be judged.
+    judge: Mutex<Option<Sender<Asked>>>,
     tables: Vec<Table>,
     /// How many of `tables` may exist.
     writable: usize,
@@ -101,8 +122,10 @@ impl World {
         bounds: Bounds,
         settings: &str,
     ) -> Self {
-        let ensemble = Ensemble::start(SERVERS, sessions);
-        let relays: Vec<Relay> = ensemble.addrs().into_iter().map(Relay::to).collect();
+        let max = format!("maxClientCnxns={MAX_CLIENT_CONNECTIONS}");
+        let ensemble = Ensemble::start_read_only(SERVERS, sessions, &max);
+        let from = |addr| Relay::from(RELAYS_FROM, addr);
+        let relays: Vec<Relay> = ensemble.addrs().into_iter().map(from).collect();
         ensemble[0].create(ROOT, "");
         let clusters = (0..CLUSTERS).map(|cluster| cluster_with(cluster, &names)).collect();
         let addrs: Vec<String> = relays.iter().map(|relay| relay.addr().to_string()).collect();
@@ -110,7 +133,7 @@ impl World {
         let capacity = names.len() + 1000;
         let settings = format!(
             "zookeeper: {{address: {addrs:?}, root: {ROOT}, clusters_root: {CLUSTERS_ROOT}, timeout: 6000, \
-             table_watcher_cache_capacity: {capacity}}}\n{settings}"
+             table_watcher_cache_capacity: {capacity}STATE_FILE}}\n{settings}"
         );
         let table =
             |name| Table { name, pen: Mutex::default(), history: Mutex::new(History::new()) };
@@ -119,7 +142,11 @@ impl World {
             relays,
             clusters,
             proxies: Vec::new(),
+            binary: PathBuf::new(),
             settings,
+            states: None,
+            earlier_logs: Mutex::default(),
+            judge: Mutex::default(),
             tables: names.into_iter().map(table).collect(),
             writable,
             weather: Mutex::new(Weather::new(bounds)),
@@ -134,14 +161,60 @@ impl World {
         }
     }
 
-    /// Starts so many proxies.
+    /// From now on each proxy that starts has a state file.
+    pub fn keep_states(&mut self) {
+        self.states = Some(Scratch::new("states"));
+    }
+
+    /// Starts this many proxies.
     pub fn start_proxies(&mut self, binary: &Path, count: usize) {
-        let start = |_| {
-            let proxy = Proxy::builder(binary).config_extra(&self.settings);
-            // With an arena for every few threads memory grows for many minutes, and hides what is lost.
-            proxy.env("MALLOC_ARENA_MAX", "1").start()
-        };
+        self.binary = binary.to_owned();
+        let start = |number| Mutex::new(Arc::new(self.start_proxy(number)));
         self.proxies = (0..count).map(start).collect();
+    }
+
+    fn start_proxy(&self, number: usize) -> Proxy {
+        let state_file =
+            self.state_file(number).map(|path| format!(", state_file: {}", path.display()));
+        let settings = self.settings.replace("STATE_FILE", &state_file.unwrap_or_default());
+        let proxy = Proxy::builder(&self.binary).config_extra(&settings);
+        // With an arena for every few threads memory grows for many minutes, and hides what is lost.
+        proxy.env("MALLOC_ARENA_MAX", "1").start()
+    }
+
+    fn state_file(&self, number: usize) -> Option<PathBuf> {
+        Some(self.states.as_ref()?.path().join(format!("proxy{number}")))
+    }
+
+    /// What the state file of a proxy says; nothing if there is none.
+    pub fn state_of(&self, number: usize) -> String {
+        let path = self.state_file(number).unwrap_or_default();
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// Ends a proxy this way, and starts another with the same state file. It answers nobody meanwhile.
+    pub fn restart_proxy(&self, number: usize, what: &str, end: impl FnOnce(&Proxy)) {
+        let mute = self.begin(what, Whom::Proxy(number), Excuse::Mute);
+        let before = self.proxy(number);
+        end(&before);
+        lock(&self.earlier_logs).push_str(&before.log());
+        *lock(&self.proxies[number]) = Arc::new(self.start_proxy(number));
+        self.over(mute);
+    }
+
+    /// How many proxies there are.
+    pub fn proxy_count(&self) -> usize {
+        self.proxies.len()
+    }
+
+    /// The process that is this proxy now.
+    pub fn proxy(&self, number: usize) -> Arc<Proxy> {
+        Arc::clone(&lock(&self.proxies[number]))
+    }
+
+    /// All of them, as they are now.
+    pub fn proxies(&self) -> Vec<Arc<Proxy>> {
+        (0..self.proxies.len()).map(|number| self.proxy(number)).collect()
     }
 
     // ---- time and words
@@ -284,26 +357,44 @@ impl World {
 
     // ---- queries
 
+    /// From now on all answers are told to the judge.
+    pub fn tell_judge(&self, judge: Sender<Asked>) {
+        *lock(&self.judge) = Some(judge);
+    }
+
+    /// No more answers are judged.
+    pub fn dismiss_judge(&self) {
+        *lock(&self.judge) = None;
+    }
+
     /// A connection to a proxy.
     pub fn connect(&self, proxy: usize) -> Result<Client, String> {
-        Client::try_connect(self.proxies[proxy].addr(), GIVE_UP_AFTER)
+        Client::try_connect(self.proxy(proxy).addr(), GIVE_UP_AFTER)
             .map_err(|e| format!("cannot connect: {e}"))
     }
 
-    /// One query over a kept connection, which is replaced when it gave no answer.
-    pub fn ask(&self, view: View, client: &mut Option<Client>) -> Asked {
+    /// One query over a kept connection, which is replaced when it gave no answer. The judge hears of it.
+    pub fn ask(&self, view: View, kept: &mut Option<Kept>) -> Asked {
         let sent = self.now();
-        let told = match client.take().map_or_else(|| self.connect(view.proxy), Ok) {
-            Ok(mut connected) => match connected.try_ask(self.name(view.table), GIVE_UP_AFTER) {
+        let pid = self.proxy(view.proxy).pid();
+        // A connection to a process that was replaced is of no use.
+        let client = kept.take().filter(|kept| kept.pid == pid).map(|kept| kept.client);
+        let told = match client.map_or_else(|| self.connect(view.proxy), Ok) {
+            Ok(mut client) => match client.try_ask(self.name(view.table), GIVE_UP_AFTER) {
                 Ok(answer) => {
-                    *client = Some(connected);
+                    *kept = Some(Kept { client, pid });
                     told(view.table, &answer)
                 }
                 Err(why) => Told::Other(why.to_string()),
             },
             Err(why) => Told::Other(why),
         };
-        Asked { view, sent, answered: self.now(), told }
+        let asked = Asked { view, sent, answered: self.now(), told };
+        if let Some(judge) = &*lock(&self.judge) {
+            // Fails when the judge has ended the run.
+            let _ = judge.send(asked.clone());
+        }
+        asked
     }
 
     // ---- weather
@@ -360,11 +451,11 @@ impl World {
         self.end.wait(time);
     }
 
-    /// How often a proxy found that a server lags.
+    /// How often a proxy found that a server lags which had let it in.
     pub fn lags_noticed(&self) -> usize {
-        let count = |log: String, text: &str| log.matches(text).count();
-        let noticed = |text: &str| self.proxies.iter().map(|p| count(p.log(), text)).sum::<usize>();
-        noticed("it lags") + noticed("knows less than was seen before")
+        let mut logs: Vec<String> = self.proxies().iter().map(|proxy| proxy.log()).collect();
+        logs.push(lock(&self.earlier_logs).clone());
+        logs.iter().map(|log| log.matches("it lags").count()).sum()
     }
 
     // ---- servers
