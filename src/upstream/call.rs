@@ -208,7 +208,7 @@ impl Cluster {
         }
         drop(core);
         if let Some(leader) = named.and_then(|leader| self.address_of(&leader)) {
-            self.core.lock().memory.named(leader, now);
+            self.core.lock().memory.named(addr, leader, now);
         }
         if !given.is_empty() {
             self.answered_in(took);

@@ -50,14 +50,23 @@ impl Memory {
         true
     }
 
+    /// Whether the list has this address, or a follower named it since the list is as it is. An answer of any other was on
+    /// its way when the list changed.
+    fn is_known(&self, addr: &SocketAddr) -> bool {
+        self.servers.contains(addr) || self.named.contains(addr)
+    }
+
     /// `addr` answered as leader. True: it is another one than before.
     pub fn led(&mut self, addr: SocketAddr) -> bool {
         self.failed_at.remove(&addr);
-        self.leader.replace(addr) != Some(addr)
+        self.is_known(&addr) && self.leader.replace(addr) != Some(addr)
     }
 
-    /// A follower names `leader`. It is next, unless it failed lately: then it goes last.
-    pub fn named(&mut self, leader: SocketAddr, now: Instant) {
+    /// `follower` names `leader`. It is next, unless it failed lately: then it goes last.
+    pub fn named(&mut self, follower: SocketAddr, leader: SocketAddr, now: Instant) {
+        if !self.is_known(&follower) {
+            return;
+        }
         if !self.servers.contains(&leader) && !self.named.contains(&leader) {
             if self.named.len() == MAX_NAMED {
                 self.named.remove(0);
@@ -139,7 +148,8 @@ mod tests {
         memory.failed(server(1), start);
         assert_eq!(round(&memory, start), [2, 1, 3]);
         assert_eq!(round(&memory, start + DISTRUST), [1, 2, 3], "forgiven");
-        memory.led(server(9));
+        memory.named(server(1), server(9), start);
+        assert!(!memory.led(server(9)));
         assert_eq!(round(&memory, start), [9, 2, 1, 3], "a leader outside the list");
     }
 
@@ -147,19 +157,19 @@ mod tests {
     fn a_forward_is_followed_unless_its_leader_has_just_failed() {
         let start = Instant::now();
         let mut memory = memory(&[1, 2, 3]);
-        memory.named(server(2), start);
+        memory.named(server(1), server(2), start);
         assert_eq!(round(&memory, start), [2, 1, 3]);
         memory.failed(server(2), start);
-        memory.named(server(2), start);
+        memory.named(server(1), server(2), start);
         assert_eq!(round(&memory, start), [1, 3, 2], "it has just failed");
-        memory.named(server(9), start);
+        memory.named(server(1), server(9), start);
         assert_eq!(round(&memory, start), [9, 1, 3, 2], "outside the list");
         memory.failed(server(9), start);
-        memory.named(server(9), start);
+        memory.named(server(1), server(9), start);
         assert_eq!(round(&memory, start), [1, 3, 2, 9]);
         for liar in 20..30 {
             memory.failed(server(liar), start);
-            memory.named(server(liar), start);
+            memory.named(server(1), server(liar), start);
         }
         assert_eq!(round(&memory, start).len(), 3 + MAX_NAMED, "liars cannot keep a query busy");
     }
@@ -172,11 +182,15 @@ mod tests {
         assert!(!memory.set_servers(vec![server(1), server(2)]));
         assert!(memory.set_servers(vec![server(1), server(3)]));
         assert_eq!(memory.leader(), Some(server(1)), "it is named still");
-        memory.named(server(9), start);
+        memory.named(server(1), server(9), start);
         memory.led(server(9));
         memory.set_servers(vec![server(3), server(4)]);
         assert_eq!(round(&memory, start), [3, 4], "nobody names 9 or 1 now");
-        memory.named(server(9), start);
+        // Their answers were on the way.
+        assert!(!memory.led(server(9)));
+        memory.named(server(1), server(9), start);
+        assert_eq!(round(&memory, start), [3, 4], "who answers late names nobody");
+        memory.named(server(3), server(9), start);
         assert_eq!(round(&memory, start), [9, 3, 4], "named since");
     }
 }

@@ -185,11 +185,65 @@ fn an_elected_leader_is_found_while_the_old_one_hangs() {
     let before = new.calls();
     old.set(Behaviour::Mute);
     let mut client = proxy.client();
+    let asked = Instant::now();
     client.send_query(1, "t");
     eventually("the follower is asked beside the silent leader", SOON, || new.calls() > before);
+    thread::sleep(Duration::from_millis(800).saturating_sub(asked.elapsed()));
     new.set(Behaviour::Leader);
     let answer = client.try_read_answer(SOON).expect("an answer");
     assert!(is_ok(&answer), "the same query finds the new leader: {answer:?}");
+}
+
+#[test]
+fn a_leader_that_a_follower_names_and_that_is_mute_is_asked_last() {
+    let (old, follower, new) = (meta_with("t", PRIMARY), MetaServer::start(), MetaServer::start());
+    new.put_table("t", QueryCfgResponse::table(1, 4, addr(PRIMARY)));
+    follower.set(Behaviour::Follower { leader: Some(old.addr()) });
+    new.set(Behaviour::Follower { leader: Some(old.addr()) });
+    let metas = [old.addr(), follower.addr(), new.addr()];
+    let routes = Routes::new([("t", record("c", &metas))]);
+    let proxy = routes.proxy();
+    assert!(is_ok(&proxy.ask("t")));
+    // The follower has not heard of the election.
+    old.set(Behaviour::Mute);
+    new.set(Behaviour::Leader);
+    let before = old.calls();
+    assert!(is_ok(&proxy.ask("t")));
+    assert_eq!(old.calls() - before, 1, "it was asked first, and not again");
+}
+
+#[test]
+fn a_cluster_that_is_mute_for_most_tables_answers_the_others_and_is_not_failing() {
+    let meta = meta_with("well", PRIMARY);
+    let mute: Vec<String> = (0..12).map(|n| format!("mute{n}")).collect();
+    mute.iter().for_each(|table| meta.mute_table(table));
+    let tables = mute.iter().map(String::as_str).chain(["well"]);
+    let routes = Routes::new(tables.map(|table| (table, record("c", &[meta.addr()]))));
+    let proxy = routes.proxy();
+    let is_over = AtomicBool::new(false);
+    let longest = thread::scope(|scope| {
+        for table in &mute {
+            let (proxy, is_over) = (&proxy, &is_over);
+            scope.spawn(move || {
+                let mut client = proxy.client();
+                while !is_over.load(Relaxed) {
+                    let answer = client.ask(table);
+                    assert_eq!(answer.err.as_deref(), Some("ERR_SERVICE_NOT_ACTIVE"), "{table}");
+                }
+            });
+        }
+        // Long enough for many queries in a row to fail.
+        let longest = scope.spawn(|| longest_wait(&proxy, "well", "ERR_OK", 4 * QUERY_TIMEOUT));
+        let longest = longest.join();
+        is_over.store(true, Relaxed);
+        longest.unwrap()
+    });
+    println!("longest wait {longest:?}");
+    assert!(longest < FOR_OTHERS, "{longest:?}");
+    assert!(!proxy.log().contains("queries are refused"), "{}", proxy.log());
+    let text = get(proxy.admin(), "/clusters");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(json["clusters"][0]["failing_s"].is_null(), "{text}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! MetaServers by name: names that move, and name servers that say nothing.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::client::Answer;
@@ -8,7 +10,7 @@ use harness::http::get;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::names::Names;
 use harness::proxy::Proxy;
-use harness::wait::eventually;
+use harness::wait::{eventually, poll};
 use harness::wire::QueryCfgResponse;
 
 use crate::support::{BINARY, Routes, SOON, addr, meta_with};
@@ -76,6 +78,58 @@ fn a_name_that_moves_takes_its_queries_along_though_the_old_address_answers_on()
     proxy.process().signal("HUP");
     proxy.wait_for_log("SIGHUP", SOON);
     assert_only_the_new_one_is_asked(&proxy, &old);
+}
+
+/// The answers of the old address that are on their way when the name moves must not bring it back.
+#[test]
+fn a_name_that_moves_under_load_takes_all_queries_along() {
+    let old = meta_with("t", OLD_PRIMARY);
+    let new = beside(old.addr(), NEW_PRIMARY);
+    let mut names = Names::new();
+    names.set("meta.example", old.addr().ip());
+    let metas = format!("meta.example:{}", old.addr().port());
+    // Different tables, so that several calls are under way all the time.
+    let tables: Vec<String> = (0..12).map(|n| format!("t{n}")).collect();
+    for meta in [&old, &new] {
+        let table = QueryCfgResponse::table(1, 4, addr(OLD_PRIMARY));
+        tables.iter().for_each(|name| meta.put_table(name, table.clone()));
+    }
+    let names_of_tables = tables.iter().map(String::as_str).chain(["t"]);
+    let routes = Routes::new(names_of_tables.map(|name| (name, record("c", &metas))));
+    let proxy = proxy_with(&names, &routes, "");
+    eventually("the name is known", SOON, || is_of(&proxy.ask("t"), OLD_PRIMARY));
+    old.set(Behaviour::Slow(Duration::from_millis(100)));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for table in &tables {
+            let (proxy, is_over) = (&proxy, &is_over);
+            scope.spawn(move || {
+                let mut client = proxy.client();
+                while !is_over.load(Relaxed) {
+                    assert!(client.try_ask(table, SOON).is_ok_and(|answer| answer.is_ok()));
+                }
+            });
+        }
+        names.set("meta.example", new.addr().ip());
+        let moved = poll(NAMES_ARE_SEEN, || is_of(&proxy.ask("t"), NEW_PRIMARY).then_some(()));
+        is_over.store(true, Relaxed);
+        moved.expect("queries move");
+    });
+    old.set(Behaviour::Leader);
+    assert_only_the_new_one_is_asked(&proxy, &old);
+}
+
+#[test]
+fn a_leader_ends_with_the_address_list_of_the_route() {
+    let old_leader = meta_with("t", OLD_PRIMARY);
+    let (follower, new) = (MetaServer::start(), meta_with("t", NEW_PRIMARY));
+    follower.set(Behaviour::Follower { leader: Some(old_leader.addr()) });
+    let mut routes = Routes::new([("t", record("c", &follower.addr().to_string()))]);
+    let proxy = routes.proxy();
+    assert!(is_of(&proxy.ask("t"), OLD_PRIMARY));
+    routes.put("t", record("c", &new.addr().to_string()));
+    eventually("queries move", SOON, || is_of(&proxy.ask("t"), NEW_PRIMARY));
+    assert_only_the_new_one_is_asked(&proxy, &old_leader);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //! All answers of a delay wait in one queue, so that the thread of a connection always sits in its read and sees at once
 //! when the peer leaves or sends more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -134,6 +134,11 @@ impl MetaServer {
         self.core.state().answers.insert(name.to_owned(), Arc::new(answer));
     }
 
+    /// Reads queries for this table from now on, and never answers them, whatever it does for others.
+    pub fn mute_table(&self, name: &str) {
+        self.core.state().muted.insert(name.to_owned());
+    }
+
     /// Forgets a table or an answer.
     pub fn remove_table(&self, name: &str) {
         self.core.state().answers.remove(name);
@@ -207,6 +212,7 @@ struct Core {
 struct State {
     behaviour: Behaviour,
     answers: HashMap<String, Arc<Answer>>,
+    muted: HashSet<String>,
     calls_for: HashMap<String, usize>,
     requests: Vec<Request>,
     forget_requests: bool,
@@ -345,6 +351,9 @@ impl State {
     }
 
     fn plan(&self, call: &Call) -> Plan {
+        if call.query.as_ref().is_some_and(|query| self.muted.contains(&query.table)) {
+            return Plan::Nothing;
+        }
         let content = match &self.behaviour {
             Behaviour::Mute => return Plan::Nothing,
             Behaviour::CloseOnRequest => return Plan::Close,
