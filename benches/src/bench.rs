@@ -13,7 +13,6 @@
 mod connection;
 mod crowd;
 mod frames;
-mod greed;
 mod load;
 mod meta;
 mod report;

@@ -16,18 +16,18 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use harness::greed::Greed;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
 use harness::scratch::Scratch;
 use harness::wire::QueryCfgResponse;
 
 use crate::frames::Question;
-use crate::greed::Greed;
 use crate::load::{Load, Open};
 
 /// Clients that are watched, and how often all of them together ask in a second.
@@ -65,11 +65,11 @@ impl Case {
     }
 
     /// The hosts of the greedy clients.
-    fn greedy(self) -> Vec<Ipv4Addr> {
+    fn greedy(self) -> Vec<IpAddr> {
         match self {
-            Case::Greedy => vec![Ipv4Addr::LOCALHOST],
-            Case::GreedyHost => vec![Ipv4Addr::LOCALHOST; 300],
-            Case::GreedyHosts => (0..300).map(own_address).collect(),
+            Case::Greedy => vec![Ipv4Addr::LOCALHOST.into()],
+            Case::GreedyHost => vec![Ipv4Addr::LOCALHOST.into(); 300],
+            Case::GreedyHosts => (0..300).map(|n| own_address(n).into()).collect(),
             Case::Mute | Case::Slow | Case::Dying | Case::Refusing => Vec::new(),
         }
     }
@@ -207,7 +207,7 @@ fn run(
         let mut greedy = None;
         if has_fault {
             others.suffer(case);
-            greedy = Some(greed.start(scope));
+            greedy = Some(greed.start());
         }
         thread::sleep(during / 2);
         let well_again = others.be_well();

@@ -355,7 +355,7 @@ fn source(at: usize) -> Ipv4Addr {
 }
 
 /// A connection from this address, which does not block.
-pub fn dial(host: Ipv4Addr, target: SocketAddr) -> io::Result<Socket> {
+fn dial(host: Ipv4Addr, target: SocketAddr) -> io::Result<Socket> {
     let socket = socket_from(host)?;
     socket.connect_timeout(&target.into(), CONNECT_WITHIN)?;
     socket.set_nonblocking(true)?;

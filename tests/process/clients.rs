@@ -2,12 +2,13 @@
 //! all, what one host may have, and what a stop leaves behind.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::client::{Client, NoAnswer};
+use harness::greed::Greed;
 use harness::http::{get, request};
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
@@ -75,51 +76,36 @@ fn unread_bytes(proxy: &Proxy) -> f64 {
 
 // ---- turns
 
-#[test]
-fn clients_that_always_say_more_leave_others_as_they_were() {
+/// Clients of these hosts keep asking, and others ask for `t` meanwhile; returns the longest wait.
+#[track_caller]
+fn longest_wait_beside(greedy: &[IpAddr]) -> Duration {
     let meta = meta_with("t", PRIMARY);
     let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
     let proxy = routes.proxy();
-    let is_over = AtomicBool::new(false);
-    let answered = AtomicUsize::new(0);
-    let worst = thread::scope(|scope| {
-        for _ in 0..4 {
-            // Sends as fast as it is read, and takes what comes.
-            let client = proxy.client();
-            let (mut sending, mut receiving) =
-                (client.stream().try_clone().unwrap(), client.stream().try_clone().unwrap());
-            let (is_over, answered) = (&is_over, &answered);
-            scope.spawn(move || {
-                let frames = frames("nosuch", 1_000);
-                while !is_over.load(SeqCst) && sending.write_all(&frames).is_ok() {}
-                let _ = sending.shutdown(std::net::Shutdown::Both);
-                drop(client);
-            });
-            scope.spawn(move || {
-                let mut bytes = vec![0; 64 << 10];
-                while let Ok(n @ 1..) = receiving.read(&mut bytes) {
-                    answered.fetch_add(n, SeqCst);
-                }
-            });
-        }
-        eventually("they are answered", SOON, || answered.load(SeqCst) > 1 << 20);
-        let mut client = proxy.client();
-        let mut worst = Duration::ZERO;
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(3) {
-            let asked = Instant::now();
-            let answer = client.try_ask("t", SOON);
-            worst = worst.max(asked.elapsed());
-            if !answer.is_ok_and(|answer| answer.is_ok()) {
-                worst = Duration::MAX;
-                break;
-            }
-        }
-        is_over.store(true, SeqCst);
-        worst
-    });
-    println!("worst answer {worst:?} beside {} bytes of answers", answered.load(SeqCst));
-    assert!(worst < FOR_OTHERS, "{worst:?}");
+    let greedy = Greed::connect(proxy.addr(), greedy).expect("connections").start();
+    eventually("they are answered", SOON, || greedy.answered_bytes() > 1 << 20);
+    let mut client = client_of_host(&proxy, 99);
+    let (start, mut worst) = (Instant::now(), Duration::ZERO);
+    while start.elapsed() < Duration::from_secs(3) {
+        let asked = Instant::now();
+        assert!(client.try_ask("t", SOON).is_ok_and(|answer| answer.is_ok()));
+        worst = worst.max(asked.elapsed());
+    }
+    println!("worst answer {worst:?} beside {} bytes of answers", greedy.answered_bytes());
+    assert_eq!(greedy.stop(), Ok(()), "nobody is closed");
+    worst
+}
+
+#[test]
+fn clients_that_always_say_more_leave_others_as_they_were() {
+    for clients in [1, 300] {
+        let worst = longest_wait_beside(&vec![Ipv4Addr::LOCALHOST.into(); clients]);
+        assert!(worst < FOR_OTHERS, "{worst:?} beside {clients} clients of one host");
+    }
+    let hosts: Vec<IpAddr> =
+        (0..300).map(|n| [127, 0, 1 + (n / 250) as u8, (n % 250) as u8].into()).collect();
+    let worst = longest_wait_beside(&hosts);
+    assert!(worst < FOR_OTHERS, "{worst:?} beside {} hosts", hosts.len());
 }
 
 // ---- the clock

@@ -79,6 +79,8 @@ fn many_mute_slow_and_refusing_clusters_stop_nobody() {
     let nobody = |n: usize| addr(&format!("127.0.{}.{}:1", 1 + n / 200, 1 + n % 200));
     for n in 0..40 {
         add(format!("mute{n}"), record(&format!("mute{n}"), &[mute.addr(), nobody(n)]));
+    }
+    for n in 0..1_000 {
         add(format!("refused{n}"), record(&format!("refused{n}"), &[nobody(n), nobody(n + 1)]));
     }
     for cluster in 0..10 {

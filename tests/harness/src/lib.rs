@@ -4,6 +4,7 @@
 pub mod client;
 pub mod cluster;
 pub mod freeze;
+pub mod greed;
 pub mod http;
 mod listener;
 pub mod meta_server;
