@@ -31,6 +31,7 @@ use crate::config::{AcceptLimits, MetricKind, MetricSettings, Settings, ZooKeepe
 use crate::metrics::Metrics;
 use crate::patience::QueryTimeout;
 use crate::process::life::Life;
+use crate::process::memory;
 use crate::process::systemd::Given;
 use crate::process::watchdog::Pulse;
 use crate::query::router::Router;
@@ -123,6 +124,7 @@ impl Server {
         given: Given,
         on_drained: impl Fn() + Clone + Send + 'static,
     ) -> Result<Self, StartError> {
+        memory::keep_freed();
         let io = |what| move |e| StartError::Io(what, e);
         let life = Arc::new(Life::new(settings.stop.clone()));
         let query_timeout = Arc::new(QueryTimeout::new(settings.query_timeout));

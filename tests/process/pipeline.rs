@@ -200,3 +200,25 @@ fn a_client_that_always_asks_at_once_is_not_held_up_by_its_own_slow_query() {
         assert_eq!(client.read_answer().seq, 1_000_001);
     }
 }
+
+#[test]
+fn the_memory_of_one_batch_of_answers_serves_the_next() {
+    let names: Vec<String> = (0..64).map(|n| format!("t{n}")).collect();
+    let meta = MetaServer::start();
+    let routes = Routes::new(names.iter().map(|name| {
+        meta.put_table(name, QueryCfgResponse::table(1, 64, addr(PRIMARY)));
+        (name.as_str(), record("c", &[meta.addr()]))
+    }));
+    let proxy = routes.proxy();
+    let mut client = proxy.client();
+    let mut ask = |times: usize| {
+        for _ in 0..times {
+            client.ask_all(names.iter().map(String::as_str));
+        }
+    };
+    ask(100);
+    let before = proxy.process().page_faults();
+    ask(200);
+    let faults = proxy.process().page_faults() - before;
+    assert!(faults < 1_500, "{faults} page faults for 12,800 answers");
+}

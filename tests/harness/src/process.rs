@@ -159,14 +159,23 @@ impl Process {
     /// Processor time used so far, user and system, all threads. In steps of 10 ms.
     #[track_caller]
     pub fn cpu_ms(&self) -> u64 {
+        self.stat_number(14) * TICK_MS + self.stat_number(15) * TICK_MS
+    }
+
+    /// Pages that it had to be given so far, without those from a disk.
+    #[track_caller]
+    pub fn page_faults(&self) -> u64 {
+        self.stat_number(10)
+    }
+
+    /// A field of /proc/PID/stat, counted from 1.
+    #[track_caller]
+    fn stat_number(&self, at: usize) -> u64 {
         let stat = self.read_proc("stat");
         let fields = stat_fields(&stat);
-        // Fields 14 and 15, counted from 1; `fields` starts with the third.
-        let ticks = |at: usize| fields.get(at - 3)?.parse::<u64>().ok();
-        match (ticks(14), ticks(15)) {
-            (Some(user), Some(system)) => (user + system) * TICK_MS,
-            _ => panic!("{}: no times in {stat:?}", self.name),
-        }
+        // `fields` starts with the third.
+        let number = fields.get(at - 3).and_then(|field| field.parse().ok());
+        number.unwrap_or_else(|| panic!("{}: no field {at} in {stat:?}", self.name))
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
