@@ -128,6 +128,9 @@ pub mod admin;
 pub mod metrics;
 pub mod mutant;
 
+#[cfg(feature = "route")]
+pub mod ops;
+
 pub mod activity;
 pub mod age;
 pub mod cli;

@@ -100,9 +100,10 @@ impl Pages {
             }
             "/routes" => {
                 let wanted = request.query("table");
-                let mut routes = inside.overview().routes;
+                let Overview { zookeeper, mut routes, .. } = inside.overview();
                 routes.retain(|route| wanted.is_none_or(|table| route.table == table));
-                json_page(&json!({ "hold": inside.hold(), "routes": routes }))
+                let hold = inside.hold();
+                json_page(&json!({ "hold": hold, "zookeeper": zookeeper, "routes": routes }))
             }
             "/routes/accept" => accept(inside, request),
             "/clusters" => {

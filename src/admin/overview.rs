@@ -91,6 +91,8 @@ pub struct ZooKeeper {
     pub granted_timeout_ms: Option<u64>,
     /// Connections built anew since the first.
     pub rebuilds: u64,
+    /// The newest change that the server is known to know, of this connection.
+    pub seen_zxid: i64,
     /// Why the last connection was given up, or not made.
     pub last_fault: Option<String>,
     /// Tables cached.

@@ -197,6 +197,7 @@ impl Inside {
             asked_timeout_ms: view.asked_timeout.as_millis() as u64,
             granted_timeout_ms: view.session.map(|session| session.timeout.as_millis() as u64),
             rebuilds: view.built.saturating_sub(1),
+            seen_zxid: view.seen_zxid,
             last_fault: view.fault,
             cached: routes.len(),
             unconfirmed: routes.iter().filter(|listed| listed.is_stale).count(),

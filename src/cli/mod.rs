@@ -4,6 +4,8 @@ mod check;
 mod log_file;
 mod query;
 mod rdsn_query;
+#[cfg(feature = "route")]
+mod route;
 mod serve;
 
 use std::ffi::{OsStr, OsString};
@@ -26,24 +28,31 @@ Usage:
                                            run on a routes file instead of ZooKeeper
   meta-proxy check CONFIG                  say what is wrong with CONFIG
   meta-proxy query TABLE --via HOST:PORT   ask as a client does
-  meta-proxy help [run | check | query]    say more of one of them
+  meta-proxy route COMMAND ...             routes in ZooKeeper: list, plan, write, verify
+  meta-proxy help [run | check | query | route]
+                                           say more of one of them
   meta-proxy --version
 
 Exit codes: 0 success, 1 failure, 2 arguments that mean nothing.
 ";
 
 /// Words that are no CONFIG.
-const COMMANDS: [&str; 4] = ["check", "query", "help", "run"];
+#[cfg(feature = "route")]
+const COMMANDS: &[&str] = &["check", "query", "route", "help", "run"];
+#[cfg(not(feature = "route"))]
+const COMMANDS: &[&str] = &["check", "query", "help", "run"];
 
 enum Command {
     Serve(serve::Options),
     Check(check::Options),
     Query(query::Options),
+    #[cfg(feature = "route")]
+    Route(route::Options),
     Print(String),
 }
 
 /// Arguments that mean nothing, and the help that says what would.
-struct Misuse(Error, &'static str);
+struct Misuse(Error, String);
 
 /// Runs what the arguments say. The code is 0 for success, 1 for failure, 2 for arguments that mean nothing.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -55,6 +64,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Ok(Command::Check(options)) => check::run(&options),
         Ok(Command::Query(options)) => query::run(&options),
+        #[cfg(feature = "route")]
+        Ok(Command::Route(options)) => route::run(&options),
         Ok(Command::Print(text)) => {
             print(&text);
             ExitCode::SUCCESS
@@ -87,6 +98,11 @@ fn parse(mut parser: Parser) -> Result<Command, Misuse> {
     let (parsed, help) = match command {
         Some("check") => (check::parse(&mut parser).map(|it| it.map(Command::Check)), check::HELP),
         Some("query") => (query::parse(&mut parser).map(|it| it.map(Command::Query)), query::HELP),
+        #[cfg(feature = "route")]
+        Some("route") => {
+            let parsed = route::parse(&mut parser).map(|it| it.map(Command::Route));
+            return told(parsed, &route::help());
+        }
         Some("help") => (help(&mut parser).map(|text| Some(Command::Print(text))), HELP),
         Some(_) => (serve::parse(&mut parser).map(|it| it.map(Command::Serve)), serve::HELP),
         None => {
@@ -98,11 +114,15 @@ fn parse(mut parser: Parser) -> Result<Command, Misuse> {
             (parsed, HELP)
         }
     };
+    told(parsed, help)
+}
+
+fn told(parsed: Result<Option<Command>, Error>, help: &str) -> Result<Command, Misuse> {
     match parsed {
         Ok(Some(command)) => Ok(command),
         // `--help` stands behind the command.
         Ok(None) => Ok(Command::Print(help.to_owned())),
-        Err(e) => Err(Misuse(e, help)),
+        Err(e) => Err(Misuse(e, help.to_owned())),
     }
 }
 
@@ -114,6 +134,8 @@ fn help(parser: &mut Parser) -> Result<String, Error> {
             Some("run") => serve::HELP,
             Some("check") => check::HELP,
             Some("query") => query::HELP,
+            #[cfg(feature = "route")]
+            Some("route") => return Ok(route::help()),
             _ => return Err(no_such_command(&word)),
         },
         Some(other) => return Err(other.unexpected()),
@@ -124,7 +146,7 @@ fn help(parser: &mut Parser) -> Result<String, Error> {
 /// A word that is neither a command nor a file, with the command that was meant.
 fn no_such_command(word: &OsStr) -> Error {
     let shown = word.display();
-    let meant = word.to_str().and_then(|word| did_you_mean(word, COMMANDS));
+    let meant = word.to_str().and_then(|word| did_you_mean(word, COMMANDS.iter().copied()));
     match meant {
         Some(meant) => format!("no such command: {shown}; did you mean {meant}?").into(),
         None => format!("no such command: {shown}").into(),
@@ -133,7 +155,8 @@ fn no_such_command(word: &OsStr) -> Error {
 
 /// Fails if the first word of the arguments is a mistyped command: it is like one, and no file has that name.
 fn refuse_mistyped(word: &OsStr) -> Result<(), Error> {
-    let is_like_one = word.to_str().is_some_and(|word| did_you_mean(word, COMMANDS).is_some());
+    let is_like_one =
+        word.to_str().is_some_and(|word| did_you_mean(word, COMMANDS.iter().copied()).is_some());
     match is_like_one && fs::symlink_metadata(word).is_err() {
         true => Err(no_such_command(word)),
         false => Ok(()),

@@ -15,7 +15,7 @@
 
 mod clock;
 mod file;
-mod line;
+pub mod line;
 mod queue;
 mod throttle;
 mod writer;

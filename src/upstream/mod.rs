@@ -18,6 +18,7 @@ pub mod leader;
 pub mod sharing;
 pub mod slow_start;
 
+pub mod exchange;
 pub mod probe;
 pub mod resolver;
 

@@ -246,8 +246,8 @@ pub enum Frame<'a> {
         /// The result's bytes, see [`read_answer`].
         result: Result<&'a [u8], Code>,
     },
-    /// The answer to a ping.
-    Pong,
+    /// The answer to a ping, by a server that knew of changes up to this zxid.
+    Pong(i64),
     /// The answer to [`write_auth`].
     Auth(Result<(), Code>),
     /// A watch fired. It is used up.
@@ -483,7 +483,7 @@ pub fn read_frame(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     let (xid, zxid, error) = (r.int()?, r.long()?, r.int()?);
     let code = if error == 0 { Ok(()) } else { Err(Code(error)) };
     Ok(match xid {
-        XID_PING => Frame::Pong,
+        XID_PING => Frame::Pong(zxid),
         XID_AUTH => Frame::Auth(code),
         XID_EVENT => {
             let (kind, _state) = (r.int()?, r.int()?);

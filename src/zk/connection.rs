@@ -67,8 +67,8 @@ pub struct Options {
     pub address: Vec<String>,
     /// The session time-out to ask for.
     pub timeout: Duration,
-    /// `user:password`, if znodes are protected.
-    pub digest: Option<String>,
+    /// `user:password` of each who may touch protected znodes.
+    pub digests: Vec<String>,
     /// The znode whose identity is looked at when ZooKeeper may have been rebuilt; none: it is not.
     pub root: Option<String>,
 }
@@ -109,6 +109,11 @@ pub enum Event {
         zxid: i64,
         /// The answer.
         result: Result<Answer, Code>,
+    },
+    /// A ping was answered: all watches that fired up to this zxid have been told.
+    Pong {
+        /// The newest change that the server knew of.
+        zxid: i64,
     },
     /// A watch fired, and is used up.
     Fired {
@@ -527,9 +532,7 @@ impl Dialer {
         if granted.timeout().is_zero() {
             return Err(Ended::Expired);
         }
-        if let Some(digest) = &self.inbox.options.digest {
-            link.prove(digest);
-        }
+        self.inbox.options.digests.iter().for_each(|digest| link.prove(digest));
         Ok((link, granted))
     }
 
@@ -634,7 +637,10 @@ impl Dialer {
                     };
                     self.tell(Event::Reply { ticket: due.ticket, zxid, result })?;
                 }
-                Frame::Pong => link.is_pong_due = false,
+                Frame::Pong(zxid) => {
+                    link.is_pong_due = false;
+                    self.tell(Event::Pong { zxid })?;
+                }
                 Frame::Auth(Ok(())) => link.is_auth_due = false,
                 Frame::Auth(Err(code)) => return Err(Ended::Unproved(code)),
                 Frame::Event(event, path) => {

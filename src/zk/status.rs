@@ -36,6 +36,8 @@ pub struct View {
     pub asked_timeout: Duration,
     /// Connections built since the start.
     pub built: u64,
+    /// The newest change that a server answered by, over the connection that there is.
+    pub seen_zxid: i64,
     /// Why the last connection was given up, or not made.
     pub fault: Option<String>,
 }
@@ -54,6 +56,7 @@ impl Status {
             session: None,
             asked_timeout,
             built: 0,
+            seen_zxid: 0,
             fault: None,
         })))
     }
@@ -68,7 +71,14 @@ impl Status {
         let mut view = self.0.lock();
         (view.server, view.session) = (Some(server), Some(session));
         view.built += 1;
+        view.seen_zxid = 0;
         turn(&mut view, Trust::Confirming);
+    }
+
+    /// A server answered that knows of changes up to this one.
+    pub fn saw(&self, zxid: i64) {
+        let mut view = self.0.lock();
+        view.seen_zxid = view.seen_zxid.max(zxid);
     }
 
     /// From now on another time-out is asked for.

@@ -151,7 +151,7 @@ fn options(settings: &ZooKeeperSettings) -> Options {
     Options {
         address: settings.address.clone(),
         timeout: settings.timeout,
-        digest: settings.digest.clone(),
+        digests: settings.digest.iter().chain(&settings.control_digest).cloned().collect(),
         root: Some(settings.root.clone()),
     }
 }
@@ -414,7 +414,9 @@ impl Watch {
             }
             Event::Down(why) => self.down(&why),
             Event::Fired { event, path, at } => self.fired(event, &path, at),
+            Event::Pong { zxid } => self.status.saw(zxid),
             Event::Reply { ticket, zxid, result } => {
+                self.status.saw(zxid);
                 if let Some(pending) = self.pending.remove(&ticket) {
                     self.answered(pending, zxid, result, now);
                 }

@@ -6,6 +6,7 @@ use harness::client::Client;
 use harness::meta_server::MetaServer;
 use harness::proxy::Proxy;
 use harness::wire::{QUERY_CONFIG, QueryCfgResponse, Request, Response};
+use meta_proxy::wire::admin_rpc;
 use meta_proxy::wire::answer::{self, Answer, BadAnswer};
 use meta_proxy::wire::config_view;
 use meta_proxy::wire::error_code::OwnError;
@@ -282,4 +283,101 @@ fn recorded_sessions_get_all_their_answers_however_their_bytes_arrive() {
             assert_eq!(heard(&mut client, want.len()), want, "{name} split at {at}");
         }
     }
+}
+
+// ---- what administrators ask
+
+#[test]
+fn administrators_requests_are_those_that_a_real_metaserver_was_asked() {
+    for (name, written) in [
+        ("admin-01-cluster-info-leader-A", admin_rpc::cluster_info(1)),
+        ("admin-05-list-apps-available", admin_rpc::list_apps(1)),
+        ("admin-15-query-dup-DS_LOG", admin_rpc::query_duplication(1, "temp")),
+        ("admin-10-query-dup-no-table", admin_rpc::query_duplication(1, "nosuch")),
+    ] {
+        assert_eq!(written, golden(&format!("{name}.request.bin")), "{name}");
+    }
+}
+
+#[test]
+fn a_real_metaservers_answers_to_administrators_are_understood() {
+    let answer = |name: &str| golden(&format!("{name}.response.bin"));
+    let info = admin_rpc::read_cluster_info(&answer("admin-01-cluster-info-leader-A"), 1).unwrap();
+    assert_eq!(
+        (info["cluster_name"].as_str(), info["zookeeper_root"].as_str()),
+        ("A", "/pegasus/A")
+    );
+    let apps = admin_rpc::read_apps(&answer("admin-05-list-apps-available"), 1).unwrap();
+    let names: Vec<_> = apps.iter().map(|app| (app.name.as_str(), app.app_id)).collect();
+    assert_eq!(names, [("temp", 1), ("gone", 2), ("inc", 3)]);
+    assert!(apps.iter().all(|app| app.is_available && app.partition_count == 4), "{apps:?}");
+    assert!(apps.iter().all(|app| app.max_replica_count == 3 && app.denies().is_none()));
+    let apps = admin_rpc::read_apps(&answer("admin-24-list-apps-pattern-with-env"), 1).unwrap();
+    assert_eq!(apps[0].denies(), Some("timeout*write"));
+    let apps = admin_rpc::read_apps(&answer("admin-43-list-apps-dropped"), 1).unwrap();
+    assert!(!apps.is_empty() && apps.iter().all(|app| !app.is_available), "{apps:?}");
+    let remotes = |name: &str| admin_rpc::read_remotes(&answer(name), 1);
+    assert_eq!(remotes("admin-15-query-dup-DS_LOG"), Ok(vec!["B".to_owned()]));
+    assert_eq!(remotes("admin-09-query-dup-none"), Ok(Vec::new()));
+    let refused = |err: &str| admin_rpc::BadAnswer::Refused(err.to_owned());
+    assert_eq!(remotes("admin-10-query-dup-no-table"), Err(refused("ERR_APP_NOT_EXIST")));
+    let forward = refused("ERR_FORWARD_TO_OTHERS");
+    assert_eq!(remotes("admin-19-query-dup-follower"), Err(forward.clone()));
+    let follower = answer("admin-40-list-apps-follower");
+    assert_eq!(admin_rpc::read_apps(&follower, 1), Err(forward.clone()));
+    let follower = answer("admin-02-cluster-info-follower-A");
+    assert_eq!(admin_rpc::read_cluster_info(&follower, 1), Err(forward));
+}
+
+#[test]
+fn an_answer_to_an_administrator_is_believed_only_if_it_is_one() {
+    let frame = golden("admin-05-list-apps-available.response.bin");
+    for n in 0..frame.len() {
+        assert!(admin_rpc::read_apps(&frame[..n], 1).is_err(), "cut at {n}");
+    }
+    assert!(admin_rpc::read_apps(&frame, 2).is_err(), "another seq");
+    assert!(admin_rpc::read_cluster_info(&frame, 1).is_err(), "another method");
+}
+
+/// The stand-in's answers are those of a real one.
+#[test]
+fn the_stand_in_answers_administrators_as_a_real_metaserver_does() {
+    use harness::admin_rpc::{App, cluster_info, list_apps, query_duplication};
+    let result = |name: &str| {
+        Response::decode(&golden(&format!("{name}.response.bin"))).expect("a whole frame").result
+    };
+    let app = |name: &str, app_id: i32, create_second: i64| App {
+        name: name.to_owned(),
+        app_id,
+        partition_count: 4,
+        create_second,
+        ..App::default()
+    };
+    let temp = app("temp", 1, 1_795_569_160);
+    let list = [temp.clone(), app("gone", 2, 1_795_569_160), app("inc", 3, 1_795_569_160)];
+    assert_eq!(list_apps("ERR_OK", &list), result("admin-05-list-apps-available"));
+    let mut denied = app("gone", 2, 1_795_569_160);
+    denied.envs.insert("replica.deny_client_request".into(), "timeout*write".into());
+    assert_eq!(list_apps("ERR_OK", &[denied]), result("admin-24-list-apps-pattern-with-env"));
+    let forward = "ERR_FORWARD_TO_OTHERS";
+    assert_eq!(list_apps(forward, &[]), result("admin-40-list-apps-follower"));
+    assert_eq!(cluster_info(forward, &[]), result("admin-02-cluster-info-follower-A"));
+    let count = "{\n  \"copy_pri\": 0,\n  \"copy_sec\": 0,\n  \"move_pri\": 0,\n  \"total\": 0\n}";
+    let pairs = [
+        ("meta_servers", "localhost:29101,localhost:29102"),
+        ("primary_meta_server", "localhost:29101"),
+        ("zookeeper_hosts", "127.0.0.1:29181"),
+        ("zookeeper_root", "/pegasus/A"),
+        ("meta_function_level", "steady"),
+        ("balance_operation_count", count),
+        ("primary_replica_count_stddev", "0.00"),
+        ("total_replica_count_stddev", "0.00"),
+        ("cluster_name", "A"),
+    ];
+    assert_eq!(cluster_info("ERR_OK", &pairs), result("admin-01-cluster-info-leader-A"));
+    let to_b = [("B", 1_795_569_210, 1_795_569_210_156)];
+    let written = query_duplication("ERR_OK", Some(&temp), &to_b, &[24, 24, 26, 26]);
+    assert_eq!(written, result("admin-15-query-dup-DS_LOG"));
+    let none = query_duplication("ERR_APP_NOT_EXIST", None, &[], &[]);
+    assert_eq!(none, result("admin-10-query-dup-no-table"));
 }

@@ -19,6 +19,7 @@ mod package;
 mod page;
 mod pipeline;
 mod rdsn;
+mod route_tool;
 mod routes;
 mod run;
 mod scrape;

@@ -80,6 +80,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             asked_timeout_ms: 6_000,
             granted_timeout_ms: Some(6_000),
             rebuilds: 0,
+            seen_zxid: 900_123,
             last_fault: None,
             cached: tables,
             unconfirmed: 0,

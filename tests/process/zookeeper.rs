@@ -431,8 +431,8 @@ fn a_session_for_commands_reads_writes_and_is_told_why_not() {
     let zk = ZooKeeper::start();
     let address = [zk.addr().to_string()];
     let connect =
-        |digest| Session::connect(&address, Duration::from_secs(6), digest, SOON).unwrap();
-    let mut session = connect(Some("tool:secret"));
+        |digests: &[String]| Session::connect(&address, Duration::from_secs(6), digests, SOON);
+    let mut session = connect(&["tool:secret".to_owned()]).unwrap();
     let path = || "/own".to_owned();
     let acl = vec![Acl { permissions: 31, scheme: "auth".to_owned(), id: String::new() }];
     let create =
@@ -454,7 +454,7 @@ fn a_session_for_commands_reads_writes_and_is_told_why_not() {
         panic!("no ACL")
     };
     assert_eq!((acl[0].scheme.as_str(), acl[0].permissions), ("digest", 31));
-    let mut stranger = connect(None);
+    let mut stranger = connect(&[]).unwrap();
     let read = stranger.request(Op::GetData { path: path(), watch: false });
     assert_eq!(refused(read), Code::NO_AUTH);
     assert_eq!(

@@ -54,6 +54,7 @@ pub fn sample() -> Overview {
             asked_timeout_ms: 6_000,
             granted_timeout_ms: Some(6_000),
             rebuilds: 0,
+            seen_zxid: 900_123,
             last_fault: None,
             cached: 3,
             unconfirmed: 0,

@@ -137,7 +137,7 @@ fn answers_events_and_errors_are_read() {
     let refused = reply(7, -101, b"");
     let result = Err(Code::NO_NODE);
     assert_eq!(read_frame(&refused), Ok(Frame::Reply { xid: 7, zxid: 0x20, result }));
-    assert_eq!(read_frame(&reply(-2, 0, b"")), Ok(Frame::Pong));
+    assert_eq!(read_frame(&reply(-2, 0, b"")), Ok(Frame::Pong(32)));
     assert_eq!(read_frame(&reply(-4, -115, b"")), Ok(Frame::Auth(Err(Code::AUTH_FAILED))));
     for (kind, want) in [
         (1, Frame::Event(Event::Created, "/r".to_owned())),

@@ -72,11 +72,11 @@ fn long(bytes: &[u8], at: usize) -> i64 {
 }
 
 fn options(addr: SocketAddr, digest: Option<&str>) -> Options {
-    let digest = digest.map(str::to_owned);
+    let digests = digest.map(str::to_owned).into_iter().collect();
     Options {
         address: vec![addr.to_string()],
         timeout: TIMEOUT,
-        digest,
+        digests,
         root: Some("/r".to_owned()),
     }
 }

@@ -1,6 +1,7 @@
 //! The parts that the tests of meta-proxy share: stand-in servers, real ZooKeeper, real processes, a faulty network.
 #![forbid(unsafe_code)]
 
+pub mod admin_rpc;
 pub mod client;
 pub mod cluster;
 pub mod freeze;

@@ -11,7 +11,7 @@
 //! All answers of a delay wait in one queue, so that the thread of a connection always sits in its read and sees at once
 //! when the peer leaves or sends more.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::admin_rpc::{self, App};
 use crate::listener::{Inbox, Link, Listener};
 use crate::wire::{
     self, CALL, ERR_OK, NEGOTIATION, NEGOTIATION_RESULT, ONEWAY, QUERY_CONFIG, Query,
@@ -27,6 +28,10 @@ use crate::wire::{
 
 /// A bench that pipelines makes one per request, and nobody reads so many.
 const MAX_VIOLATIONS: usize = 1000;
+
+/// What administrators ask.
+const ADMIN: [&str; 3] =
+    [admin_rpc::CLUSTER_INFO, admin_rpc::LIST_APPS, admin_rpc::QUERY_DUPLICATION];
 
 /// How the server answers QueryConfig. The faults, from `Mute` on, are suffered by every other method too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,6 +149,23 @@ impl MetaServer {
         self.core.state().answers.remove(name);
     }
 
+    /// What the cluster calls itself; it keeps its state below `/pegasus/NAME`.
+    pub fn set_cluster(&self, name: &str) {
+        self.core.state().cluster = name.to_owned();
+    }
+
+    /// Sets an environment variable of a table.
+    pub fn set_env(&self, table: &str, key: &str, value: &str) {
+        let mut state = self.core.state();
+        let envs = state.envs.entry(table.to_owned()).or_default();
+        envs.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// A table is duplicated to this cluster.
+    pub fn duplicate(&self, table: &str, remote: &str) {
+        self.core.state().duplications.entry(table.to_owned()).or_default().push(remote.to_owned());
+    }
+
     /// Every request received so far, of any method, in order; also those that were never answered.
     pub fn requests(&self) -> Vec<Request> {
         self.core.state().requests.clone()
@@ -213,6 +235,10 @@ struct State {
     behaviour: Behaviour,
     answers: HashMap<String, Arc<Answer>>,
     muted: HashSet<String>,
+    /// What administrators are told, besides the tables.
+    cluster: String,
+    envs: BTreeMap<String, BTreeMap<String, String>>,
+    duplications: BTreeMap<String, Vec<String>>,
     calls_for: HashMap<String, usize>,
     requests: Vec<Request>,
     forget_requests: bool,
@@ -230,6 +256,8 @@ struct Call {
     /// `None` for methods other than QueryConfig.
     query: Option<Query>,
     received: Instant,
+    /// Of a question about one table that is no QueryConfig.
+    table: String,
 }
 
 /// The reaction to a call, decided under the lock and done without it.
@@ -246,6 +274,14 @@ enum Content {
     Made(Vec<u8>),
     /// These partitions of a table; made without the lock, because it takes a while.
     Chosen(Arc<Answer>),
+}
+
+/// The first string in a request's arguments, `{1: {1: string}}`.
+fn table_of(args: &[u8]) -> String {
+    let len = args.get(6..10).map_or(0, |len| {
+        u32::from_be_bytes(len.try_into().expect("four bytes were taken")) as usize
+    });
+    String::from_utf8_lossy(args.get(10..10 + len).unwrap_or_default()).into_owned()
 }
 
 impl Core {
@@ -280,6 +316,10 @@ impl Core {
             state.violation(link, || format!("message type {}", request.message_type));
         }
         let (method, seq) = (request.method.clone(), request.seq);
+        let table = match method.as_str() {
+            admin_rpc::QUERY_DUPLICATION => table_of(&request.args),
+            _ => String::new(),
+        };
         if !state.forget_requests {
             state.requests.push(request);
         }
@@ -299,7 +339,7 @@ impl Core {
             }
         }
 
-        let call = Call { link: Arc::clone(link), method, seq, query, received };
+        let call = Call { link: Arc::clone(link), method, seq, query, received, table };
         if state.delay_left(&call) > Duration::ZERO {
             state.delayed.push_back(call);
             self.late.notify_one();
@@ -372,6 +412,14 @@ impl State {
     fn content(&self, call: &Call) -> Content {
         match (&call.query, &self.behaviour) {
             (None, _) if call.method == NEGOTIATION => Content::Made(NEGOTIATION_RESULT.to_vec()),
+            (None, behaviour) if ADMIN.contains(&call.method.as_str()) => {
+                let err = match behaviour {
+                    Behaviour::Follower { .. } => "ERR_FORWARD_TO_OTHERS",
+                    Behaviour::NotReady(err) => err,
+                    _ => ERR_OK,
+                };
+                Content::Made(self.admin(call, err))
+            }
             (None, _) => Content::FrameError("ERR_HANDLER_NOT_FOUND"),
             (Some(_), Behaviour::Follower { leader }) => {
                 Content::Made(QueryCfgResponse::forward(*leader).encode())
@@ -381,6 +429,51 @@ impl State {
             }
             (Some(query), _) => self.look_up(query),
         }
+    }
+
+    /// The answer to an administrator; with an error it says nothing else.
+    fn admin(&self, call: &Call, err: &str) -> Vec<u8> {
+        let is_ok = err == ERR_OK;
+        match call.method.as_str() {
+            admin_rpc::CLUSTER_INFO => {
+                let root = format!("/pegasus/{}", self.cluster);
+                let pairs = [
+                    ("zookeeper_root", root.as_str()),
+                    ("meta_function_level", "steady"),
+                    ("cluster_name", &self.cluster),
+                ];
+                admin_rpc::cluster_info(err, if is_ok { &pairs } else { &[] })
+            }
+            admin_rpc::LIST_APPS => {
+                let apps = if is_ok { self.apps() } else { Vec::new() };
+                admin_rpc::list_apps(err, &apps)
+            }
+            _ => {
+                let apps = self.apps();
+                let app = apps.iter().find(|app| is_ok && app.name == call.table);
+                let err = if is_ok && app.is_none() { "ERR_APP_NOT_EXIST" } else { err };
+                let remotes = self.duplications.get(&call.table).filter(|_| app.is_some());
+                let remotes: Vec<_> =
+                    remotes.into_iter().flatten().map(|remote| (remote.as_str(), 1, 0)).collect();
+                let partitions = app.map_or(0, |app| app.partition_count);
+                admin_rpc::query_duplication(err, app, &remotes, &vec![0; partitions as usize])
+            }
+        }
+    }
+
+    fn apps(&self) -> Vec<App> {
+        let tables = self.answers.iter().filter_map(|(name, answer)| {
+            let table = answer.table.as_ref()?;
+            Some(App {
+                name: name.clone(),
+                app_id: table.app_id,
+                partition_count: table.partition_count,
+                envs: self.envs.get(name).cloned().unwrap_or_default(),
+                create_second: 0,
+                duplicating: self.duplications.contains_key(name),
+            })
+        });
+        tables.collect()
     }
 
     fn look_up(&self, query: &Query) -> Content {

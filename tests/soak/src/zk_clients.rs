@@ -158,8 +158,12 @@ fn be_the_crate(addr: &str, count: usize) -> Result<(), String> {
 
 fn be_ours(addr: &str, count: usize) -> Result<(), String> {
     let resolve = Box::new(|name: &str| name.parse().ok().map(|addr| vec![addr]));
-    let options =
-        Connecting { address: vec![addr.to_owned()], timeout: SESSION, digest: None, root: None };
+    let options = Connecting {
+        address: vec![addr.to_owned()],
+        timeout: SESSION,
+        digests: Vec::new(),
+        root: None,
+    };
     let (connection, events) =
         Connection::start(options, resolve, 0, 7).map_err(|e| e.to_string())?;
     let all: Vec<String> = (0..count).map(znode).collect();

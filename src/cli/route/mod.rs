@@ -1,0 +1,52 @@
+//! `meta-proxy route ...`: the commands, over what `ops` can do.
+//!
+//! ```text
+//! args ─▶ context: settings, ZooKeeper, proxies ─▶ look (ls, get, export) ─────────────▶ text or JSON
+//!                                                └▶ make a plan ─▶ perform: rules, file, writes, proxies ─▶ exit code
+//! ```
+
+mod args;
+mod context;
+mod look;
+mod perform;
+mod single;
+mod text;
+
+use std::process::ExitCode;
+
+use lexopt::Parser;
+
+use self::args::Args;
+use crate::ops::{Fault, Outcome};
+
+/// What the arguments said.
+pub struct Options(Args);
+
+/// `None`: help is wanted.
+pub fn parse(parser: &mut Parser) -> Result<Option<Options>, lexopt::Error> {
+    Ok(args::parse(parser)?.map(Options))
+}
+
+pub fn help() -> String {
+    args::help()
+}
+
+/// Runs the command.
+pub fn run(Options(args): &Options) -> ExitCode {
+    let done = match args.sub.name {
+        "ls" => look::ls(args),
+        "get" => look::get(args),
+        "export" => look::export(args),
+        "set" => single::set(args),
+        "rm" => single::rm(args),
+        other => Err(Fault::failed(format!("route {other} is not built in"))),
+    };
+    let outcome = done.unwrap_or_else(|Fault { outcome, why }| {
+        super::complain(&why);
+        outcome
+    });
+    ExitCode::from(outcome as u8)
+}
+
+/// The command's result.
+type Ended = Result<Outcome, Fault>;

@@ -1,0 +1,244 @@
+//! Looks at proxies by their pages: whether each serves what was written, and whether any holds routes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::record::Place;
+use crate::upstream::exchange::Exchange;
+use crate::upstream::resolver::Resolver;
+
+/// A page of a hundred thousand routes.
+const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
+const PAGE_LIMIT: Duration = Duration::from_secs(3);
+/// Between two looks at a proxy that does not serve it yet; grows to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// With so many tables the whole page is asked for, not one table after the other.
+const FEW: usize = 4;
+
+/// A proxy's routes, as its page shows them.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Page {
+    pub hold: Option<Hold>,
+    /// The connection to ZooKeeper; none in a proxy of a routes file, or an older one.
+    pub zookeeper: Option<ZooKeeper>,
+    #[serde(default)]
+    pub routes: Vec<Listed>,
+}
+
+/// What it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Hold {
+    pub kind: String,
+    /// The root's czxid in hexadecimal; none: it is missing.
+    pub czxid: Option<String>,
+    pub gone: usize,
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let czxid = self.czxid.as_deref().unwrap_or("none");
+        write!(f, "{}, root czxid {czxid}, {} tables gone", self.kind, self.gone)
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ZooKeeper {
+    pub state: String,
+    pub root: String,
+    /// The newest change that it knows to have happened.
+    pub seen_zxid: i64,
+}
+
+/// One cached table.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Listed {
+    pub table: String,
+    pub cluster: Option<String>,
+    pub metas: Vec<String>,
+    pub zxid: i64,
+    pub stale: bool,
+    pub held: bool,
+}
+
+/// What each proxy is to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    pub table: String,
+    /// zxid of the change; of a deletion too.
+    pub zxid: i64,
+    /// `None`: the table has no route any more.
+    pub place: Option<Place>,
+    /// The change was of the cluster's znode, so the table's own zxid is an older one.
+    pub by_cluster: bool,
+}
+
+/// Whether a page shows what is expected, or why not.
+pub fn serves(page: &Page, expected: &Expected) -> Result<(), String> {
+    let table = &expected.table;
+    let listed = page.routes.iter().find(|listed| listed.table == *table);
+    let Some(zookeeper) = &page.zookeeper else {
+        return Err(
+            "its page does not tell of ZooKeeper: it is older, or has a routes file".to_owned()
+        );
+    };
+    let Some(listed) = listed else {
+        // It reads the table when it is asked for it, from a server that has seen the change.
+        return match (zookeeper.state.as_str(), zookeeper.seen_zxid >= expected.zxid) {
+            ("down", _) => Err("it has no connection to ZooKeeper".to_owned()),
+            (_, true) => Ok(()),
+            (_, false) => Err("it does not know yet that something changed".to_owned()),
+        };
+    };
+    let cluster = listed.cluster.as_deref().unwrap_or("none");
+    if listed.held {
+        return Err(format!("{table}: it holds its route, {cluster}"));
+    }
+    if listed.stale {
+        return Err(format!("{table}: its route may be stale, {cluster}"));
+    }
+    // A later change of somebody else is as good.
+    if listed.zxid > expected.zxid && !expected.by_cluster {
+        return Ok(());
+    }
+    let Some(place) = &expected.place else {
+        return Err(format!("{table}: it still serves {cluster}"));
+    };
+    let is_new = listed.zxid == expected.zxid || expected.by_cluster;
+    let mut metas = listed.metas.clone();
+    metas.sort_unstable();
+    match is_new && metas == place.metas && (expected.by_cluster || cluster == place.cluster) {
+        true => Ok(()),
+        false => Err(format!("{table}: it still serves {cluster} ({})", listed.metas.join(", "))),
+    }
+}
+
+/// A proxy and how it stands to what is expected.
+pub struct Seen {
+    pub proxy: String,
+    /// `Err`: why it is not known to serve all of it.
+    pub served: Result<(), String>,
+    pub took: Duration,
+}
+
+/// Asks a proxy's page for its routes.
+pub fn page(proxy: &str, resolver: &Resolver, table: Option<&str>) -> Result<Page, String> {
+    let query = table.map(|table| format!("?table={table}")).unwrap_or_default();
+    let body = http(proxy, resolver, "GET", &format!("/routes{query}"))?;
+    serde_json::from_slice(&body).map_err(|e| format!("want the page /routes, got {e}"))
+}
+
+/// Lets go what a proxy on this machine holds.
+pub fn accept(proxy: &str, resolver: &Resolver, hold: &Hold) -> Result<(), String> {
+    let czxid = hold.czxid.as_deref().unwrap_or("none");
+    let path = format!("/routes/accept?czxid={czxid}&gone={}", hold.gone);
+    http(proxy, resolver, "POST", &path).map(drop)
+}
+
+/// The body of an answer that is 200.
+fn http(proxy: &str, resolver: &Resolver, method: &str, path: &str) -> Result<Vec<u8>, String> {
+    let end = Instant::now() + PAGE_LIMIT;
+    let mut why = "the host has no address".to_owned();
+    for addr in resolver.resolve(proxy, end) {
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nX-Meta-Proxy: yes\r\nContent-Length: 0\r\n\r\n"
+        );
+        let answer = Exchange::begin(addr, request.as_bytes(), end)
+            .and_then(|mut exchange| exchange.read_to_end(MAX_PAGE_BYTES));
+        match answer.and_then(|answer| body(&answer)) {
+            Ok(body) => return Ok(body),
+            Err(e) => why = e,
+        }
+    }
+    Err(why)
+}
+
+fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let end = end.ok_or("want an answer of HTTP, got something else")?;
+    let (head, body) = (String::from_utf8_lossy(&answer[..end]), &answer[end + 4..]);
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_vec()),
+        _ => Err(String::from_utf8_lossy(body).trim().to_owned()),
+    }
+}
+
+/// Looks at all proxies until each serves all that is expected, or the time is over.
+pub fn wait(proxies: &[String], expected: &[Expected], limit: Duration) -> Vec<Seen> {
+    let (start, resolver) = (Instant::now(), Resolver::start());
+    let resolver = &resolver;
+    thread::scope(|scope| {
+        let look = |proxy: &String| {
+            let proxy = proxy.clone();
+            scope.spawn(move || {
+                let served = wait_for(&proxy, resolver, expected, start + limit);
+                Seen { proxy, served, took: start.elapsed() }
+            })
+        };
+        let threads: Vec<_> = proxies.iter().map(look).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    })
+}
+
+fn wait_for(
+    proxy: &str,
+    resolver: &Resolver,
+    expected: &[Expected],
+    end: Instant,
+) -> Result<(), String> {
+    let mut left: Vec<&Expected> = expected.iter().collect();
+    let mut pause = PAUSES.0;
+    loop {
+        let why = match missing(proxy, resolver, &mut left) {
+            None => return Ok(()),
+            Some(why) => why,
+        };
+        if Instant::now() + pause >= end {
+            let others = left.len().saturating_sub(1);
+            return Err(match others {
+                0 => why,
+                _ => format!("{why}; and {others} more"),
+            });
+        }
+        thread::sleep(pause);
+        pause = PAUSES.1.min(pause * 2);
+    }
+}
+
+/// Takes what is served from the list; why the rest is not. `None`: all is.
+fn missing(proxy: &str, resolver: &Resolver, left: &mut Vec<&Expected>) -> Option<String> {
+    let mut why = None;
+    let whole = match left.len() > FEW {
+        true => match page(proxy, resolver, None) {
+            Ok(page) => Some(split(page)),
+            Err(e) => return Some(e),
+        },
+        false => None,
+    };
+    left.retain(|expected| {
+        let one;
+        let page = match &whole {
+            Some((rest, by_table)) => {
+                let routes = by_table.get(&expected.table).cloned().into_iter().collect();
+                one = Ok(Page { routes, ..rest.clone() });
+                &one
+            }
+            None => {
+                one = page(proxy, resolver, Some(&expected.table));
+                &one
+            }
+        };
+        let served = page.as_ref().map_err(Clone::clone).and_then(|page| serves(page, expected));
+        why = why.take().or(served.clone().err());
+        served.is_err()
+    });
+    why
+}
+
+fn split(mut page: Page) -> (Page, BTreeMap<String, Listed>) {
+    let routes = std::mem::take(&mut page.routes);
+    (page, routes.into_iter().map(|listed| (listed.table.clone(), listed)).collect())
+}

@@ -1,0 +1,71 @@
+//! What was seen: routes in ZooKeeper, and clusters as their own leaders show them. Pure.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::wire::admin_rpc::App;
+
+use super::plan::Znode;
+use super::record::Place;
+
+/// One table's znode, and where it says that the table lives.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub table: String,
+    pub znode: Znode,
+    /// `Err`: its record, or its cluster's, cannot be used.
+    pub place: Result<Place, String>,
+}
+
+/// What one address of a cluster said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    Leader,
+    Follower,
+    /// Nothing of use, and why.
+    Nothing(String),
+}
+
+/// A cluster's leader, and what it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    pub addr: SocketAddr,
+    /// The name that the cluster gives itself, where its servers are new enough to say it.
+    pub name: Option<String>,
+    /// Where it keeps its own state; tells it from another cluster of the same name.
+    pub zookeeper_root: Option<String>,
+    /// Tables that are available.
+    pub apps: BTreeMap<String, App>,
+}
+
+/// A cluster as it was seen by way of a set of addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Each address that was asked.
+    pub servers: Vec<(String, Said)>,
+    /// `None`: no leader answered.
+    pub leader: Option<Leader>,
+}
+
+impl View {
+    /// Why there is no leader, address by address.
+    pub fn why_no_leader(&self) -> String {
+        let told = self.servers.iter().map(|(addr, said)| match said {
+            Said::Leader => format!("{addr}: leader"),
+            Said::Follower => format!("{addr}: follower"),
+            Said::Nothing(why) => format!("{addr}: {why}"),
+        });
+        told.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Clusters by their addresses, which are sorted.
+pub type Views = BTreeMap<Vec<String>, View>;
+
+/// Whether two leaders are of one cluster: it has one name and one place for its state.
+pub fn is_same_cluster(one: &Leader, other: &Leader) -> bool {
+    one.name.is_some()
+        && one.name == other.name
+        && one.zookeeper_root.is_some()
+        && one.zookeeper_root == other.zookeeper_root
+}
