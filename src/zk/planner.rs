@@ -78,6 +78,9 @@ pub struct Planner {
     reading: HashMap<What, Reading>,
     changes: VecDeque<What>,
     misses: VecDeque<Box<str>>,
+    /// Tables that queries wait for, until they are served: what was read of one may be lost with its connection, or wait
+    /// for another read.
+    waited_for: HashSet<Box<str>>,
     is_turn_of_misses: bool,
     /// When to read again what could not be read well.
     later: HashMap<What, Instant>,
@@ -113,6 +116,7 @@ impl Planner {
             reading: HashMap::new(),
             changes: VecDeque::new(),
             misses: VecDeque::new(),
+            waited_for: HashSet::new(),
             is_turn_of_misses: false,
             later: HashMap::new(),
             unread: HashSet::new(),
@@ -161,6 +165,11 @@ impl Planner {
             self.resets.clear();
         }
         self.first_reads = unread.into();
+        let mut lost = self.waited_for.clone();
+        for table in &self.misses {
+            lost.remove(table);
+        }
+        self.misses.extend(lost);
         (self.is_greeted, self.is_root_changed) = (false, false);
         self.beat_at = now;
         let round = self.jitter(SWEEP_ROUND);
@@ -187,11 +196,11 @@ impl Planner {
             self.reading.clear();
             self.changes.clear();
         }
-        for (what, reading) in self.reading.drain() {
+        for (what, _) in self.reading.drain() {
             match what {
                 What::Root => {} // the next connection begins with it
                 What::Names => self.are_names_due = true,
-                What::Table(table) if reading.is_wanted => self.misses.push_front(table),
+                What::Table(table) if self.waited_for.contains(&table) => {} // `up` plans its read
                 what => self.changes.push_front(what),
             }
         }
@@ -210,12 +219,19 @@ impl Planner {
 
     /// Queries wait for a table that is not cached.
     pub fn miss(&mut self, table: &str) {
+        self.waited_for.insert(table.into());
         self.misses.push_back(table.into());
+    }
+
+    /// Queries wait for this table no more.
+    pub fn served(&mut self, table: &str) {
+        self.waited_for.remove(table);
     }
 
     /// Forgets the misses that nobody waits for any more.
     pub fn keep_misses(&mut self, is_waited_for: impl Fn(&str) -> bool) {
         self.misses.retain(|table| is_waited_for(table));
+        self.waited_for.retain(|table| is_waited_for(table));
     }
 
     /// This is to be read: a watch told that it changed, or what was read says so.
@@ -264,6 +280,13 @@ impl Planner {
             }
             _ if again => self.changed(what),
             Verdict::Again(after) => drop(self.later.insert(what, now + after)),
+            // The root was missing when this was read, and may be back when it is looked at.
+            Verdict::Held
+                if let What::Table(table) = what
+                    && self.waited_for.contains(&table) =>
+            {
+                self.misses.push_back(table)
+            }
             Verdict::Settled | Verdict::Waits | Verdict::Held => {}
         }
         !again

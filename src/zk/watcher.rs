@@ -254,6 +254,7 @@ impl Watch {
         self.planner.distrust(self.routes.by_use());
         self.routes.forget_named();
         let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
+        self.planner.keep_misses(|_| false);
         self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
     }
 
@@ -341,6 +342,7 @@ impl Watch {
         if self.routes.is_blind() {
             self.status.unconfirmed();
             let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
+            self.planner.keep_misses(|_| false);
             if !asks.is_empty() {
                 self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
             }
@@ -527,6 +529,7 @@ impl Watch {
     fn retry(&mut self, tables: Vec<Box<str>>) {
         for table in tables {
             if let Some(asks) = self.waiting.remove(&table) {
+                self.planner.served(&table);
                 self.jobs.send(Job::Retry(asks));
             }
         }
@@ -622,6 +625,7 @@ impl Watch {
         self.refuse_if_blind();
         for table in taken.gone {
             if let Some(asks) = self.waiting.remove(&table) {
+                self.planner.served(&table);
                 let why = self.why_absent();
                 self.jobs.send(Job::Refuse(asks, why));
             }

@@ -208,6 +208,33 @@ fn what_had_fired_or_was_being_read_at_the_cut_is_read_over_the_next_connection(
 }
 
 #[test]
+fn what_queries_wait_for_is_read_until_they_are_served() {
+    let (mut planner, now) = live(&[], &["named"]);
+    assert_eq!(reads(&mut planner, now), [table("named")]);
+    // Its record names a cluster, which is read next. The connection is cut before.
+    planner.done(table("named"), Verdict::Waits, now);
+    for round in 0..2 {
+        planner.down();
+        up(&mut planner, &[], now);
+        assert_eq!(reads(&mut planner, now), [table("named")], "round {round}");
+        assert!(planner.wants(&table("named")), "round {round}");
+    }
+    // There was no root when it was read; the root is looked at again, and is there.
+    planner.done(table("named"), Verdict::Held, now);
+    assert_eq!(reads(&mut planner, now), [table("named")]);
+    planner.changed(table("named"));
+    assert_eq!(reads(&mut planner, now), [], "it is being read");
+    assert!(!planner.done(table("named"), Verdict::Settled, now));
+    assert_eq!(reads(&mut planner, now), [table("named")]);
+    assert!(planner.wants(&table("named")), "it changed while it was read, and is waited for");
+    planner.done(table("named"), Verdict::Settled, now);
+    planner.served("named");
+    planner.down();
+    up(&mut planner, &[], now);
+    assert_eq!(reads(&mut planner, now), [], "nobody waits for it");
+}
+
+#[test]
 fn a_watch_that_fires_while_it_is_set_again_confirms_nothing() {
     let (mut planner, now) = live(&[], &[]);
     planner.down();
