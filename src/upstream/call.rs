@@ -34,10 +34,8 @@ const MANY_ANSWERS: usize = 16;
 
 /// How driving a call ended.
 enum Driven {
-    /// All is answered; the place ended with the call.
-    Answered,
-    /// The link broke.
-    Broke,
+    /// All is answered, or the link broke. The place ended with the last answer.
+    Over,
     /// It is silent.
     Silent(Link),
 }
@@ -59,12 +57,14 @@ impl Place {
             let Some(link) = cluster.next_call(&mut self) else {
                 return;
             };
-            match cluster.drive(link, patience, Some(&mut self)) {
-                Driven::Broke => continue,
-                Driven::Answered => {}
-                Driven::Silent(link) => self.park(link),
-            }
-            match cluster.begin() {
+            let held = match cluster.drive(link, patience, Some(&mut self)) {
+                Driven::Over => self.if_held(),
+                Driven::Silent(link) => {
+                    self.park(link);
+                    None
+                }
+            };
+            match held.or_else(|| cluster.begin()) {
                 Some(place) => self = place,
                 None => return,
             }
@@ -83,19 +83,21 @@ pub fn resume(parked: Parked) {
                 let watch = cluster.upstream.watch.clone();
                 watch.park(Parked { cluster, link, is_slow });
             }
-            Driven::Answered | Driven::Broke => {
+            Driven::Over => {
                 cluster.forget_slow_link();
                 cluster.begin().into_iter().for_each(Place::run);
             }
         };
     }
     let mut place = cluster.unpark();
-    match cluster.drive(link, Duration::ZERO, Some(&mut place)) {
-        Driven::Broke => return place.run(),
-        Driven::Answered => {}
-        Driven::Silent(link) => place.park(link),
-    }
-    cluster.begin().into_iter().for_each(Place::run);
+    let held = match cluster.drive(link, Duration::ZERO, Some(&mut place)) {
+        Driven::Over => place.if_held(),
+        Driven::Silent(link) => {
+            place.park(link);
+            None
+        }
+    };
+    held.or_else(|| cluster.begin()).into_iter().for_each(Place::run);
 }
 
 impl Cluster {
@@ -119,13 +121,13 @@ impl Cluster {
             if progress.is_ok() && link.unanswered() == 0 {
                 self.keep_link(link);
                 given.into_iter().for_each(|given| self.give(given));
-                return Driven::Answered;
+                return Driven::Over;
             }
             given.into_iter().for_each(|given| self.give(given));
             match progress {
                 Err(why) => {
                     self.broke(link, &why);
-                    return Driven::Broke;
+                    return Driven::Over;
                 }
                 Ok(true) => heard_at = Instant::now(),
                 Ok(false) => {}
@@ -145,7 +147,7 @@ impl Cluster {
             activity::now(SERVING, &[]);
             if let Err(why) = waited {
                 self.broke(link, &why);
-                return Driven::Broke;
+                return Driven::Over;
             }
         }
     }

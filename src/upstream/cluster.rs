@@ -126,6 +126,11 @@ impl Place {
         }
     }
 
+    /// The place, unless it has ended.
+    pub(super) fn if_held(self) -> Option<Self> {
+        self.is_held.then_some(self)
+    }
+
     /// The call on this link is silent: the place goes on with it, without a worker.
     pub(super) fn park(mut self, link: Link) {
         debug_assert!(self.is_held, "a silent call has its place");

@@ -130,6 +130,8 @@ fn wild_servers_neither_lose_nor_mix_nor_age_answers() {
     eprintln!("{served} answered, {refused} refused");
     assert!(served > 10 * refused, "{served} answered, {refused} refused: others have the answer");
 
+    assert!(!proxy.log().contains("panicked"), "the proxy panicked, see its log; SEED={seed}");
+
     cluster.calm_down();
     let mut client = proxy.client();
     eventually("all tables are answered", SOON, || {

@@ -152,17 +152,17 @@ impl Core {
             return link.answer(|out| out.extend(end));
         }
         let times = if let Act::Twice = act { 2 } else { 1 };
-        (0..times).for_each(|_| link.answer(|out| out.extend(&frame)));
+        link.answer(|out| out.extend(frame.repeat(times)));
     }
 }
 
 impl Act {
     fn decide(rng: &mut Rng) -> Self {
         match rng.below(100) {
-            0..60 => Act::Whole,
-            60..72 => Act::Pieces,
-            72..80 => Act::Late,
-            80..84 => Act::Twice,
+            0..56 => Act::Whole,
+            56..68 => Act::Pieces,
+            68..76 => Act::Late,
+            76..84 => Act::Twice,
             84..87 => Act::ForeignSeq,
             87..91 => Act::Forward,
             91..93 => Act::Junk,
