@@ -24,6 +24,7 @@ use serde_json::value::RawValue;
 use super::names::Names;
 use super::record::{self, Record};
 use super::table::{Cached, Route, RouteWriter};
+use crate::activity;
 use crate::upstream::registry::Clusters;
 use crate::wire::message::is_table_name;
 
@@ -152,6 +153,7 @@ struct Source {
 
 impl Source {
     fn run(mut self, stopped: &Receiver<()>) {
+        activity::now("looks for changes of the routes file", &[&self.path.display().to_string()]);
         while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             let stamp = stamp(&self.path).ok();
             if stamp == self.stamp {

@@ -5,10 +5,11 @@
 //!  "root_czxid":4294967298,"root_ctime_ms":1795445773925,"zookeeper":["zk1:2181","zk2:2181"]}    (one line)
 //! {"table":"orders","cluster":"c3","meta_addrs":["10.0.0.1:34601"],"mzxid":4294967302}
 //! {"table":"users", ..., "held":true}
+//! {"table":"items", ..., "evicted":true}
 //! ```
 //! Thread `state-file` writes it, beside the old one and then over it, when routes have changed. It is read
 //! once, at start; what it says counts until ZooKeeper says otherwise, and a ZooKeeper with another root is a reason
-//! to hold what it says. A file that is damaged is reported and not used. Neither is one of another root or of other
+//! to hold what it says. Tables that made room for others in the cache stay in it. A file that is damaged is reported and not used. Neither is one of another root or of other
 //! servers altogether: the operator has changed the settings. Older versions neither write nor read the keys that have
 //! to do with holds.
 //!
@@ -31,9 +32,11 @@ use log::{info, warn};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::evicted::Evicted;
 use super::hold::{self, Identity};
 use super::record::{self, Record};
 use super::table::{Cached, Route, RouteTable, RouteWriter};
+use crate::activity;
 use crate::age::Age;
 use crate::logging::Throttle;
 use crate::upstream::registry::Clusters;
@@ -95,6 +98,7 @@ struct Kept {
     record: Record,
     mzxid: i64,
     is_held: bool,
+    is_evicted: bool,
 }
 
 /// The contents of a file.
@@ -134,10 +138,15 @@ pub fn load(path: &Path, origin: &Origin, writer: &RouteWriter, clusters: &mut C
         Err(e) => Err(Unused::Damaged(e.to_string())),
     };
     match contents {
-        Ok(Contents { root, routes }) => {
+        Ok(Contents { root, mut routes }) => {
+            // What was held or cached goes first: the others have what room is left.
+            routes.sort_by_key(|kept| (!kept.is_held, kept.is_evicted));
             let tables = routes.len();
             info!("state file {shown}: {tables} routes, to be confirmed by ZooKeeper");
-            for Kept { table, record, mzxid, is_held } in routes {
+            for Kept { table, record, mzxid, is_held, .. } in routes {
+                if writer.keep_evicted(&table, Evicted { record: record.clone(), mzxid }) {
+                    continue;
+                }
                 let cluster_name = record.cluster.clone();
                 let route = Route { cluster_name, cluster: clusters.get(record), mzxid };
                 writer.put(&table, Cached::Route(Arc::new(route)));
@@ -218,12 +227,13 @@ fn read_line(line: &[u8]) -> Option<Kept> {
     let value: Value = serde_json::from_slice(line).ok()?;
     let table = value["table"].as_str().filter(|table| is_table_name(table))?.to_owned();
     let record = record::from_json(&value).ok()?;
-    let is_held = value["held"] == json!(true);
-    Some(Kept { table, record, mzxid: value["mzxid"].as_i64()?, is_held })
+    let [is_held, is_evicted] = ["held", "evicted"].map(|key| value[key] == json!(true));
+    Some(Kept { table, record, mzxid: value["mzxid"].as_i64()?, is_held, is_evicted })
 }
 
 fn render(
     routes: &[(Box<str>, Arc<Route>, bool)],
+    evicted: &[(Box<str>, Evicted)],
     origin: &Origin,
     known: Option<Identity>,
 ) -> String {
@@ -240,10 +250,20 @@ fn render(
         }
         let _ = writeln!(lines, "{line}");
     }
+    for (table, Evicted { record, mzxid }) in evicted {
+        let line = json!({
+            "table": table,
+            "cluster": record.cluster,
+            "meta_addrs": record.meta_addrs,
+            "mzxid": mzxid,
+            "evicted": true,
+        });
+        let _ = writeln!(lines, "{line}");
+    }
     let mut head = json!({
         "version": VERSION,
         "root": origin.root,
-        "tables": routes.len(),
+        "tables": routes.len() + evicted.len(),
         "checksum": checksum(lines.as_bytes()),
         "zookeeper": origin.zookeeper,
     });
@@ -357,11 +377,13 @@ struct Keeper {
 impl Keeper {
     fn run(mut self, stopped: &Receiver<()>) {
         loop {
+            activity::go_on("waits for routes to change", &[]);
             let ends = stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout);
             let version = self.routes.version();
             let servers = self.servers.lock().clone();
             if version != self.written || servers != self.origin.zookeeper {
                 self.origin.zookeeper = servers;
+                activity::now("writes the state file", &[&self.path.display().to_string()]);
                 match self.write() {
                     Ok(Write::Done) => {
                         self.written(version);
@@ -402,13 +424,14 @@ impl Keeper {
     fn write(&mut self) -> io::Result<Write> {
         // The hold first: a route that returns with it is there when it is shown.
         let hold = self.routes.hold();
-        let routes = self.routes.snapshot();
+        let (routes, evicted) = (self.routes.snapshot(), self.routes.evicted_routes());
+        let tables = routes.len() + evicted.len();
         let is_held = hold.shown.is_some();
-        if is_held && routes.len() < self.in_file {
+        if is_held && tables < self.in_file {
             return Ok(Write::Held);
         }
         let path = follow_links(&self.path);
-        let text = render(&routes, &self.origin, hold.known);
+        let text = render(&routes, &evicted, &self.origin, hold.known);
         // During an upgrade two processes keep the same file.
         let beside = with_suffix(&path, &format!(".{}", process::id()));
         let written = write_beside(&beside, &text).and_then(|()| {
@@ -422,7 +445,7 @@ impl Keeper {
             let _ = fs::remove_file(&beside);
         }
         written?;
-        (self.in_file, self.file_s) = (routes.len(), Some(self.now_s()));
+        (self.in_file, self.file_s) = (tables, Some(self.now_s()));
         // A rename lasts when the directory is on disk.
         File::open(folder_of(&path))?.sync_all()?;
         Ok(Write::Done)

@@ -21,8 +21,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::evicted::{Evicted, EvictedRoutes};
 use super::hold;
 use super::names::Names;
+use super::record::Record;
 use crate::metrics::Tally;
 use crate::upstream::cluster::{Cluster, Routes};
 
@@ -108,6 +110,7 @@ pub enum Absence {
 #[derive(Default)]
 struct Inner {
     entries: HashMap<Box<str>, Entry>,
+    evicted: EvictedRoutes,
     names: Option<Names>,
     /// No name has come since they were read.
     are_names_current: bool,
@@ -281,6 +284,11 @@ impl RouteTable {
         routes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         routes
     }
+
+    /// The last known routes of tables that made room for others.
+    pub fn evicted_routes(&self) -> Vec<(Box<str>, Evicted)> {
+        self.inner.read().evicted.list()
+    }
 }
 
 impl RouteWriter {
@@ -299,9 +307,10 @@ impl RouteWriter {
             }
             None => {
                 if inner.entries.len() >= self.capacity {
-                    let evicted = evict(&mut inner.entries, self.capacity);
+                    let evicted = evict(&mut inner, self.capacity);
                     self.table.evicted.add(evicted as u64);
                 }
+                inner.evicted.forget(table);
                 let entry = Entry {
                     cached,
                     fault: None,
@@ -403,9 +412,23 @@ impl RouteWriter {
         self.table.trusted_since_ms.store(u64::MAX, Relaxed);
     }
 
+    /// Keeps the route of a table that was evicted before the start, while the cache has no room for it. Returns false if
+    /// there is room.
+    pub fn keep_evicted(&self, table: &str, route: Evicted) -> bool {
+        let mut inner = self.table.inner.write();
+        let is_full = inner.entries.len() >= self.capacity;
+        if is_full {
+            inner.evicted.keep(table, route, self.capacity);
+        }
+        is_full
+    }
+
     /// The table is no more.
     pub fn remove(&self, table: &str) {
-        self.table.inner.write().entries.remove(table);
+        let mut inner = self.table.inner.write();
+        inner.entries.remove(table);
+        inner.evicted.forget(table);
+        drop(inner);
         self.table.version.fetch_add(1, SeqCst);
     }
 
@@ -472,7 +495,8 @@ impl RouteWriter {
 
 /// Makes room for a sixty-fourth at once, so that a full cache does not search itself for each new table. Returns how many
 /// were evicted.
-fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) -> usize {
+fn evict(inner: &mut Inner, capacity: usize) -> usize {
+    let Inner { entries, evicted, .. } = inner;
     let room = (capacity / 64).max(1);
     // What is held cannot be read again, so it goes last.
     let worth = |entry: &Entry| (entry.is_held.load(Relaxed), entry.used_ms.load(Relaxed));
@@ -481,9 +505,15 @@ fn evict(entries: &mut HashMap<Box<str>, Entry>, capacity: usize) -> usize {
     let (_, limit, _) = used.select_nth_unstable(last);
     let limit = *limit;
     let mut left = room;
-    entries.retain(|_, entry| {
+    entries.retain(|table, entry| {
         let goes = left > 0 && worth(entry) <= limit;
         left -= usize::from(goes);
+        if goes && let Cached::Route(route) = &entry.cached {
+            let (cluster, meta_addrs) =
+                (route.cluster_name.clone(), route.cluster.meta_addrs.clone());
+            let record = Record { cluster, meta_addrs };
+            evicted.keep(table, Evicted { record, mzxid: route.mzxid }, capacity);
+        }
         !goes
     });
     room - left

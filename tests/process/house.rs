@@ -75,6 +75,7 @@ const PURE: &[&str] = &[
     "config/yaml.rs",
     "logging/clock.rs",
     "process/reload.rs",
+    "route/evicted.rs",
     "route/hold.rs",
     "route/names.rs",
     "route/record.rs",

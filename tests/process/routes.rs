@@ -727,3 +727,54 @@ fn preloaded_tables_are_served_though_zookeeper_went_before_they_were_asked_for(
     world.network.refuse();
     assert_eq!(told(&proxy.ask("orders")), A);
 }
+
+#[test]
+fn tables_that_made_room_for_others_stay_in_the_state_file() {
+    let world = World::new();
+    let tables: Vec<String> = (0..12).map(|n| format!("t{n:02}")).collect();
+    for table in &tables {
+        world.a.put_table(table, QueryCfgResponse::table(1, 1, A.parse().unwrap()));
+        world.zk.create(&znode(table), world.to_a());
+    }
+    let scratch = Scratch::new("evicted");
+    let state = scratch.path().join("routes");
+    let with_room_for = |capacity: usize| {
+        let zookeeper = format!(
+            "zookeeper: {{address: ['{}'], root: {ROOT}, table_watcher_cache_capacity: {capacity}, \
+             state_file: {}}}",
+            world.network.addr(),
+            state.display()
+        );
+        world.builder().config_extra(&zookeeper).start()
+    };
+    let in_file = || {
+        let text = fs::read_to_string(&state).unwrap_or_default();
+        tables.iter().filter(|table| text.contains(&format!("\"table\":\"{table}\""))).count()
+    };
+    let proxy = with_room_for(3);
+    for table in &tables {
+        eventually("it is served", SOON, || proxy.ask(table).is_ok());
+    }
+    proxy.terminate();
+    assert_eq!(in_file(), tables.len());
+
+    // A start that has no room for them either, and no ZooKeeper, loses none.
+    world.network.refuse();
+    let proxy = with_room_for(4);
+    proxy.terminate();
+    assert_eq!(in_file(), tables.len());
+
+    // One that has room serves them all.
+    let proxy = with_room_for(100);
+    for table in &tables {
+        assert_eq!(told(&proxy.ask(table)), A, "{table}");
+    }
+
+    // Each is there once when ZooKeeper is back, and one that is deleted goes.
+    world.network.pass();
+    world.zk.delete(&znode("t00"));
+    eventually("it is gone", AFTER_TROUBLE, || !proxy.ask("t00").is_ok());
+    proxy.terminate();
+    let text = fs::read_to_string(&state).unwrap();
+    assert_eq!((in_file(), text.lines().count()), (tables.len() - 1, tables.len()), "{text}");
+}

@@ -33,7 +33,10 @@ fn new_file() -> String {
 #[test]
 fn a_damaged_file_is_told_from_a_good_one() {
     let record = || Record { cluster: "c".into(), meta_addrs: vec!["h:1".into()] };
-    let kept = || vec![Kept { table: "t".into(), record: record(), mzxid: 7, is_held: false }];
+    let kept = || {
+        let (is_held, is_evicted) = (false, false);
+        vec![Kept { table: "t".into(), record: record(), mzxid: 7, is_held, is_evicted }]
+    };
     for (why, good, root) in [
         ("of an older version", old_file(1, "/r", 1, LINE), None),
         ("of this version", new_file(), Some(Identity { czxid: 5, ctime_ms: 6 })),
