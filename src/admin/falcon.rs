@@ -25,6 +25,7 @@ use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
 use super::family::{Family, Histogram, Kind, Value};
+use crate::activity;
 
 /// Numbers in one request, which then has some hundred KB.
 const NUMBERS_PER_REQUEST: usize = 2_000;
@@ -96,10 +97,12 @@ fn run(
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let step_ms = step.as_millis().max(1);
         let left_ms = (step_ms - now.as_millis() % step_ms) as u64;
+        activity::now("waits for the next push", &[&agent.to_string()]);
         let wait = stopped.recv_timeout(Duration::from_millis(left_ms));
         if wait != Err(RecvTimeoutError::Timeout) {
             return;
         }
+        activity::now("pushes numbers", &[&agent.to_string()]);
         let numbers = steps.numbers(&gather(), tags, Instant::now());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let push = numbers.chunks(NUMBERS_PER_REQUEST).try_for_each(|numbers| {

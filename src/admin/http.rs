@@ -98,8 +98,8 @@ struct Server {
 
 impl Server {
     fn run(mut self) {
-        activity::now("serves pages", &[]);
         while !self.stop.load(Relaxed) {
+            activity::go_on("waits for requests", &[]);
             let (may_accept, ready) = self.wait();
             let mut ready = ready.into_iter();
             let (handler, now) = (self.handler.clone(), Instant::now());
@@ -259,6 +259,7 @@ impl Exchange {
 }
 
 fn answer(handler: &Handler, request: &Request) -> Response {
+    activity::now("answers a request", &[&request.path]);
     catch_unwind(AssertUnwindSafe(|| handler(request))).unwrap_or_else(|_| {
         // The panic hook has logged thread and place.
         error!("client={} path={:?}: no answer because of a panic", request.peer, request.path);

@@ -183,9 +183,12 @@ fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
     out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64);
     let help = "Tables that had to make room for others in the cache";
     out.counter("meta_proxy_routes_evicted", help, inside.routes.evicted.get());
-    let zxids = listed.iter().filter_map(|listed| Some(listed.route.as_ref()?.mzxid));
-    let help = "zxid of the newest record among the cached ones: whether proxies agree";
-    out.gauge("meta_proxy_newest_zxid", help, zxids.max().unwrap_or(0) as f64);
+    // Right after a connect no server has told its zxid yet, and at first only the state file has.
+    let seen = inside.zookeeper.as_ref().map_or(0, |status| status.view().seen_zxid);
+    let newest = listed.iter().filter_map(|listed| Some(listed.route.as_ref()?.mzxid)).max();
+    let help =
+        "zxid of the newest change of ZooKeeper that this proxy has seen: whether proxies agree";
+    out.gauge("meta_proxy_newest_zxid", help, seen.max(newest.unwrap_or(0)) as f64);
     let unusable = listed.iter().filter(|listed| listed.fault.is_some()).count();
     let help = "Tables whose record cannot be used; the last good one serves, if there is one";
     out.gauge("meta_proxy_routes_unusable", help, unusable as f64);

@@ -26,6 +26,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use super::log_file;
+use crate::activity;
 use crate::config::{self, Fault, Settings};
 use crate::logging;
 use crate::process::life::Phase;
@@ -156,6 +157,7 @@ fn serve(
         .map_err(fault("start watchdog"))?;
     let mut unused = UnusedSignals::default();
     let mut is_ending = false;
+    activity::now("waits for signals", &[]);
     for signal in signals.forever() {
         let is_stopping = matches!(server.life().phase(), Phase::Stopping { .. });
         match signal {

@@ -11,6 +11,7 @@ use log::{Level, Record};
 use super::Logger;
 use super::file::{LogFile, Lost, write_lines};
 use super::queue::Orders;
+use crate::activity;
 
 /// Its name.
 pub const THREAD: &str = "log";
@@ -56,8 +57,14 @@ pub fn start(logger: Arc<Logger>, out: Out) -> io::Result<()> {
 
 impl Writer {
     fn run(mut self) {
+        let shown = match &self.out {
+            Out::Stderr { .. } => "stderr".to_owned(),
+            Out::File(file) => file.path().display().to_string(),
+        };
         loop {
+            activity::go_on("waits for lines", &[]);
             let batch = self.logger.queue.take(if self.lost > 0 { LOOK_AGAIN } else { IDLE });
+            activity::now("writes lines", &[&shown]);
             let written = self.write(&batch.text);
             let is_written = written.is_ok();
             if let Err(lost) = written {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, after, bounded, select};
 use log::{info, warn};
 
+use crate::activity;
 use crate::client::hub::ClientHub;
 use crate::client::note::Note;
 use crate::process::systemd::Notifier;
@@ -63,11 +64,13 @@ impl Watchdog {
 
 fn watch(pulse: &Pulse, notifier: &Notifier, interval: Duration, stopped: &Receiver<()>) {
     loop {
+        activity::go_on("checks that queries are served", &[]);
         let hears = pulse.beat();
         select! {
             recv(hears) -> heard => if heard.is_ok() { notifier.alive() },
             recv(stopped) -> _ => return,
             default(interval / 2) => {
+                activity::now("waits for the accept loop and the workers", &[]);
                 warn!("the accept loop or all workers hang: no beat for {:?}", interval / 2);
                 // Waits for the same beat, so that beats do not pile up.
                 select! {

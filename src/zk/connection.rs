@@ -37,6 +37,7 @@ use super::codec::{
     self, Answer, Code, Event as Fired, Frame, Granted, Kind, LEN_BYTES, Malformed, Op, Stat,
 };
 use super::dial::{Dialing, Failure};
+use crate::activity;
 use crate::mutant;
 
 /// Events that wait for their reader.
@@ -485,6 +486,11 @@ impl Dialer {
                     Err(at) => at.min(now + RESOLVE_LIMIT),
                 },
             };
+            let doing = match addrs.is_empty() {
+                true => "waits for an address of ZooKeeper",
+                false => "waits until it may connect to ZooKeeper",
+            };
+            activity::go_on(doing, &[]);
             self.inbox.wait(None, wake_at)?;
         }
     }
@@ -523,6 +529,7 @@ impl Dialer {
         session: &Granted,
         last_zxid: i64,
     ) -> Result<(Link, Granted), Ended> {
+        activity::now("connects to ZooKeeper", &[&host.addr.to_string()]);
         let mut link = Link::new(self.open(host.addr, Instant::now() + limit)?);
         let timeout_ms = self.inbox.options.timeout.as_millis().try_into().unwrap_or(i32::MAX);
         codec::write_handshake(&mut link.out, last_zxid, timeout_ms, session.id, &session.password);
@@ -573,6 +580,7 @@ impl Dialer {
     /// Carries requests and answers until the link ends.
     fn serve(&mut self, link: &mut Link, host: &Host) -> Ended {
         self.inbox.link += 1;
+        activity::now("carries requests and answers", &[&host.addr.to_string()]);
         let (server, id, timeout) = (host.addr, self.session.id, self.session.timeout());
         let (session, since) = (Granting { id, timeout }, self.last_zxid);
         let up = Event::Up { link: self.inbox.link, server, session, since };

@@ -30,6 +30,7 @@ use super::planner::{Action, Planner, Verdict};
 use super::read::{Found, Paths, Progress, Read, ReadError, What};
 use super::routes::{Doubt, Routes};
 use super::status::Status;
+use crate::activity;
 use crate::client::ask::Ask;
 use crate::config::ZooKeeperSettings;
 use crate::patience::TICK;
@@ -278,6 +279,7 @@ impl Watch {
             let expiry = (!self.waiting.is_empty()).then_some(next_expiry);
             let wake_at = self.planner.wake_at().into_iter().chain(expiry).min();
             let timer = wake_at.map_or_else(never, crossbeam_channel::at);
+            self.say_what_it_waits_for();
             select! {
                 recv(told) -> event => match event {
                     Ok(event) => self.hear(event),
@@ -290,6 +292,19 @@ impl Watch {
                 recv(ordered) -> order => order.into_iter().for_each(|order| self.obey(order)),
                 recv(timer) -> _ => {}
                 recv(stopped) -> _ => return,
+            }
+        }
+    }
+
+    fn say_what_it_waits_for(&self) {
+        match self.link {
+            None => activity::go_on("waits for a connection to ZooKeeper", &[]),
+            Some((_, server)) => {
+                let waits = match self.pending.is_empty() {
+                    true => "waits for changes of routes",
+                    false => "waits for answers of ZooKeeper",
+                };
+                activity::go_on(waits, &[&server.to_string()]);
             }
         }
     }

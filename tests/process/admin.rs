@@ -539,6 +539,81 @@ fn threads_tell_what_they_do_and_for_whom() {
     eventually("nobody waits", SOON, || calls().is_none());
 }
 
+#[test]
+fn every_thread_tells_what_it_does_and_for_whom() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
+    let scratch = Scratch::new("threads");
+    let state = scratch.path().join("routes");
+    let proxy = Proxy::builder(BINARY)
+        .config_extra(&format!(
+            "zookeeper: {{address: 'localhost:{}', root: {ROOT}, state_file: {}}}\n\
+             metric: {{type: falcon, falcon_agent: '127.0.0.1:1', falcon_step_s: 60}}",
+            zk.addr().port(),
+            state.display()
+        ))
+        .start();
+    eventually("it is served", SOON, || proxy.ask("orders").is_ok());
+    let threads = || json(&proxy, "/threads")["threads"].as_array().cloned().unwrap();
+    let zookeeper = zk.addr().to_string();
+    for (name, doing, subject) in [
+        ("accept", "polls the sockets of clients", ""),
+        ("zk-watch", "waits for changes of routes", zookeeper.as_str()),
+        ("zk-link", "carries requests and answers", &zookeeper),
+        ("state-file", "waits for routes to change", ""),
+        ("meta-watch", "probes MetaServers", ""),
+        ("log", "waits for lines", ""),
+        ("falcon", "waits for the next push", "127.0.0.1:1"),
+        ("meta-proxy", "waits for signals", ""),
+    ] {
+        eventually(&format!("{name} {doing}"), SOON, || {
+            threads().iter().any(|thread| {
+                thread["name"] == name
+                    && thread["doing"] == doing
+                    && thread["subject"].as_str().unwrap_or("") == subject
+            })
+        });
+    }
+    let threads = threads();
+    for thread in &threads {
+        assert!(thread["doing"].is_string() && thread["since_s"].is_number(), "{thread}");
+    }
+    let is_resolver = |thread: &Value| thread["name"].as_str().unwrap().starts_with("resolve");
+    assert!(threads.iter().any(is_resolver), "{threads:?}");
+    let answers = |thread: &&Value| thread["doing"] == "answers a request";
+    let answering: Vec<_> = threads.iter().filter(answers).collect();
+    assert!(answering.iter().any(|thread| thread["subject"] == "/threads"), "{threads:?}");
+    // Without ZooKeeper both of its threads say so.
+    zk.stop();
+    for (name, doing) in [
+        ("zk-watch", "waits for a connection to ZooKeeper"),
+        ("zk-link", "waits until it may connect to ZooKeeper"),
+    ] {
+        eventually(&format!("{name} {doing}"), SOON, || {
+            let threads = json(&proxy, "/threads");
+            let threads = threads["threads"].as_array().cloned().unwrap();
+            threads.iter().any(|thread| thread["name"] == name && thread["doing"] == doing)
+        });
+    }
+}
+
+#[test]
+fn proxies_agree_on_the_newest_zxid_whatever_they_cache() {
+    let meta = meta_with("orders", "10.1.1.1:34801");
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
+    let start = || Proxy::builder(BINARY).zookeeper([zk.addr()], ROOT).start();
+    let (one, other) = (start(), start());
+    eventually("it is served", SOON, || one.ask("orders").is_ok());
+    let newest = |proxy: &Proxy| metric(proxy, r#"meta_proxy_newest_zxid{region="test"}"#);
+    // A table that none of them caches.
+    let zxid = zk.create(&format!("{ROOT}/users"), record("a", &[meta.addr()])) as f64;
+    eventually("both have seen it", SOON, || {
+        newest(&one) >= Some(zxid) && newest(&one) == newest(&other)
+    });
+}
+
 /// The recipe of the runbooks, on a binary without symbols as packages have it.
 #[test]
 fn gdb_names_the_threads_of_a_stripped_binary() {
