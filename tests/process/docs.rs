@@ -142,6 +142,27 @@ fn prometheus_takes_the_queries_of_the_dashboard() {
 }
 
 /// What Grafana needs of each panel to draw it, and that no two lie on each other.
+/// Grafana's own types, generated from its schema: a key that it does not know is an error, also in the options of panels.
+#[test]
+fn the_dashboard_is_as_grafanas_schema_wants_it() {
+    let check = |text: &str| {
+        let scratch = Scratch::new("grafana");
+        let mut command = Command::new(set_up("target/interop/go-grafana"));
+        command.arg(scratch.write("dashboard.json", text));
+        run(command, SOON)
+    };
+    let dashboard = read(DASHBOARD);
+    check(&dashboard).expect_code(0);
+    for (why, from, to) in [
+        ("another type", "\"schemaVersion\": 37", "\"schemaVersion\": \"37\""),
+        ("an unknown key", "\"editable\"", "\"edditable\""),
+        ("an unknown option of a panel", "\"graphMode\"", "\"graffMode\""),
+    ] {
+        assert!(dashboard.contains(from), "{why}");
+        check(&dashboard.replacen(from, to, 1)).expect_code(1);
+    }
+}
+
 #[test]
 fn the_dashboard_begins_with_numbers_and_no_panels_overlap() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
