@@ -48,8 +48,11 @@ impl EvictedRoutes {
 
     /// All, in the order of their evictions.
     pub fn list(&self) -> Vec<(Box<str>, Evicted)> {
-        let of = |table: &Box<str>| Some((table.clone(), self.by_table.get(table)?.1.clone()));
-        self.order.values().filter_map(of).collect()
+        let routes = self.order.values().filter_map(|table| {
+            let (_, route) = self.by_table.get(table)?;
+            Some((table.clone(), route.clone()))
+        });
+        routes.collect()
     }
 }
 
