@@ -20,6 +20,8 @@ pub enum Command {
     LongNames,
     /// Three clients of ZooKeeper in the same trouble.
     ZkClients,
+    /// Clusters that die, hang and slow down.
+    Clusters,
 }
 
 /// How to do it.
@@ -51,6 +53,7 @@ impl Options {
             Command::Scale => (10_000, 20),
             Command::LongNames => (20_000, 1),
             Command::ZkClients => (10_000, 1),
+            Command::Clusters => (400, 1),
         };
         Options {
             proxy,
@@ -123,9 +126,10 @@ fn read(mut parser: Parser, proxy: PathBuf) -> Result<(Command, Options), String
                     Some("scale") => Command::Scale,
                     Some("long-names") => Command::LongNames,
                     Some("zk-clients") => Command::ZkClients,
+                    Some("clusters") => Command::Clusters,
                     _ => {
                         return Err(format!(
-                            "want scale, long-names, zk-clients or options, got {word:?}"
+                            "want scale, long-names, zk-clients, clusters or options, got {word:?}"
                         ));
                     }
                 };
@@ -192,7 +196,7 @@ mod tests {
             ("--tables 0", "--tables: want at least 1"),
             ("--tables", "--tables: missing argument"),
             ("--rain", "--rain: no such option"),
-            ("rain", "want scale, long-names, zk-clients or options"),
+            ("rain", "want scale, long-names, zk-clients, clusters or options"),
             ("--seed 1 scale", "unexpected argument"),
         ] {
             let found = read_line(line).map(|_| ()).expect_err(line);

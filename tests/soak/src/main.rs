@@ -6,11 +6,13 @@
 //! soak scale [--tables N] [--proxies N] [--proxy PATH]
 //! soak long-names [--tables N] [--proxy PATH]
 //! soak zk-clients [--tables N]
+//! soak clusters [--seconds N] [--seed N] [--slack-ms N] [--proxy PATH]
 //! ```
 //! The first runs real proxies on a real ensemble of three while one fault after the other happens to it, and holds every
 //! single answer against the true history of its table: see `checker` for what is allowed, `faults` for what happens. The
 //! first wrong answer ends the run, with all that is needed to understand it. The others print what a reconnect of many
-//! proxies with many tables costs, and whether very many tables with very long names are served.
+//! proxies with many tables costs, and whether very many tables with very long names are served. `clusters` needs no
+//! ZooKeeper: clusters die, hang and slow down, see there.
 //!
 //! Exit codes: 0 all answers were right, 1 one was wrong or something broke, 2 bad arguments.
 #![forbid(unsafe_code)]
@@ -18,6 +20,7 @@
 mod aftermath;
 mod arguments;
 mod checker;
+mod clusters;
 mod crowd;
 mod drive;
 mod faults;
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Scale => scale::reconnect(&options),
         Command::LongNames => scale::long_names(&options),
         Command::ZkClients => zk_clients::compare(&options),
+        Command::Clusters => clusters::soak(&options),
     });
     match done.unwrap_or_else(|_| Err("a panic, see above".to_owned())) {
         Ok(()) => ExitCode::SUCCESS,
