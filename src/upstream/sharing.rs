@@ -105,6 +105,16 @@ struct Question<W> {
     deadline: Instant,
 }
 
+impl<W> Question<W> {
+    /// Forgets the sends that were made before anybody joined who waits now: their answers are of no use, and a server that
+    /// lost such a request may be asked again. False: none is left.
+    fn keep_useful_sends(&mut self) -> bool {
+        let first = self.waiters.front().map_or(u64::MAX, |(joined, _)| *joined);
+        self.sends.retain(|(number, _)| *number > first);
+        !self.sends.is_empty()
+    }
+}
+
 /// Hosts in whose queue a question stands.
 #[derive(Default)]
 struct Hosts {
@@ -345,7 +355,7 @@ impl<W: Waiter> Sharing<W> {
         let Some(question) = self.questions.get_mut(key) else {
             return;
         };
-        let Some((joined, first)) = question.waiters.front() else {
+        let Some((_, first)) = question.waiters.front() else {
             self.remove(key);
             return;
         };
@@ -355,10 +365,16 @@ impl<W: Waiter> Sharing<W> {
             self.deadlines.insert((deadline, key.clone()));
             question.deadline = deadline;
         }
-        if question.sends.iter().any(|(number, _)| number > joined) {
-            return;
+        if !question.keep_useful_sends() {
+            self.begin_anew(key);
         }
-        // Nobody who waits was asked for: this is a fresh question.
+    }
+
+    /// Nobody who waits was asked for: this is a fresh question.
+    fn begin_anew(&mut self, key: &Key) {
+        let Some(question) = self.questions.get_mut(key) else {
+            return;
+        };
         if let Stand::Asked | Stand::Later(_) | Stand::Retry = question.stand {
             match question.stand {
                 Stand::Later(due) => _ = self.later.remove(&(due, key.clone())),
@@ -380,15 +396,25 @@ impl<W: Waiter> Sharing<W> {
 
     /// This send will have no answer: the server failed, or does not lead.
     pub fn unanswered(&mut self, sent: &Sent, server: SocketAddr) {
-        if let Some(question) = self.questions.get_mut(&sent.key) {
-            question.sends.retain(|(number, _)| *number != sent.number);
+        if self.end_send(sent) {
+            self.ask_another(sent, server);
         }
-        self.ask_another(sent, server);
     }
 
     /// This send has had no answer for long: another server is asked, and the answer counts if it comes.
     pub fn slow(&mut self, sent: &Sent, server: SocketAddr) {
-        self.ask_another(sent, server);
+        if self.is_wanted(sent) {
+            self.ask_another(sent, server);
+        }
+    }
+
+    /// Forgets a send. False: nobody waited for its answer any more.
+    fn end_send(&mut self, sent: &Sent) -> bool {
+        let is_wanted = self.is_wanted(sent);
+        if let Some(question) = self.questions.get_mut(&sent.key) {
+            question.sends.retain(|(number, _)| *number != sent.number);
+        }
+        is_wanted
     }
 
     fn ask_another(&mut self, sent: &Sent, server: SocketAddr) {
@@ -406,13 +432,13 @@ impl<W: Waiter> Sharing<W> {
 
     /// This send never left, or its link had died before: the same server may be asked again.
     pub fn take_back(&mut self, sent: &Sent) {
-        if let Some(question) = self.questions.get_mut(&sent.key) {
-            question.sends.retain(|(number, _)| *number != sent.number);
-            if let Stand::Asked = question.stand {
-                question.stand = Stand::Retry;
-                self.ready += 1;
-                self.retries.push_front(sent.key.clone());
-            }
+        if self.end_send(sent)
+            && let Some(question) = self.questions.get_mut(&sent.key)
+            && let Stand::Asked = question.stand
+        {
+            question.stand = Stand::Retry;
+            self.ready += 1;
+            self.retries.push_front(sent.key.clone());
         }
     }
 
@@ -459,7 +485,11 @@ impl<W: Waiter> Sharing<W> {
             match question.waiters.iter().map(|(_, waiter)| waiter.deadline()).min() {
                 Some(deadline) => {
                     question.deadline = deadline;
-                    self.deadlines.insert((deadline, key));
+                    self.deadlines.insert((deadline, key.clone()));
+                    question.keep_useful_sends();
+                    if question.waiters.front().is_some_and(|(joined, _)| *joined > last_sent) {
+                        self.begin_anew(&key);
+                    }
                 }
                 None => drop(self.remove(&key)),
             }

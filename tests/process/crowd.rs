@@ -8,7 +8,7 @@ use harness::client::{Answer, Client};
 use harness::http::get;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
-use harness::wait::eventually;
+use harness::wait::{eventually, poll};
 use harness::wire::QueryCfgResponse;
 
 use crate::support::{QUERY_TIMEOUT, Routes, SOON, addr, meta_with, record};
@@ -135,6 +135,40 @@ fn a_repaired_cluster_is_well_again_without_any_client() {
     meta.set(Behaviour::Leader);
     proxy.wait_for_log("answers again", Duration::from_secs(3));
     assert!(is_ok(&proxy.ask("t")));
+}
+
+/// The request that it lost must not keep the proxy from asking it again.
+#[test]
+fn a_server_that_lost_a_request_is_asked_again_for_a_table_that_is_always_asked_for() {
+    let meta = meta_with("t", PRIMARY);
+    let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
+    let proxy = routes.proxy();
+    assert!(is_ok(&proxy.ask("t")));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Their queries overlap, so that there is always somebody who waits.
+        for _ in 0..6 {
+            let (proxy, is_over) = (&proxy, &is_over);
+            scope.spawn(move || {
+                let mut client = proxy.client();
+                while !is_over.load(Relaxed) {
+                    client.ask("t");
+                    thread::sleep(Duration::from_millis(30));
+                }
+            });
+            thread::sleep(Duration::from_millis(40));
+        }
+        let before = meta.calls();
+        meta.set(Behaviour::Mute);
+        eventually("a request is lost", SOON, || meta.calls() > before);
+        thread::sleep(Duration::from_millis(700));
+        meta.set(Behaviour::Leader);
+        let start = Instant::now();
+        let well = poll(4 * QUERY_TIMEOUT, || is_ok(&proxy.ask("t")).then(|| start.elapsed()));
+        is_over.store(true, Relaxed);
+        println!("well again after {well:?}");
+        assert!(well.is_some_and(|took| took < 2 * QUERY_TIMEOUT), "{well:?}");
+    });
 }
 
 #[test]

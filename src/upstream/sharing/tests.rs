@@ -152,6 +152,31 @@ fn a_server_that_has_the_question_still_is_not_asked_again() {
     assert_eq!(world.next_of(64, &[1, 2], 50).unwrap().server, server(2), "1 has it still");
 }
 
+/// Else a server that lost one request would never be asked again for a table that is always asked for.
+#[test]
+fn a_send_is_forgotten_with_the_last_query_that_it_was_for() {
+    let mut world = World::new();
+    let old = world.join("t", 1);
+    let lost = world.next().remove(0);
+    world.sharing.slow(&lost, server(1));
+    let asked = world.join("t", 1);
+    assert_eq!(world.next_of(8, &[1, 2], 500).map(|batch| batch.server), Some(server(2)));
+    let fresh = world.join("t", 2);
+    let expired = |world: &mut World, ms| {
+        let expired = world.sharing.expire(world.at(ms));
+        expired.iter().map(|expired| expired.waiter.number).collect::<Vec<_>>()
+    };
+    assert_eq!(expired(&mut world, 1000 + u64::from(old)), [old]);
+    assert!(!world.sharing.is_wanted(&lost), "its answer is of no use");
+    world.sharing.unanswered(&lost, server(1));
+    assert!(!world.sharing.is_ready(), "the second server has been asked just now");
+    assert_eq!(expired(&mut world, 1000 + u64::from(asked)), [asked]);
+    let again = world.next_of(8, &[1, 2], 1100).expect("nobody was asked for this query");
+    assert_eq!(again.server, server(1));
+    assert_eq!(world.answered(&again.questions[0]), [fresh]);
+    world.assert_is_empty();
+}
+
 #[test]
 fn a_link_that_had_died_costs_no_server() {
     let mut world = World::new();
@@ -354,6 +379,10 @@ mod property {
                         ended.extend(taken.iter().map(|query| query.number));
                     }
                     _ => {}
+                }
+                for question in world.sharing.questions.values() {
+                    let first = question.waiters.front().map(|(joined, _)| *joined);
+                    prop_assert!(question.sends.iter().all(|(number, _)| Some(*number) > first));
                 }
             }
             // Answer everything that is left.

@@ -68,6 +68,7 @@ struct Cluster {
 
 /// From when to when something was wrong; `None`: it still is.
 struct Trouble {
+    fault: Fault,
     from: Instant,
     until: Option<Instant>,
 }
@@ -95,8 +96,18 @@ impl Cluster {
         !self.troubles().iter().any(overlaps)
     }
 
+    /// What was wrong, and how long ago.
+    fn story(&self, now: Instant) -> String {
+        let ago = |at: Instant| format!("{:.3} s ago", (now - at).as_secs_f64());
+        let tell = |trouble: &Trouble| {
+            let until = trouble.until.map_or("now".to_owned(), ago);
+            format!("{:?} from {} until {until}", trouble.fault, ago(trouble.from))
+        };
+        self.troubles().iter().map(tell).collect::<Vec<_>>().join("; ")
+    }
+
     fn suffer(&self, fault: Fault) {
-        self.troubles().push(Trouble { from: Instant::now(), until: None });
+        self.troubles().push(Trouble { fault, from: Instant::now(), until: None });
         let mut server = self.server.lock().expect("nothing panics while holding it");
         match (fault, &*server) {
             (Fault::Dies, _) => *server = None,
@@ -360,8 +371,14 @@ impl World<'_> {
         let bound = self.slack + if was_well { AT_ONCE } else { IN_TIME };
         if !is_right || took > bound {
             let state = if was_well { "was well" } else { "was in trouble" };
+            let troubles = self.clusters[cluster].story(now);
+            let log = self.proxy.log();
+            let of_it = format!("cluster=c{cluster} ");
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains(&of_it)).collect();
             return Err(format!(
-                "cluster {cluster}, which {state}: {took:?} of at most {bound:?}, {answer:?}"
+                "cluster {cluster}, which {state}: {took:?} of at most {bound:?}, {answer:?}\n\
+                 its troubles: {troubles}\nof it in the log:\n{}",
+                lines.join("\n")
             ));
         }
         seen.answers += 1;
