@@ -86,7 +86,10 @@ impl Overview {
         found.extend(self.mute_metas().map(|what| (Level::Warning, what)));
         let unserved = |route: &&Route| route.cluster.is_none();
         let last_good = |route: &&Route| route.cluster.is_some() && route.fault.is_some();
-        found.extend(self.bad_records(unserved).map(|what| (Level::Bad, what)));
+        found.extend(
+            self.bad_records(unserved)
+                .map(|what| (Level::Bad, what + "; clients get ERR_INVALID_DATA")),
+        );
         let last_good = self.bad_records(last_good);
         found.extend(last_good.map(|what| (Level::Warning, what + "; the last good one serves")));
         found.extend(self.not_in_their_cluster().map(|what| (Level::Bad, what)));

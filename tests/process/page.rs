@@ -51,7 +51,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             fault: None,
             metas: cluster.metas.clone(),
             zxid: 0x5_0000_1234 + n as i64,
-            written_s: None,
+            written_s: Some(7_200 * (n as u64 + 1)),
             age_s: 7_200 * (n as u64 + 1),
             confirmed_age_s: Some(3 + n as u64 % 27),
             source: "zookeeper",
@@ -104,7 +104,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
     }
 }
 
-/// The same with ZooKeeper down and a cluster dead.
+/// The same with ZooKeeper down, a cluster dead, and a broken record over a good one.
 fn in_trouble() -> Overview {
     let mut overview = overview(5, 37);
     if let Some(zookeeper) = &mut overview.zookeeper {
@@ -128,6 +128,7 @@ fn in_trouble() -> Overview {
         })
         .collect();
     overview.clusters[1].failures = 1;
+    overview.routes[1].fault = Some("meta_addrs: want host:port, got \"10.1.0.1\"".to_owned());
     overview.routes.iter_mut().take(4).for_each(|route| route.stale = true);
     overview
 }
@@ -232,14 +233,25 @@ fn large() -> Overview {
     overview
 }
 
-/// The page in a frame of 400 pixels, for a browser's own window is never that narrow; the title of the outer page tells how
-/// wide the page in the frame is.
-fn serve_framed(overview: fn() -> Overview) -> Http {
+/// Wide as a screen, and narrow as a phone.
+const WIDTHS: [u32; 2] = [1280, 400];
+
+type Scene = (&'static str, fn() -> Overview);
+
+const SCENES: [Scene; 3] =
+    [("well", || overview(5, 37)), ("trouble", in_trouble), ("large", large)];
+
+/// The page in a frame, for a browser's own window is never as narrow as 400 pixels. The title of the outer page tells how
+/// wide the page in the frame is, and how far the broken routes are below the headline.
+fn serve_framed(width: u32, overview: fn() -> Overview) -> Http {
     let handler = move |request: &Request| match request.path.as_str() {
         "/" => {
-            let script = "onload = () => document.title = \
-                'width=' + frames[0].document.documentElement.scrollWidth";
-            let frame = "<iframe src=/inner width=400 height=1600 style=border:0></iframe>";
+            let script = "onload = () => { const page = frames[0].document; \
+                const box = id => page.getElementById(id).getBoundingClientRect(); \
+                const gap = Math.round(box('broken').top - box('verdict').bottom); \
+                document.title = `width=${page.documentElement.scrollWidth} gap=${gap}`; }";
+            let frame =
+                format!("<iframe src=/inner width={width} height=1600 style=border:0></iframe>");
             let html =
                 format!("<title>-</title><body style=margin:0>{frame}<script>{script}</script>");
             Response::html(html, "default-src 'self' 'unsafe-inline'")
@@ -254,15 +266,19 @@ fn serve_framed(overview: fn() -> Overview) -> Http {
 }
 
 #[test]
-fn nothing_runs_off_a_screen_of_400_pixels() {
-    for (why, overview) in [("large", large as fn() -> Overview), ("in trouble", in_trouble)] {
-        let server = serve_framed(overview);
+fn nothing_runs_off_the_screen_and_broken_routes_follow_the_headline() {
+    for (width, (scene, overview)) in WIDTHS.into_iter().flat_map(|w| SCENES.map(|s| (w, s))) {
+        let server = serve_framed(width, overview);
         let done = browse(server.addr(), "/", &["--dump-dom", "--virtual-time-budget=2000"]);
-        assert!(done.stdout.contains("<title>width=400</title>"), "{why}: {done}");
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-400.png");
-        let shot = format!("--screenshot={}", file.display());
-        browse(server.addr(), "/", &[&shot, "--window-size=500,1600"]);
         server.stop();
+        let title = done.stdout.split_once("<title>width=").and_then(|(_, rest)| {
+            let (width, gap) = rest.split_once("</title>")?.0.split_once(" gap=")?;
+            Some((width.parse::<u32>().ok()?, gap.parse::<i32>().ok()?))
+        });
+        let (drawn, gap) = title.unwrap_or_else(|| panic!("{scene} at {width}: {done}"));
+        assert_eq!(drawn, width, "{scene}: what does not fit runs off the screen");
+        let follows = scene == "well" || (0..=40).contains(&gap);
+        assert!(follows, "{scene} at {width}: {gap} px below the headline");
     }
 }
 
@@ -279,36 +295,27 @@ fn sixty_clusters_do_not_push_a_broken_record_out_of_sight() {
     server.stop();
 }
 
-/// For people to look at: target/tmp/page-*.png.
+/// For people to look at: target/tmp/page-*.png. scripts/picture takes one of them for the README.
 #[test]
-fn the_page_is_drawn_light_dark_and_narrow() {
-    let (well, bad) = (serve(|_| overview(5, 37)), serve(|_| in_trouble()));
-    let large = serve(|_| large());
-    let mut drawn = Vec::new();
-    for (name, server, size, scheme) in [
-        ("light", &well, "1280,1000", "light"),
-        ("dark", &bad, "1280,1000", "dark"),
-        ("trouble", &bad, "1280,1000", "light"),
-        ("large", &large, "1280,1000", "dark"),
-        ("narrow", &bad, "500,1000", "light"),
-    ] {
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"));
-        let _ = fs::remove_file(&file);
-        let shot = format!("--screenshot={}", file.display());
-        let size = format!("--window-size={size}");
-        let scheme = if scheme == "dark" { 0 } else { 1 };
-        let scheme = format!("--blink-settings=preferredColorScheme={scheme}");
-        let done = browse(server.addr(), "/", &[&shot, &size, &scheme]);
-        let bytes = fs::metadata(&file).map_or(0, |file| file.len());
-        assert!(bytes > 10_000, "{}: {bytes} bytes\n{done}", file.display());
-        drawn.push((name, fs::read(&file).expect("it is there")));
+fn the_page_is_drawn_well_and_in_trouble_light_and_dark_wide_and_narrow() {
+    let mut drawn: Vec<(String, Vec<u8>)> = Vec::new();
+    for (width, (scene, overview)) in WIDTHS.into_iter().flat_map(|w| SCENES.map(|s| (w, s))) {
+        let server = serve_framed(width, overview);
+        for (scheme, number) in [("dark", 0), ("light", 1)] {
+            let name = format!("page-{scene}-{scheme}-{width}.png");
+            let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+            let _ = fs::remove_file(&file);
+            let shot = format!("--screenshot={}", file.display());
+            let size = format!("--window-size={},{}", width.max(500), 1280 * 860 / width.max(860));
+            let scheme = format!("--blink-settings=preferredColorScheme={number}");
+            let done = browse(server.addr(), "/", &[&shot, &size, &scheme]);
+            let picture = fs::read(&file).unwrap_or_default();
+            assert!(picture.len() > 10_000, "{name}: {} bytes\n{done}", picture.len());
+            // It differs by what is wrong, by the colours asked for, and by width.
+            let same = drawn.iter().find(|(_, other)| *other == picture);
+            assert!(same.is_none(), "{name} looks as {:?}", same.map(|(other, _)| other));
+            drawn.push((name, picture));
+        }
+        server.stop();
     }
-    // What is drawn differs by verdict, by the colours asked for, and by width.
-    for (at, (name, picture)) in drawn.iter().enumerate() {
-        let same = drawn[..at].iter().find(|(_, other)| other == picture);
-        assert!(same.is_none(), "{name} looks as {:?}", same.map(|(other, _)| other));
-    }
-    large.stop();
-    well.stop();
-    bad.stop();
 }

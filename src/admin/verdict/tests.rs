@@ -101,7 +101,7 @@ fn what_is_wrong_is_said_the_worst_first() {
     );
     assert_eq!(
         verdict(&|overview| overview.routes[1].cluster = None),
-        one(Level::Bad, "The record of table users cannot be used")
+        one(Level::Bad, "The record of table users cannot be used; clients get ERR_INVALID_DATA")
     );
     assert_eq!(
         verdict(&|overview| overview.routes[1].fault = Some("want a JSON object".to_owned())),
