@@ -491,7 +491,7 @@ mod tests {
         assert!(page.contains("<title>! proxy-07"), "{page}");
         assert!(page.contains(
             "class=\"live bad\" role=\"status\">Cluster c3srv-ad does not answer: \
-             17 failures in 40 s, 2 tables affected; 10.1.0.2:34601 timeout<ul><li>The record of table items cannot be used</li>\
+             17 failures in 40 s, 2 tables affected; 10.1.0.2:34601 timeout<ul><li>The record of table items cannot be used; clients get ERR_INVALID_DATA</li>\
              <li>The record of table orders cannot be used: want a JSON object; the last good one \
              serves</li></ul>"
         ));
