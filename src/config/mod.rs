@@ -126,8 +126,6 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
         cache_capacity: s.number(cache, 1..=1_000_000, 1_024, NeedsRestart),
         digest: s.digest("zookeeper.digest", Live),
         clusters_root: s.znode_path_beside("zookeeper.clusters_root", &root, NeedsRestart),
-        control_root: s.znode_path_beside("zookeeper.control_root", &root, NeedsRestart),
-        control_digest: s.digest("zookeeper.control_digest", NeedsRestart),
         preload: s.flag("zookeeper.preload", false, NeedsRestart),
         hold: s.flag("zookeeper.hold", true, NeedsRestart),
         state_file: s.file("zookeeper.state_file", NeedsRestart),

@@ -152,10 +152,6 @@ pub struct ZooKeeperSettings {
     pub digest: Option<String>,
     /// The znode above the clusters, if records of tables may only name theirs.
     pub clusters_root: Option<String>,
-    /// The znode where the proxy says that it is there, and hears of deletions and accepts.
-    pub control_root: Option<String>,
-    /// `user:password` of the digest scheme that the control znode is protected by.
-    pub control_digest: Option<String>,
     /// Whether all tables are read at start, not only when first asked for.
     pub preload: bool,
     /// Whether routes are held when the root or many tables go.
@@ -173,8 +169,6 @@ impl fmt::Debug for ZooKeeperSettings {
             .field("cache_capacity", &self.cache_capacity)
             .field("digest", &self.digest.as_ref().map(|_| "***"))
             .field("clusters_root", &self.clusters_root)
-            .field("control_root", &self.control_root)
-            .field("control_digest", &self.control_digest.as_ref().map(|_| "***"))
             .field("preload", &self.preload)
             .field("hold", &self.hold)
             .field("state_file", &self.state_file)

@@ -159,6 +159,8 @@ pub struct Routes {
     left: u32,
     clusters: Clusters,
     named: HashMap<Box<str>, NamedCluster>,
+    /// The cluster that each table names. It may hold tables that are in no cluster's list any more.
+    cluster_of: HashMap<Box<str>, Box<str>>,
     names_readable: bool,
     /// As it was when the names were asked for.
     root_of_names: Root,
@@ -218,6 +220,7 @@ impl Routes {
             writer,
             clusters,
             named: HashMap::new(),
+            cluster_of: HashMap::new(),
             names_readable: true,
             root_of_names: Root::Unseen,
             are_names_due: false,
@@ -454,6 +457,7 @@ impl Routes {
     /// Forgets all clusters: their tables are read again, and name them anew.
     pub fn forget_named(&mut self) {
         self.named.clear();
+        self.cluster_of.clear();
     }
 
     /// Forgets clusters that no cached table names.
@@ -463,6 +467,10 @@ impl Routes {
             cluster.tables.retain(|table, naming| naming.is_wanted || is_cached(table));
         }
         self.named.retain(|_, cluster| !cluster.tables.is_empty());
+        let named = &self.named;
+        self.cluster_of.retain(|table, name| {
+            named.get(name).is_some_and(|cluster| cluster.tables.contains_key(table))
+        });
         let writer = &self.writer;
         self.hold.keep(|table| writer.get(table).is_some());
         self.show_hold();
@@ -894,6 +902,7 @@ impl Routes {
                 self.detach(table);
                 let cluster = self.named.entry(name.as_str().into()).or_default();
                 cluster.tables.insert(table.into(), naming);
+                self.cluster_of.insert(table.into(), name.into());
             }
             Ok(Target::Here(record)) => {
                 self.detach(table);
@@ -917,8 +926,9 @@ impl Routes {
 
     /// The cluster that a table names.
     fn naming(&self, table: &str) -> Option<(Box<str>, Naming)> {
-        let of = |cluster: &NamedCluster| cluster.tables.get(table).copied();
-        self.named.iter().find_map(|(name, cluster)| Some((name.clone(), of(cluster)?)))
+        let name = self.cluster_of.get(table)?;
+        let naming = self.named.get(name)?.tables.get(table)?;
+        Some((name.clone(), *naming))
     }
 
     /// A table lives where its cluster's record says, if that is at least as new as its own: who replaces a cluster's
@@ -1050,7 +1060,9 @@ impl Routes {
 
     /// The table's record does not name the cluster any more that it named.
     fn detach(&mut self, table: &str) {
-        for cluster in self.named.values_mut() {
+        if let Some(name) = self.cluster_of.remove(table)
+            && let Some(cluster) = self.named.get_mut(&name)
+        {
             cluster.tables.remove(table);
         }
     }
@@ -1065,10 +1077,11 @@ impl Routes {
 
     /// The table's record cannot be used. The last good route counts; what is wrong shows beside it.
     fn unusable(&mut self, table: &str, fault: &str) {
-        for cluster in self.named.values_mut() {
-            if let Some(naming) = cluster.tables.get_mut(table) {
-                naming.has_fault = true;
-            }
+        if let Some(name) = self.cluster_of.get(table)
+            && let Some(cluster) = self.named.get_mut(name)
+            && let Some(naming) = cluster.tables.get_mut(table)
+        {
+            naming.has_fault = true;
         }
         self.put_unusable(table);
         self.note_fault(table, Some(fault));

@@ -152,7 +152,7 @@ fn options(settings: &ZooKeeperSettings) -> Options {
     Options {
         address: settings.address.clone(),
         timeout: settings.timeout,
-        digests: settings.digest.iter().chain(&settings.control_digest).cloned().collect(),
+        digests: settings.digest.iter().cloned().collect(),
         root: Some(settings.root.clone()),
     }
 }

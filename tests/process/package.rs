@@ -112,8 +112,6 @@ fn what_is_off_in_the_packaged_settings_is_the_default() {
         "listeners: [{listen: 0.0.0.0:34602, host_port_fields: remove}]\n",
         "  digest: user:password\n",
         "  clusters_root: /pegasus-clusters\n",
-        "  control_root: /meta-proxy-control\n",
-        "  control_digest: user:password\n",
         "  tags: [region=local, service=meta_proxy]\n",
     ] {
         assert!(all.contains(line), "{line}");

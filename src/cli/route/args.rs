@@ -33,9 +33,7 @@ pub const COMMON: &[Opt] = &[
     ("zookeeper", Some("HOST:PORT,...")),
     ("root", Some("ZNODE")),
     ("clusters-root", Some("ZNODE")),
-    ("control-root", Some("ZNODE")),
     ("digest-file", Some("FILE")),
-    ("control-digest-file", Some("FILE")),
     ("proxies", Some("HOST:PORT,... or none")),
     ("wait-s", Some("N")),
     ("timeout-ms", Some("N")),
@@ -197,8 +195,7 @@ Where the routes are, and who serves them:
   --config FILE            the settings of a proxy
   --zookeeper A,B --root R instead of it, or above it
   --digest-file FILE       user:password for protected znodes, in a file
-  --proxies H:P,...        the pages of the proxies that must serve what is written; they are found by
-                           themselves with zookeeper.control_root; none: none is looked at
+  --proxies H:P,...        the pages of all proxies, which must serve what is written; none: none is looked at
   --wait-s N               wait for them for so long [30]
   --timeout-ms N           time for each cluster and each request [5000]
   --json                   print JSON

@@ -21,10 +21,18 @@ pub enum Proxies {
     Named(Vec<String>),
     /// `--proxies none`.
     Nobody,
-    /// Those that are members of the control znode.
-    Members,
     /// Nobody said.
     Unknown,
+}
+
+impl Proxies {
+    /// Their pages.
+    pub fn addresses(&self) -> &[String] {
+        match self {
+            Proxies::Named(proxies) => proxies,
+            Proxies::Nobody | Proxies::Unknown => &[],
+        }
+    }
 }
 
 /// The arguments, read as far as all commands have them.
@@ -44,7 +52,6 @@ impl Context {
         let proxies = match args.value("proxies") {
             Some("none") => Proxies::Nobody,
             Some(list) => Proxies::Named(host_ports("proxies", list)?),
-            None if place.control_root.is_some() => Proxies::Members,
             None => Proxies::Unknown,
         };
         let number =
@@ -66,8 +73,8 @@ impl Context {
     pub fn must_know_proxies(&self) -> Result<(), Fault> {
         match self.proxies {
             Proxies::Unknown => Err(Fault::usage(
-                "want --proxies HOST:PORT,... (the pages of all proxies), or none to look at none, or \
-                 zookeeper.control_root: else nobody sees whether they serve what is written",
+                "want --proxies HOST:PORT,... (the pages of all proxies), or none to look at none: else nobody \
+                 sees whether they serve what is written",
             )),
             _ => Ok(()),
         }
@@ -94,9 +101,7 @@ fn place(args: &Args) -> Result<Where, Fault> {
             place.address = zookeeper.address;
             place.root = zookeeper.root;
             place.clusters_root = zookeeper.clusters_root;
-            place.control_root = zookeeper.control_root;
             place.digest = zookeeper.digest;
-            place.control_digest = zookeeper.control_digest;
         }
     }
     if let Some(list) = args.value("zookeeper") {
@@ -118,19 +123,14 @@ fn place(args: &Args) -> Result<Where, Fault> {
         place.root = root;
     }
     place.clusters_root = znode("clusters-root")?.or(place.clusters_root);
-    place.control_root = znode("control-root")?.or(place.control_root);
-    for (name, digest) in
-        [("digest-file", &mut place.digest), ("control-digest-file", &mut place.control_digest)]
-    {
-        if let Some(file) = args.value(name) {
-            let text = fs::read_to_string(file)
-                .map_err(|e| Fault::usage(format!("--{name}: {file}: {e}")))?;
-            let text = text.trim().to_owned();
-            if !text.contains(':') {
-                return Err(Fault::usage(format!("--{name}: {file}: want user:password")));
-            }
-            *digest = Some(text);
+    if let Some(file) = args.value("digest-file") {
+        let text = fs::read_to_string(file)
+            .map_err(|e| Fault::usage(format!("--digest-file: {file}: {e}")))?;
+        let text = text.trim().to_owned();
+        if !text.contains(':') {
+            return Err(Fault::usage(format!("--digest-file: {file}: want user:password")));
         }
+        place.digest = Some(text);
     }
     match place.address.is_empty() || place.root.is_empty() {
         true => {

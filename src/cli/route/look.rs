@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::Args;
 use super::context::Context;
-use super::perform::{proxies_of, served_by};
+use super::perform::served_by;
 use super::{Ended, text};
 use crate::ops::store::check_name;
 use crate::ops::view::Row;
@@ -52,8 +52,8 @@ pub fn get(args: &Args) -> Ended {
     let clusters = store.clusters()?;
     let place = store.place_of(&found.data, &clusters);
     let row = Row { table: table.to_owned(), znode: found, place };
-    let proxies = proxies_of(&context, &mut store)?;
-    let served = served_by(&proxies, table);
+    let proxies = context.proxies.addresses();
+    let served = served_by(proxies, table);
     let acl: Vec<String> = acl.iter().map(ToString::to_string).collect();
     let record = String::from_utf8_lossy(&row.znode.data).into_owned();
     if context.json {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::args::Args;
-use super::context::{Context, Proxies};
+use super::context::Context;
 use super::{Ended, text};
 use crate::logging::line::Utc;
 use crate::ops::checks::{self, Move, Refusal};
@@ -102,8 +102,8 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
         report(context, plan, &file, Outcome::Done, None, &[]);
         return Ok(Outcome::Done);
     }
-    let proxies = proxies_of(context, store)?;
-    refuse_while_held(&proxies)?;
+    let proxies = context.proxies.addresses();
+    refuse_while_held(proxies)?;
     let mut run = apply::look(store, plan)?;
     confirm(args, plan, &moves)?;
     let written = write(context, store, plan, &mut run);
@@ -123,7 +123,7 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
         file.display()
     ));
     let expected = apply::expected(store, plan, &run)?;
-    let seen = wait(context, store, proxies, &expected)?;
+    let seen = wait(context, proxies, &expected);
     let outcome = match seen.iter().all(|seen| seen.served.is_ok()) {
         true => Outcome::Done,
         false => Outcome::Partly,
@@ -147,30 +147,19 @@ fn write(context: &Context, store: &mut Store, plan: &Plan, run: &mut Run) -> Re
     written
 }
 
-/// Waits until all proxies serve it, also those that come or go meanwhile, and tells each.
-fn wait(
-    context: &Context,
-    store: &mut Store,
-    proxies: Vec<String>,
-    expected: &[proxies::Expected],
-) -> Result<Vec<Seen>, Fault> {
-    let mut all = proxies.clone();
-    let mut seen = proxies::wait(&proxies, expected, context.wait);
-    // One that started while this was written may have read what was there before.
-    let late: Vec<String> =
-        proxies_of(context, store)?.into_iter().filter(|proxy| !all.contains(proxy)).collect();
-    seen.extend(proxies::wait(&late, expected, context.wait));
-    all.extend(late);
+/// Waits until all proxies serve it, and tells of each.
+fn wait(context: &Context, proxies: &[String], expected: &[proxies::Expected]) -> Vec<Seen> {
+    let seen = proxies::wait(proxies, expected, context.wait);
     for one in &seen {
         context.say(&match &one.served {
             Ok(()) => format!("{}: serves it, after {} ms\n", one.proxy, one.took.as_millis()),
             Err(why) => format!("{}: DOES NOT SERVE IT: {why}\n", one.proxy),
         });
     }
-    if all.is_empty() {
+    if proxies.is_empty() {
         context.say("no proxy was looked at\n");
     }
-    Ok(seen)
+    seen
 }
 
 fn report(
@@ -274,14 +263,6 @@ fn refusals(refused: &[Refusal]) -> String {
         text += &format!("  {some}{more}: {why} (--{option})\n");
     }
     text.trim_end().to_owned()
-}
-
-/// The pages of the proxies that must serve what is written.
-pub fn proxies_of(context: &Context, _store: &mut Store) -> Result<Vec<String>, Fault> {
-    match &context.proxies {
-        Proxies::Named(proxies) => Ok(proxies.clone()),
-        Proxies::Nobody | Proxies::Unknown | Proxies::Members => Ok(Vec::new()),
-    }
 }
 
 /// What each proxy says of one table, in words.
