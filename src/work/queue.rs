@@ -17,8 +17,11 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::thread;
 
+#[cfg(not(loom))]
 use parking_lot::{Condvar, Mutex};
 
+#[cfg(loom)]
+use crate::locks::{Condvar, Mutex};
 use crate::turns::Turns;
 
 /// Clients that wait for each reader before one more is called: some hundred microseconds of reading.
@@ -149,7 +152,7 @@ impl<J, C> Queue<J, C> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::Arc;

@@ -20,5 +20,12 @@ pub mod turns;
 #[path = "../../../src/upstream/sharing.rs"]
 pub mod sharing;
 
+#[path = "../../../src/work/queue.rs"]
+pub mod queue;
+
+mod locks;
+
 #[cfg(test)]
 mod questions;
+#[cfg(test)]
+mod workers;
