@@ -121,8 +121,12 @@ fn sources() -> Vec<(PathBuf, String)> {
                 folders.push(path);
             } else if !path.ends_with("tests.rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]").next().unwrap();
-                let code = code.split("#[cfg(all(test, loom))]").next().unwrap().to_owned();
+                let tests =
+                    ["#[cfg(test)]", "#[cfg(all(test, loom))]", "#[cfg(all(test, not(loom)))]"];
+                let end = tests.iter().filter_map(|tests| text.find(tests)).min();
+                let code = &text[..end.unwrap_or(text.len())];
+                // It stands for another package's lock in a model check, see tests/model.
+                let code = code.replace("#[cfg(loom)]\nuse crate::locks::{Condvar, Mutex};\n", "");
                 found.push((path.strip_prefix(root().join("src")).unwrap().to_owned(), code));
             }
         }
