@@ -109,16 +109,11 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
     let written = write(context, store, plan, &mut run);
     if let Err(fault) = written {
         report(context, plan, &file, fault.outcome, Some(&run), &[]);
-        let undo = format!(
-            "{}\nThe plan is in {1}. Go on: meta-proxy route {2} {1} --apply. Back: meta-proxy route undo {1} --apply",
-            fault.why,
-            file.display(),
-            act.later
-        );
-        return Err(Fault::new(fault.outcome, undo));
+        let why = format!("{}\n{} has the state before and after", fault.why, file.display());
+        return Err(Fault::new(fault.outcome, why));
     }
     context.say(&format!(
-        "{} written. The way back: meta-proxy route undo {} --apply\n",
+        "{} written. {} has the state before and after.\n",
         text::counted(plan.changes.len(), "change"),
         file.display()
     ));
