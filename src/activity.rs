@@ -1,4 +1,4 @@
-//! What each thread does now, for `/threads`: with plain threads that is the state of the proxy.
+//! The current work of each thread, for `/threads`: with plain threads that is the state of the proxy.
 //!
 //! ```text
 //! worker-007 ─▶ activity::now("calls a cluster", "c3 orders") ─▶ its own slot ◀── list() ── /threads
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 /// What a worker does that makes no call: with nothing to do it waits for clients.
 pub const SERVING: &str = "serves clients";
 
-/// What one thread does.
+/// The work of one thread.
 struct Doing {
     what: &'static str,
     /// For which cluster, table or server; empty: for none.

@@ -38,7 +38,7 @@ use crate::version;
 /// Entries of `/clients` without a limit.
 const MAX_CLIENTS: usize = 1_000;
 
-/// What there is, for whoever asks for something else.
+/// The list of pages, for a request for another one.
 const LIST: &str = "\
 /           status page; ?q= searches
 /metrics    for Prometheus
@@ -57,7 +57,7 @@ const LIST: &str = "\
 
 /// All pages.
 pub struct Pages {
-    /// What they show.
+    /// The state that they show.
     pub inside: Arc<Inside>,
     /// Labels of all metrics.
     pub labels: Vec<(String, String)>,

@@ -17,14 +17,14 @@ use super::http_message::Response;
 /// How to write metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// What Prometheus asks for first.
+    /// The format that Prometheus asks for first.
     OpenMetrics,
-    /// What everything reads.
+    /// The format that every scraper reads.
     Classic,
 }
 
 impl Format {
-    /// What a scraper with this Accept header likes best, the classic text when in doubt.
+    /// The format that a scraper with this Accept header prefers, the classic text when in doubt.
     pub fn of_accept(accept: &str) -> Self {
         let open = quality(accept, "application/openmetrics-text");
         let classic = quality(accept, "text/plain");

@@ -142,7 +142,7 @@ struct Number {
     value: f64,
 }
 
-/// What happened between two pushes.
+/// The changes between two pushes.
 struct Steps {
     /// Counters at the last push, by tags.
     counters: HashMap<String, f64>,
@@ -197,7 +197,7 @@ impl Steps {
     }
 }
 
-/// What is new in a histogram.
+/// The new counts of a histogram.
 struct Fresh {
     count: f64,
     sum: f64,

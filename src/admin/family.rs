@@ -3,7 +3,7 @@
 /// A metric: its name, and a number for each set of labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {
-    /// Of a counter without `_total`.
+    /// The name of a counter, without `_total`.
     pub name: &'static str,
     pub help: &'static str,
     pub kind: Kind,

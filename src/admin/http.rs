@@ -41,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes for one read.
 const READ_BYTES: usize = 4 * 1024;
 
-/// What answers requests. It must not block: a thread of few waits for it. If it panics, the answer is 500.
+/// Answers requests. It must not block: a thread of few waits for it. If it panics, the answer is 500.
 pub type Handler = dyn Fn(&Request) -> Response + Send + Sync;
 
 /// The running server.

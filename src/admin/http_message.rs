@@ -48,7 +48,7 @@ pub struct Request {
     pub host: String,
     /// Whether it has the header [`DELIBERATE`].
     pub is_deliberate: bool,
-    /// Who asks.
+    /// The client's address.
     pub peer: SocketAddr,
     /// Where the request came in.
     pub at: SocketAddr,
@@ -186,11 +186,11 @@ fn decode(text: &str, plus_is_space: bool) -> Option<String> {
 pub struct Response {
     /// 200 and the like.
     pub status: u16,
-    /// What the body is.
+    /// The type of the body.
     pub content_type: &'static str,
     /// The body.
     pub body: Vec<u8>,
-    /// What a browser may do with it. Nothing, but for pages that say otherwise.
+    /// Limits on what a browser does with it. Nothing, but for pages that say otherwise.
     content_security_policy: Cow<'static, str>,
     headers: Vec<(&'static str, &'static str)>,
 }
@@ -228,7 +228,7 @@ impl Response {
         Response::text(404, format!("no such page; there are:\n{pages}"))
     }
 
-    /// The same in gzip, if it is long enough for that.
+    /// Packs it with gzip, if it is long enough for that.
     pub fn gzipped(mut self) -> Self {
         if self.body.len() >= gzip::MIN_BYTES {
             self.body = gzip::compress(&self.body);
@@ -242,13 +242,13 @@ impl Response {
         Response::text(405, format!("want {allowed}\n")).with_header("Allow", allowed)
     }
 
-    /// The same with one more header.
+    /// Adds one more header.
     pub fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// What goes over the wire, without the body if only the head is wanted.
+    /// The bytes for the wire, without the body if only the head is wanted.
     pub fn to_bytes(&self, is_head: bool) -> Vec<u8> {
         let Response { status, content_type, body, content_security_policy, .. } = self;
         let mut head = format!(

@@ -1,4 +1,4 @@
-//! What operators and their programs see: pages over HTTP, metrics.
+//! Pages for operators and their programs: pages over HTTP, metrics.
 //!
 //! ```text
 //! admin-N ─▶ endpoints ─┬─ /metrics ─▶ metrics ─▶ families ─▶ exposition (which text format?)

@@ -21,7 +21,7 @@ pub struct Overview {
     pub life: Life,
     /// How it stands with ZooKeeper; nothing with a routes file.
     pub zookeeper: Option<ZooKeeper>,
-    /// What is held, if anything is.
+    /// The hold, if there is one.
     pub hold: Option<Hold>,
     /// The clusters that routes name.
     pub clusters: Vec<Cluster>,
@@ -29,7 +29,7 @@ pub struct Overview {
     pub routes: Vec<Route>,
     /// What clients do.
     pub clients: Clients,
-    /// What was refused since the start.
+    /// Refusals since the start.
     pub refused: Vec<Refused>,
     /// How it stands with what no query waits for.
     pub upkeep: Upkeep,
@@ -116,7 +116,7 @@ pub struct Cluster {
     pub metas: Vec<String>,
     /// Tables whose routes name it.
     pub tables: usize,
-    /// Who of them leads, if that is known.
+    /// The leader among them, if that is known.
     pub leader: Option<String>,
     /// Connections to MetaServers that wait for use.
     pub links: usize,
@@ -130,7 +130,7 @@ pub struct Cluster {
     pub failures: u32,
     /// Failures since the start.
     pub meta_failures: Vec<MetaFailure>,
-    /// What probes found.
+    /// The MetaServers as probes see them.
     pub probes: Vec<MetaProbe>,
     /// How long answers take of late.
     pub usual_us: Option<u64>,
@@ -142,7 +142,7 @@ pub struct Cluster {
     pub unanswered: u64,
 }
 
-/// What a MetaServer said to the last probe.
+/// A MetaServer's answer to the last probe.
 #[derive(Clone, Debug, Serialize)]
 pub struct MetaProbe {
     /// The MetaServer.
@@ -195,7 +195,7 @@ pub struct Route {
     pub queries: u64,
     /// Reads of ZooKeeper for it since it is cached.
     pub reads: u64,
-    /// What its cluster last answered, if that was an error.
+    /// The last answer of its cluster, if that was an error.
     pub error: Option<&'static str>,
     /// Time since the last such answer.
     pub error_s: Option<u64>,
@@ -222,7 +222,7 @@ pub struct Clients {
     pub latency_us: Option<(u64, u64)>,
 }
 
-/// What clients were refused.
+/// Refusals of clients.
 #[derive(Clone, Debug)]
 pub struct Refused {
     /// What, and why.
@@ -233,7 +233,7 @@ pub struct Refused {
     pub last_s: u64,
 }
 
-/// What can be refused, and why.
+/// Each kind of refusal, and why.
 #[derive(Clone, Copy, Debug)]
 pub enum Refusable {
     /// A connection.

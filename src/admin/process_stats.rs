@@ -1,4 +1,4 @@
-//! What the system knows of this process, under the names that every Prometheus client library uses: dashboards of
+//! Facts that the system knows of this process, under the names that every Prometheus client library uses: dashboards of
 //! the Go meta-proxy have them. Read from /proc; what cannot be read is left out.
 
 use std::fs;

@@ -22,7 +22,7 @@ impl Rate {
         Rate { totals: [(now, 0)].into() }
     }
 
-    /// So many by now; that is so many per second.
+    /// Records the total and returns the mean rate of the last 10 s.
     pub fn tell(&mut self, now: Instant, total: u64) -> f64 {
         let is_old = |at: Instant| now.saturating_duration_since(at) >= RATE_WINDOW;
         while self.totals.get(1).is_some_and(|(at, _)| is_old(*at)) {

@@ -35,11 +35,11 @@ const ACCEPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The parts.
 pub struct Inside {
-    /// What is counted.
+    /// The proxy's counters.
     pub metrics: Arc<Metrics>,
     /// The clients.
     pub hub: Arc<ClientHub>,
-    /// What waits for workers.
+    /// The queue of the workers.
     pub jobs: Arc<Jobs>,
     /// The routes.
     pub routes: Arc<RouteTable>,
@@ -96,7 +96,7 @@ impl Inside {
         answered.recv_timeout(ACCEPT_LIMIT).ok()
     }
 
-    /// What is held, as an operator sees it.
+    /// The hold, as an operator sees it.
     pub fn hold(&self) -> Option<verdict::Hold> {
         let view = self.routes.hold();
         let Shown { kind, since, root, gone } = view.shown?;

@@ -1,4 +1,4 @@
-//! What the state of the proxy means for an operator: one headline, and what else is wrong. Pure.
+//! The meaning of the proxy's state for an operator: one headline, and what else is wrong. Pure.
 //!
 //! The page is never green when clients are not served. Each part says what is wrong with it, and how bad that is; the worst
 //! is the headline.
@@ -13,14 +13,14 @@ use crate::wire::error_code::ERR_OBJECT_NOT_FOUND;
 #[cfg(test)]
 pub(super) mod tests;
 
-/// What it all means.
+/// The headline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// How bad it is.
     pub level: Level,
     /// All is well, or the worst of what is wrong, in one sentence.
     pub headline: String,
-    /// What else is wrong, a sentence each.
+    /// Other faults, a sentence each.
     pub details: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ const MISSING_S: u64 = 3_600;
 const CONFIRMING_S: u64 = 10;
 
 impl Overview {
-    /// What is wrong, the worst first.
+    /// The faults, the worst first.
     pub fn verdict(&self) -> Verdict {
         let mut found = self.wrongs();
         found.sort_by_key(|(level, _)| std::cmp::Reverse(*level));

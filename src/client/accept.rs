@@ -102,21 +102,21 @@ pub struct Acceptor {
     next_id: u64,
 }
 
-/// What the thread needs from others.
+/// The parts that the thread needs from others.
 pub struct Parts {
     /// That of the hub's waker.
     pub poll: Poll,
     /// Where clients come in.
     pub listeners: Vec<Listener>,
-    /// Who may connect.
+    /// Limits on connections.
     pub limits: AcceptLimits,
-    /// What each of them may use.
+    /// Limits on each client.
     pub client_limits: Arc<ClientLimits>,
-    /// Who may stay.
+    /// Decides which clients stay.
     pub life: Arc<Life>,
     /// Called when a stop has nothing to wait for any more.
     pub on_drained: Box<dyn FnOnce() + Send>,
-    /// What connections share.
+    /// The parts that connections share.
     pub hub: Arc<ClientHub>,
     /// The hub's notes.
     pub notes: Receiver<Note>,
@@ -125,7 +125,7 @@ pub struct Parts {
 }
 
 impl Acceptor {
-    /// Of these parts.
+    /// Makes it from these parts.
     pub fn new(mut parts: Parts) -> io::Result<Self> {
         let registry = parts.poll.registry();
         for listener in &mut parts.listeners {

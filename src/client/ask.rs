@@ -49,7 +49,7 @@ impl Ask {
         Ask { connection: Some(connection), id, table, args: Arc::from(args), asked_at, deadline }
     }
 
-    /// What a query with these arguments counts for where queries under way are limited: what waits is memory. One
+    /// The weight of a query with these arguments, where queries under way are limited: a query that waits is memory. One
     /// for each KiB begun; 240 partition indices are in the first.
     pub fn weight(args: &[u8]) -> u32 {
         1 + args.len() as u32 / 1024

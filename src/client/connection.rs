@@ -1,4 +1,4 @@
-//! One client: who it is, its turns of reading, what it may have under way, how it closes. What is sent to it stands
+//! One client: who it is, its turns of reading, what it may have under way, how it closes. Answers to it are
 //! in `sending`.
 //!
 //! ```text
@@ -76,13 +76,13 @@ pub struct Connection {
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddr,
-    /// What its host may use, and does.
+    /// The share of its host.
     pub share: Arc<HostShare>,
-    /// Who may read.
+    /// Decides which worker reads it.
     pub readiness: Readiness,
     /// Its place in `accept`'s registry.
     token: Token,
-    /// What becomes of those fields in its answers: a matter of the port where it came in.
+    /// Whether its answers keep those fields: a matter of the port where it came in.
     pub host_port_fields: HostPortFields,
     pub(super) stream: TcpStream,
     pub(super) hub: Arc<ClientHub>,
@@ -108,7 +108,7 @@ pub struct Connection {
     /// When it had its last answer from the worker that read its question, us of the hub.
     served_at_us: AtomicU64,
     quick_streak: AtomicU8,
-    /// What it asked for last, for `Usage`.
+    /// The table that it asked for last, for `Usage`.
     last_use: Mutex<Option<Arc<Use>>>,
     /// The deadline for which it is on `accept`'s list, ms of the hub; 0: it is not on it.
     watched_until_ms: AtomicU64,
@@ -120,7 +120,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Of an accepted, non-blocking socket at this place of `accept`'s registry.
+    /// Makes it of an accepted, non-blocking socket at this place of `accept`'s registry.
     pub fn new(
         key: ConnectionKey,
         peer: SocketAddr,
@@ -170,7 +170,7 @@ impl Connection {
         self.share.host
     }
 
-    /// What is counted.
+    /// The proxy's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.hub.metrics
     }

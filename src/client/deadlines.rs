@@ -46,7 +46,7 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
     }
 }
 
-/// What a client is waited for, ms of one clock; 0: it is not.
+/// Since when the proxy waits for a client, and for what; ms of one clock; 0: it does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waits {
     /// Since when it has begun a frame.
@@ -55,7 +55,7 @@ pub struct Waits {
     pub unsent_since_ms: u64,
 }
 
-/// What follows from how long a client is waited for.
+/// The outcome of a check of how long the proxy has waited for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// It is not waited for.

@@ -10,7 +10,7 @@ pub fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
-/// What stands for the client's host wherever clients are counted or served by hosts.
+/// The address that stands for the client's host wherever clients are counted or served by hosts.
 pub fn host_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {

@@ -35,7 +35,7 @@ impl Hosts {
         self.by_ip.get(&ip).map_or(0, |host| host.connections)
     }
 
-    /// What the host may use; with [`Hosts::connected`] it has one connection more.
+    /// The share of the host; with [`Hosts::connected`] it has one connection more.
     pub fn share(&mut self, ip: IpAddr) -> Arc<HostShare> {
         if let Some(host) = self.by_ip.get(&ip) {
             return host.share.clone();

@@ -1,4 +1,4 @@
-//! What all connections share: their way to `accept`, their sums, their clock.
+//! The parts that all connections share: their way to `accept`, their sums, their clock.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -15,7 +15,7 @@ use super::share::Sums;
 use super::usage::Usage;
 use crate::metrics::Metrics;
 
-/// What all connections share.
+/// The parts that all connections share.
 pub struct ClientHub {
     notes: Sender<Note>,
     waker: Waker,
@@ -26,9 +26,9 @@ pub struct ClientHub {
     /// Whether nobody is read any more.
     is_stopping: AtomicBool,
     epoch: Instant,
-    /// What is counted.
+    /// The proxy's counters.
     pub metrics: Arc<Metrics>,
-    /// Who uses which table.
+    /// Which client uses which table.
     pub usage: Usage,
 }
 

@@ -1,4 +1,4 @@
-//! What a client has said: the bytes of one read go in, whole frames come out, the start of a frame stays.
+//! Bytes that came from a client: the bytes of one read go in, whole frames come out, the start of a frame stays.
 //!
 //! ```text
 //! one read ─▶ feed ─┬─ whole frames ─▶ given to the caller, in order

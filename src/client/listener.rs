@@ -99,12 +99,12 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Whether the service manager owns it too, and goes on listening when this process has ended.
     pub is_lent: bool,
-    /// What becomes of those fields in the answers to who connects here.
+    /// Whether answers to clients that connect here keep those fields.
     pub host_port_fields: HostPortFields,
 }
 
 impl Listener {
-    /// Of a socket that is bound, by [`bind`] or by the service manager.
+    /// Makes it of a socket that is bound, by [`bind`] or by the service manager.
     pub fn new(
         socket: net::TcpListener,
         is_lent: bool,

@@ -1,4 +1,4 @@
-//! What `accept` must know without an event of a socket. Values only: a note names its connection, it does not hold it.
+//! Messages to `accept` that are no event of a socket. Values only: a note names its connection, it does not hold it.
 
 use std::sync::Arc;
 use std::time::Instant;

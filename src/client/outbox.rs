@@ -1,4 +1,4 @@
-//! What a client has not taken yet. Replies leave in order, many with one vectored write; an answer that
+//! Answers that a client has not taken yet. Replies leave in order, many with one vectored write; an answer that
 //! many clients share is held once, and counted once. Pure over `Write`.
 
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// Of a whole answer frame whose result struct starts at `result_at`.
+    /// Makes it of a whole answer frame whose result struct starts at `result_at`.
     pub fn new(frame: Vec<u8>, result_at: usize, counted_as: usize) -> Self {
         Body {
             frame,
@@ -160,7 +160,7 @@ impl Outbox {
         self.own_bytes
     }
 
-    /// What is left unsent counts, bodies once however many share them.
+    /// Counts the bytes that are left unsent. A body counts once, however many clients share it.
     pub fn count_bodies(&mut self, share: &Arc<HostShare>) {
         let counted = self.replies.len() - self.uncounted;
         for reply in self.replies.iter().skip(counted) {

@@ -1,4 +1,4 @@
-//! Who may drain a connection: at most one worker at a time, and no readiness is ever lost.
+//! Which worker may drain a connection: at most one worker at a time, and no readiness is ever lost.
 //!
 //! ```text
 //!            notify: to the queue           begin

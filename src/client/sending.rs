@@ -1,4 +1,4 @@
-//! What is sent to a client: written by whoever has an answer, as far as the kernel takes it; the rest by `accept`.
+//! Answers to a client: written by whoever has an answer, as far as the kernel takes it; the rest by `accept`.
 //!
 //! ```text
 //! answers ─▶ outbox ─▶ write ─┬─ all taken
@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    /// What follows from a write.
+    /// Acts on the outcome of a write.
     fn settle(self: &Arc<Self>, mut outbox: MutexGuard<'_, Outbox>, result: io::Result<()>) {
         let unread = outbox.unread();
         outbox.count_bodies(&self.share);

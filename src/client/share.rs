@@ -1,4 +1,4 @@
-//! What clients may hold together: queries under way and bytes, summed over one host and over all. Atomics only.
+//! Limits on what clients hold together: queries under way and bytes, summed over one host and over all. Atomics only.
 //!
 //! ```text
 //! connection ──▶ host: at most a quarter of the queries, half of the bytes ──▶ all: max_pending, max_unread_total_bytes
@@ -41,7 +41,7 @@ impl Sums {
     }
 }
 
-/// What the connections of one host hold together.
+/// The queries and bytes that the connections of one host hold together.
 #[derive(Debug)]
 pub struct HostShare {
     /// The host, see [`super::host::host_of`].
@@ -82,7 +82,7 @@ impl HostShare {
         self.all.pending.fetch_sub(weight, SeqCst);
     }
 
-    /// What `counted` counts is so many bytes now. Added first, so that no sum is ever less than nothing.
+    /// Sets the bytes that `counted` counts. They are added first, so that no sum is ever less than nothing.
     pub fn set_held(&self, counted: &AtomicUsize, bytes: usize) {
         if bytes > 0 || counted.load(SeqCst) > 0 {
             self.add_held(bytes);

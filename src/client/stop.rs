@@ -5,7 +5,7 @@
 //!             └ not in time    └ nothing for a second, or not in time ─────────────────────────────▲
 //! a drain: idle ─────────────────────────▶ goodbye
 //! ```
-//! What comes after the goodbye is discarded, because a close with unread input would reset the connection and destroy
+//! Bytes that come after the goodbye are discarded, because a close with unread input would reset the connection and destroy
 //! answers that are on their way.
 
 use std::sync::Arc;

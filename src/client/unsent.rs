@@ -14,7 +14,7 @@ use loom::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// Of one connection. Written under the lock of its outbox, read without.
+/// Belongs to one connection. It is written under the lock of the outbox, and read without.
 #[derive(Debug)]
 pub struct Unsent {
     /// When the client last took some of what waits, ms; 0: nothing waits.

@@ -1,4 +1,4 @@
-//! Who uses which table: by client address and table, when last and how often. Bounded; whoever has not asked for
+//! Which client uses which table: by client address and table, when last and how often. Bounded; whoever has not asked for
 //! longest is forgotten first.
 //!
 //! A connection keeps hold of what it used last, so that a client that stays with its table costs no lookup.

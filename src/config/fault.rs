@@ -1,15 +1,15 @@
-//! What is wrong with a settings file. Pure.
+//! Faults of a settings file. Pure.
 
 use std::fmt;
 
-/// What is wrong with the settings, or looks so.
+/// A fault of the settings, or something that looks like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Line in the file; 0 for what is not there.
     pub line: u64,
     /// The key, `zookeeper.timeout`; empty for the file itself.
     pub key: String,
-    /// What was wanted and what was found.
+    /// The value that was wanted, and the one that was found.
     pub what: String,
 }
 

@@ -44,12 +44,12 @@ const MAX_BYTES: u64 = 1024 * 1024;
 const MIB: usize = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What reading the settings came to.
+/// The outcome of reading the settings.
 #[derive(Debug)]
 pub struct Checked {
     /// The settings, or every fault.
     pub settings: Result<Settings, Vec<Fault>>,
-    /// What is no fault, but not what it looks like.
+    /// Lines that are no fault, but may not mean what they seem to.
     pub warnings: Vec<Fault>,
     /// All keys that a settings file can have.
     pub known: Vec<String>,

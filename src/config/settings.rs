@@ -20,19 +20,19 @@ pub struct Settings {
     pub workers: usize,
     /// Time in which a query is answered.
     pub query_timeout: Duration,
-    /// Who may connect.
+    /// Limits on connections.
     pub accept: AcceptLimits,
-    /// What one client may use.
+    /// Limits on one client.
     pub client: ClientLimits,
-    /// What calls to a cluster may use.
+    /// Limits on calls to a cluster.
     pub upstream: UpstreamLimits,
     /// Where the routes are, unless a routes file is given.
     pub zookeeper: Option<ZooKeeperSettings>,
     /// Where the pages for operators are; `None`: nowhere.
     pub admin: Option<SocketAddr>,
-    /// What the proxy counts, and for whom.
+    /// Metrics, and where they go.
     pub metric: MetricSettings,
-    /// What is logged, and how the log file is kept.
+    /// The log: its level, and how its file is kept.
     pub log: LogSettings,
     /// How the proxy stops.
     pub stop: StopSettings,
@@ -40,10 +40,10 @@ pub struct Settings {
     pub values: Values,
 }
 
-/// What the proxy counts, and for whom.
+/// Metrics, and where they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricSettings {
-    /// Who gets the metrics, besides those who fetch them.
+    /// The agent to which metrics are pushed, besides the programs that fetch them.
     pub kind: MetricKind,
     /// Names and values that every metric has, no name twice.
     pub tags: Vec<(String, String)>,
@@ -62,7 +62,7 @@ impl MetricSettings {
     }
 }
 
-/// What is logged, and how the log file is kept.
+/// The log: its level, and how its file is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// Levels by target, `info,zk=debug`.
@@ -87,7 +87,7 @@ pub struct StopSettings {
     pub grace: Duration,
 }
 
-/// Who may connect.
+/// Limits on connections.
 #[derive(Clone, Debug)]
 pub struct AcceptLimits {
     /// Connections in all.
@@ -98,14 +98,14 @@ pub struct AcceptLimits {
     pub keepalive: Duration,
 }
 
-/// What one client may use.
+/// Limits on one client.
 #[derive(Clone, Debug)]
 pub struct ClientLimits {
     /// Bytes of one request frame.
     pub max_frame_bytes: usize,
     /// Queries under way for one client; one with long arguments counts for several, see `Ask::weight`.
     pub max_pending: u32,
-    /// The same in all.
+    /// The limit over all clients.
     pub max_pending_total: usize,
     /// Bytes of answers that one client has not taken.
     pub max_unread_bytes: usize,
@@ -117,7 +117,7 @@ pub struct ClientLimits {
     pub unread_timeout: Duration,
 }
 
-/// What calls to a cluster may use.
+/// Limits on calls to a cluster.
 #[derive(Clone, Debug)]
 pub struct UpstreamLimits {
     /// Calls to one cluster at once.

@@ -16,10 +16,10 @@ const OWN_LABELS: &[&str] = &[
     "build",
 ];
 
-/// Who gets the metrics.
+/// The receiver of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Who fetches them.
+    /// The program that fetches them.
     Prometheus,
     /// An open-falcon agent, too.
     Falcon,

@@ -83,7 +83,7 @@ impl Values {
         }
     }
 
-    /// What has changed, by key.
+    /// The changes, by key.
     pub fn changes(&self, new: &Values) -> Vec<Change> {
         let mut keys: Vec<&String> = self.0.keys().chain(new.0.keys()).collect();
         keys.sort_unstable();

@@ -237,7 +237,7 @@ fn fitting(lines: &[u8], size: u64, max: u64) -> usize {
     }
 }
 
-/// What files that are put aside are called.
+/// The names of files that are put aside.
 struct Names {
     /// `meta-proxy` of `meta-proxy.log`.
     stem: String,

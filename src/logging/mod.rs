@@ -115,7 +115,7 @@ impl Logger {
         if self.is_json.load(Relaxed) { line::json(record) } else { line::text(record) }
     }
 
-    /// What the log says of itself.
+    /// Lines of the log about itself.
     fn say(&self, level: Level, what: &str) {
         let args = format_args!("{what}");
         self.log(&Record::builder().args(args).level(level).target(module_path!()).build());
@@ -152,7 +152,7 @@ pub fn start(file: Option<&Path>) -> io::Result<()> {
     Ok(())
 }
 
-/// What is logged from now on, and how. See [`levels_of_env`].
+/// Sets which lines are logged from now on, and how. See [`levels_of_env`].
 pub fn apply(settings: &LogSettings) {
     if let Some(logger) = LOGGER.get() {
         logger.apply(settings);

@@ -11,7 +11,7 @@ use crate::config::Keep;
 /// What waits at most: tens of thousands of lines, which is seconds of the worst that can happen here.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// What the thread is to do once it has written the lines that came before.
+/// An order to the thread, for when it has written the lines that came before.
 #[derive(Default)]
 pub struct Orders {
     /// Open the file again by its name.
@@ -27,7 +27,7 @@ pub struct Batch {
     pub text: Vec<u8>,
     /// Lines for which there was no room after these.
     pub dropped: u64,
-    /// What to do then.
+    /// The order.
     pub orders: Orders,
     /// For [`Queue::done`].
     pub number: u64,

@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 /// Where lines go.
 pub enum Out {
-    /// Who reads stderr may be slow, or gone.
+    /// The reader of stderr may be slow, or gone.
     Stderr {
         /// The last write stopped within a line.
         torn: bool,
@@ -39,7 +39,7 @@ struct Writer {
     why: String,
 }
 
-/// What the thread writes to. The file must be there from the start: a log that goes nowhere should be known
+/// The file or stream that the thread writes to. The file must be there from the start: a log that goes nowhere should be known
 /// before anything happens.
 pub fn open(file: Option<&Path>) -> io::Result<Out> {
     match file {

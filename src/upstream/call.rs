@@ -40,9 +40,9 @@ enum Driven {
     Silent(Link),
 }
 
-/// What answers of a call came to.
+/// The outcome of answers of a call.
 struct Given {
-    /// Whom they answer.
+    /// The queries that they answer.
     asks: Vec<(Ask, Arc<Body>)>,
     /// For the call that another worker makes meanwhile.
     next: Option<Place>,

@@ -6,7 +6,7 @@
 //!    watch, every tick: expired, moved,   │  └─▶ next_call: many questions for one server, with one write on one link
 //!    due again, a place to give           └───── no answer: another server, or later
 //! ```
-//! The lock covers what calls share (questions, health, memory, idle links) and never any I/O. What bounds a cluster: at
+//! The lock covers what calls share (questions, health, memory, idle links) and never any I/O. The bounds of a cluster: at
 //! most `max_calls` calls under way, as many slow links, as many idle links to a server, and the pending queries.
 //!
 //! A question that cannot be asked now waits here, not in a thread: whatever a cluster does, it costs a worker no more
@@ -53,13 +53,13 @@ const NEAR: Duration = Duration::from_millis(1);
 
 /// How often the addresses behind names are looked at.
 const RESOLVE_EVERY: Duration = Duration::from_secs(1);
-/// The same while there is none yet.
+/// How often names are looked at while there is no address yet.
 const RESOLVE_AGAIN: Duration = Duration::from_millis(20);
 
 /// Stands for the usual time of answers before the first.
 const NEVER_US: u32 = u32::MAX;
 
-/// What calls need of the routes.
+/// The routes, as calls need them.
 pub trait Routes: Send + Sync {
     /// Grows with each change.
     fn version(&self) -> u64;
@@ -67,7 +67,7 @@ pub trait Routes: Send + Sync {
     fn has_moved(&self, table: &str, cluster: &Cluster) -> bool;
 }
 
-/// What calls leave to workers.
+/// The work that calls leave to workers.
 pub trait Work: Send + Sync {
     /// Make the calls of this place.
     fn call(&self, place: Place);
@@ -79,7 +79,7 @@ pub trait Work: Send + Sync {
     fn refuse(&self, asks: Vec<Ask>, error: OwnError);
 }
 
-/// What calls leave to the thread that watches over time (`upstream::watch`).
+/// The work that calls leave to the thread that watches over time (`upstream::watch`).
 pub trait Watch: Send + Sync {
     /// Listen to this link.
     fn park(&self, parked: Parked);
@@ -89,15 +89,15 @@ pub trait Watch: Send + Sync {
     fn add(&self, cluster: &Arc<Cluster>);
 }
 
-/// What all clusters share.
+/// The parts that all clusters share.
 pub struct Upstream {
     /// Host names to addresses.
     pub resolver: Resolver,
-    /// What calls may use.
+    /// Limits on calls.
     pub limits: UpstreamLimits,
     /// How long queries wait.
     pub query_timeout: Arc<QueryTimeout>,
-    /// What is counted.
+    /// Counters.
     pub metrics: Arc<Metrics>,
     /// Workers.
     pub work: Arc<dyn Work>,
@@ -158,7 +158,7 @@ pub struct Parked {
     pub(super) is_slow: bool,
 }
 
-/// What became of a query that wants an answer of a cluster.
+/// The outcome for a query that joins a cluster.
 pub enum Joined {
     /// A call under way, or one that will start, answers it.
     Waiting,
@@ -168,7 +168,7 @@ pub enum Joined {
     Refused(Ask),
 }
 
-/// What a MetaServer said to the last probe.
+/// A MetaServer's answer to the last probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probed {
     /// It leads.
@@ -200,7 +200,7 @@ impl Probed {
 pub struct Server {
     /// The MetaServer.
     pub addr: SocketAddr,
-    /// What it said last; `None`: it was not probed yet.
+    /// Its last answer; `None`: it was not probed yet.
     pub probed: Option<Probed>,
     /// For how long it has said so.
     pub since: Duration,
@@ -208,7 +208,7 @@ pub struct Server {
 
 /// How it stands with a cluster.
 pub struct State {
-    /// Who answered last as leader.
+    /// The server that answered last as leader.
     pub leader: Option<SocketAddr>,
     /// Links that are idle now.
     pub idle_links: usize,
@@ -254,7 +254,7 @@ pub struct Cluster {
     pub name: String,
     /// Its MetaServers, `host:port`, sorted.
     pub meta_addrs: Vec<String>,
-    /// What is counted.
+    /// Counters.
     pub stats: Arc<Stats>,
     pub(super) upstream: Arc<Upstream>,
     /// How long answers took of late, us. Two calls that write it at once do no harm.
@@ -340,7 +340,7 @@ impl Cluster {
             return None;
         }
         if core.calls.running() > 0 {
-            // Who comes while a fast call is under way shares the next one.
+            // A question that comes while a fast call is under way shares the next one.
             let usual = self.usual();
             let is_near = usual < NEAR && core.running_since.elapsed() < 2 * usual + NEAR;
             if is_near {
@@ -692,7 +692,7 @@ impl Cluster {
     }
 }
 
-/// What a tick came to.
+/// The outcome of a tick.
 pub(super) struct Ticked {
     /// Somebody waits.
     pub(super) is_busy: bool,

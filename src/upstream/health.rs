@@ -24,7 +24,7 @@ pub const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(200);
 /// See [`FIRST_PROBE_PAUSE`]. A repaired cluster is well again within this time, without any client.
 pub const MAX_PROBE_PAUSE: Duration = Duration::from_millis(1500);
 
-/// What the last queries and probes of a cluster came to.
+/// The outcome of the last queries and probes of a cluster.
 #[derive(Debug, Default)]
 pub struct Health {
     failures: u32,

@@ -1,4 +1,4 @@
-//! Whom to ask next. Pure: addresses and time in, an address out.
+//! Which server to ask next. Pure: addresses and time in, an address out.
 //!
 //! ```text
 //! the leader ─▶ servers of the list ─▶ those that failed lately ─▶ leaders that followers named and that failed lately
@@ -18,7 +18,7 @@ const DISTRUST: Duration = Duration::from_secs(3);
 /// is enough; more are servers that disagree, or lie.
 const MAX_NAMED: usize = 3;
 
-/// What calls have learned of the MetaServers of one cluster.
+/// Facts that calls have learned of the MetaServers of one cluster.
 #[derive(Debug, Default)]
 pub struct Memory {
     servers: Vec<SocketAddr>,
@@ -29,7 +29,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Who answered last as leader, or was named as leader since.
+    /// The server that answered last as leader, or was named as leader since.
     pub fn leader(&self) -> Option<SocketAddr> {
         self.leader
     }
@@ -97,7 +97,7 @@ impl Memory {
         self.failed_at.get(addr).is_some_and(|at| now < *at + DISTRUST)
     }
 
-    /// Whom to ask for a question; `is_tried` tells who has been asked, or has it still.
+    /// Chooses the server for a question; `is_tried` tells which were asked, or have it still.
     pub fn choose(
         &self,
         is_tried: impl Fn(&SocketAddr) -> bool,

@@ -87,9 +87,9 @@ impl From<io::Error> for LinkError {
 
 /// One answer of a MetaServer.
 pub struct Answered {
-    /// What was asked.
+    /// The question.
     pub sent: Sent,
-    /// What it said.
+    /// The server's answer.
     pub answer: Answer,
     /// The whole frame.
     pub frame: Vec<u8>,
@@ -333,7 +333,7 @@ impl Link {
         self.stream.register(registry, token, interest)
     }
 
-    /// The same after what is waited for has changed.
+    /// Registers it anew, after a change of what [`Link::wait`] would wait for.
     pub fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = self.mio_interest();
         self.stream.reregister(registry, token, interest)

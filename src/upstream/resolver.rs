@@ -60,7 +60,7 @@ struct Entry {
     trouble: Trouble,
 }
 
-/// What the log tells of a look-up.
+/// The log line about a look-up.
 enum Tells {
     /// Other addresses than before, or some again after a failure.
     Found(Vec<SocketAddr>),

@@ -1,4 +1,4 @@
-//! Who shares a question, and what becomes of it. Pure: no lock, clock or socket; time comes in.
+//! Which queries share a question, and how it goes on. Pure: no lock, clock or socket; time comes in.
 //!
 //! ```text
 //!   join ─▶ QUEUED: in the queue of each host that asks ──next──▶ ASKED: a call has it ──answered──▶ gone
@@ -49,9 +49,9 @@ pub struct Sent {
 /// Questions for one server.
 #[derive(Debug)]
 pub struct Batch {
-    /// Whom to ask.
+    /// The server to ask.
     pub server: SocketAddr,
-    /// What to ask; never empty.
+    /// The questions; never empty.
     pub questions: Vec<Sent>,
     /// The queries that its answers will serve.
     pub queries: usize,
@@ -497,7 +497,7 @@ impl<W: Waiter> Sharing<W> {
         expired
     }
 
-    /// Takes out all queries whose question `is_taken`. What was sent for them is not wanted any more.
+    /// Takes out all queries whose question `is_taken`. Answers to sends for them are not wanted any more.
     pub fn take(&mut self, mut is_taken: impl FnMut(&W) -> bool) -> Vec<W> {
         let keys: Vec<Key> = self
             .questions

@@ -1,4 +1,4 @@
-//! What is counted of all clusters of one name.
+//! Counters of all clusters of one name.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

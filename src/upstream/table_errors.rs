@@ -28,7 +28,7 @@ struct Entry {
     queries: u64,
 }
 
-/// What a table's cluster last answered, if it was an error.
+/// The last answer of a table's cluster, if it was an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableError {
     pub err: &'static str,
@@ -40,7 +40,7 @@ pub struct TableError {
 }
 
 impl TableErrors {
-    /// So many queries about the table were answered so, by place in [`COUNTED`].
+    /// Counts `queries` about the table that had this answer, by its place in [`COUNTED`].
     pub fn answered(&self, table: &str, counted_as: usize, queries: u64) {
         let err = COUNTED[counted_as];
         if err == ERR_OK && self.count.load(Relaxed) == 0 {

@@ -7,7 +7,7 @@
 //!                                          ├─ tick: expired, moved and due questions, places (`Cluster::tick`)
 //!                                          └─ probes (`upstream::probe`): due, answered, over
 //! ```
-//! It never blocks but in poll, and reads answers of probes only: those to queries are a worker's work. What bounds it:
+//! It never blocks but in poll, and reads answers of probes only: those to queries are a worker's work. Its bounds:
 //! parked links by the calls of their clusters, probes by the MetaServers of the routed clusters. Without a query that
 //! waits it sleeps until the next probe.
 
