@@ -33,7 +33,7 @@ pub struct Record {
     pub meta_addrs: Vec<String>,
 }
 
-/// What the znode of a table says.
+/// The content of a table's znode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// Where the table lives.
@@ -47,9 +47,9 @@ pub enum Target {
 pub struct BadRecord {
     /// The key at fault; none if there is no object to look into.
     pub key: &'static str,
-    /// What should be there.
+    /// The value that should be there.
     pub want: &'static str,
-    /// What is there.
+    /// The value that is there.
     pub got: String,
 }
 

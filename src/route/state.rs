@@ -58,7 +58,7 @@ const MAX_LINKS: usize = 40;
 #[derive(Clone, Default)]
 pub struct Status(Arc<Mutex<View>>);
 
-/// What is known of the file.
+/// The state of the file.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Since it was written last; `None`: there is none yet.

@@ -38,7 +38,7 @@ pub struct Route {
     pub mzxid: i64,
 }
 
-/// What is cached about one table.
+/// The cached record of one table.
 #[derive(Clone)]
 pub enum Cached {
     /// It lives there.
@@ -95,7 +95,7 @@ pub struct Listed {
     pub written_unix_ms: i64,
 }
 
-/// What can be told of tables that are not cached.
+/// The knowledge about tables that are not cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absence {
     /// One that is missing among the names is unknown.
@@ -117,7 +117,7 @@ struct Inner {
     absence: Absence,
 }
 
-/// What a reader finds.
+/// The outcome of a look-up.
 pub enum Found {
     /// The cluster that holds the table.
     Cluster(Arc<Cluster>),
@@ -137,7 +137,7 @@ pub struct RouteTable {
     start: Instant,
     /// Grows with each change of what is cached.
     version: AtomicU64,
-    /// What was confirmed since then is known to be current; `u64::MAX`: nothing is.
+    /// Routes that were confirmed since then are known to be current; `u64::MAX`: nothing is.
     trusted_since_ms: AtomicU64,
     capacity: usize,
     /// Entries that had to make room for others.
@@ -292,7 +292,7 @@ impl RouteTable {
 }
 
 impl RouteWriter {
-    /// What is cached about a table, without counting as use.
+    /// The cached record of a table, without counting as use.
     pub fn get(&self, table: &str) -> Option<Cached> {
         self.table.inner.read().entries.get(table).map(|entry| entry.cached.clone())
     }
@@ -351,7 +351,7 @@ impl RouteWriter {
         }
     }
 
-    /// What is cached of a table was read again, and is what counts now.
+    /// The cached record of a table was read again, and is what counts now.
     pub fn confirm(&self, table: &str) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.confirmed_ms.store(self.table.ms(Instant::now()), Relaxed);
@@ -359,7 +359,7 @@ impl RouteWriter {
         }
     }
 
-    /// What is cached of a table cannot be read any more: it may have changed.
+    /// The cached record of a table cannot be read any more: it may have changed.
     pub fn doubt(&self, table: &str) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.is_doubtful.store(true, Relaxed);
@@ -448,7 +448,7 @@ impl RouteWriter {
         inner.are_names_current = are_current && inner.names.is_some();
     }
 
-    /// What can be told of tables that are not cached.
+    /// The knowledge about tables that are not cached.
     pub fn set_absence(&self, absence: Absence) {
         if self.table.inner.read().absence != absence {
             self.table.inner.write().absence = absence;

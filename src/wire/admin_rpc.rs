@@ -1,4 +1,4 @@
-//! What a MetaServer is asked by administrators: requests to bytes, answers to values. Pure.
+//! Requests of administrators to a MetaServer: requests to bytes, answers to values. Pure.
 //!
 //! ```text
 //! request  THFT header v0 | CALL method, seq | args   {1: request}
@@ -17,7 +17,7 @@ use super::error_code::ERR_OK;
 use super::frame::V0_HEADER_LEN;
 use super::{Input, each_field, reader, skip};
 
-/// Who a cluster is.
+/// The identity of a cluster.
 pub const CLUSTER_INFO: &str = "RPC_CM_CLUSTER_INFO";
 /// Its tables.
 pub const LIST_APPS: &str = "RPC_CM_LIST_APPS";

@@ -31,7 +31,7 @@ const XID_EVENT: i32 = -1;
 const XID_PING: i32 = -2;
 const XID_AUTH: i32 = -4;
 
-/// What identifies a znode, and how old it is.
+/// The identity of a znode, and its age.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stat {
     /// zxid of its creation.
@@ -58,14 +58,14 @@ pub struct Stat {
     pub pzxid: i64,
 }
 
-/// Who may do what: permission bits, scheme, id.
+/// Rights: permission bits, scheme, id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
     /// ZooKeeper's bits: read 1, write 2, create 4, delete 8, admin 16.
     pub permissions: i32,
     /// `world`, `auth`, `digest`, ...
     pub scheme: String,
-    /// Who, in words of the scheme.
+    /// The holder of the rights, in words of the scheme.
     pub id: String,
 }
 
@@ -93,7 +93,7 @@ pub enum Op {
         /// Leave a watch.
         watch: bool,
     },
-    /// Watches that another connection had. What changed since a zxid is told at once.
+    /// Watches that another connection had. Changes since a zxid are told at once.
     SetWatches {
         /// The zxid.
         since: i64,
@@ -110,7 +110,7 @@ pub enum Op {
         path: String,
         /// Its data.
         data: Vec<u8>,
-        /// Who may do what with it.
+        /// The rights on it.
         acl: Vec<Acl>,
         /// It ends with the session.
         is_ephemeral: bool,
@@ -131,12 +131,12 @@ pub enum Op {
         /// Only if it has this version; -1: any.
         version: i32,
     },
-    /// Who may do what.
+    /// The rights.
     GetAcl {
         /// The znode.
         path: String,
     },
-    /// What is read after it is as new as the leader was.
+    /// A read after it is as new as the leader was.
     Sync {
         /// The znode.
         path: String,
@@ -145,7 +145,7 @@ pub enum Op {
     Close,
 }
 
-/// What a request asks for, to read its answer by.
+/// The kind of a request, by which its answer is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A [`Stat`].
@@ -163,15 +163,15 @@ pub enum Kind {
 /// The result of a request that was not refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Of `Exists` and `SetData`.
+    /// The answer to `Exists` and `SetData`.
     Stat(Stat),
-    /// Of `GetData`.
+    /// The answer to `GetData`.
     Data(Vec<u8>, Stat),
-    /// Of `GetChildren`.
+    /// The answer to `GetChildren`.
     Children(Names, Stat),
-    /// Of `GetAcl`.
+    /// The answer to `GetAcl`.
     Acl(Vec<Acl>, Stat),
-    /// Of the others.
+    /// The answer to the other requests.
     Done,
 }
 
@@ -221,7 +221,7 @@ impl fmt::Debug for Code {
     }
 }
 
-/// What happened to a watched znode.
+/// A change of a watched znode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// It came.
@@ -239,7 +239,7 @@ pub enum Event {
 pub enum Frame<'a> {
     /// The answer to the request with this xid.
     Reply {
-        /// Of the request.
+        /// The number of the request.
         xid: i32,
         /// The newest change that the server knew of.
         zxid: i64,
@@ -263,7 +263,7 @@ pub struct Granted {
     pub timeout_ms: i32,
     /// The session.
     pub id: i64,
-    /// Who knows it may take the session to another connection.
+    /// With it the session can be taken to another connection.
     pub password: Password,
 }
 
@@ -294,7 +294,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What a frame is not.
+/// A fault of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 

@@ -86,7 +86,7 @@ pub struct Granting {
     pub timeout: Duration,
 }
 
-/// What a connection tells.
+/// An event of a connection.
 #[derive(Debug)]
 pub enum Event {
     /// There is a connection and a session.
@@ -104,7 +104,7 @@ pub enum Event {
     Down(String),
     /// A request was answered, by a server that knew of changes up to `zxid`.
     Reply {
-        /// Of the request.
+        /// The number of the request.
         ticket: u64,
         /// The newest change that the server knew of.
         zxid: i64,
@@ -118,7 +118,7 @@ pub enum Event {
     },
     /// A watch fired, and is used up.
     Fired {
-        /// What happened.
+        /// The change.
         event: Fired,
         /// The znode.
         path: String,
@@ -248,7 +248,7 @@ impl Drop for Connection {
 /// The thread is to end.
 struct Stopped;
 
-/// What has been asked of the thread.
+/// Orders to the thread.
 struct Inbox {
     commands: Receiver<Command>,
     waker: Arc<OwnedFd>,

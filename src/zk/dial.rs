@@ -69,7 +69,7 @@ impl Dialing {
         retry_at.max(grant_at)
     }
 
-    /// Who is to be tried now, by index; the try is counted. `Err`: when to ask again.
+    /// The address to try now, by index; the try is counted. `Err`: when to ask again.
     pub fn next(&mut self, addrs: &[SocketAddr], now: Instant) -> Result<usize, Instant> {
         while self.grants < BURST && self.granted_at + GRANT_EVERY <= now {
             (self.grants, self.granted_at) = (self.grants + 1, self.granted_at + GRANT_EVERY);

@@ -1,4 +1,4 @@
-//! What `zk-watch` reads next. Pure: events and time come in, actions come out.
+//! The next read of `zk-watch`. Pure: events and time come in, actions come out.
 //!
 //! ```text
 //!             up: root, then SetWatches for all whose watch stood
@@ -9,7 +9,7 @@
 //! A znode whose watch stood when the connection was cut is not read again: the server tells which changed since. That
 //! covers neither a znode whose watch had fired already nor one that was being read, so those stay in the plan over a cut.
 //! The first heartbeat of a connection shows the root's identity and age; nothing else is asked before it is answered.
-//! What is read first: what a watch told of, then by turns what queries wait for and what was never read yet, busiest
+//! The order of reads: what a watch told of, then by turns what queries wait for and what was never read yet, busiest
 //! tables first, then the sweep, which reads all tables slowly for ever because no watch is to be trusted blindly.
 //!
 //! The list of names is long, so it is paced: the longer it is, the longer it is not read again.
@@ -37,7 +37,7 @@ const MIN_NAMES_PAUSE: Duration = Duration::from_millis(50);
 /// And no longer than this.
 const MAX_NAMES_PAUSE: Duration = Duration::from_secs(60);
 
-/// What to do now.
+/// The next action.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Read this.
@@ -50,7 +50,7 @@ pub enum Action {
     AllConfirmed(Duration),
 }
 
-/// What a finished read means for the plan.
+/// The meaning of a finished read for the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The answer was taken.
@@ -325,7 +325,7 @@ impl Planner {
         self.sweep = tables.into();
     }
 
-    /// What to do now; ask again until there is nothing.
+    /// Returns the next action; ask again until there is none.
     pub fn next_action(&mut self, now: Instant) -> Option<Action> {
         self.live_since?;
         if self.reading.len() + self.resetting >= self.max_reads() {

@@ -1,4 +1,4 @@
-//! What is read of ZooKeeper, in which requests, and what that came to. Pure.
+//! Reads of ZooKeeper: the requests of each, and the outcome. Pure.
 //!
 //! ```text
 //! root ────▶ exists ─▶ there | missing ─▶ exists of what is above ─▶ ...
@@ -23,7 +23,7 @@ pub enum What {
     Cluster(Box<str>),
 }
 
-/// What a read found.
+/// The outcome of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     /// The root is there.
@@ -99,7 +99,7 @@ enum Step {
     Missing,
 }
 
-/// What an answer means for a read.
+/// The meaning of an answer for a read.
 #[derive(Debug)]
 pub enum Progress {
     /// Another request follows.

@@ -21,7 +21,7 @@ pub enum Trust {
     Confirmed,
 }
 
-/// What is known of the connection.
+/// The state of the connection.
 #[derive(Clone, Debug)]
 pub struct View {
     /// Whether changes are noticed.

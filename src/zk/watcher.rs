@@ -59,7 +59,7 @@ pub struct Accept {
     pub answer: Sender<Result<Shown, Refusal>>,
 }
 
-/// What the thread is told to do.
+/// An order to the thread.
 enum Order {
     Apply(ZooKeeperSettings),
     Accept(Accept),
@@ -157,7 +157,7 @@ fn options(settings: &ZooKeeperSettings) -> Options {
     }
 }
 
-/// What an answer is to.
+/// The read that an answer belongs to.
 enum Pending {
     Read(Read),
     /// Watches that are set again.

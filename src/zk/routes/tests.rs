@@ -1,4 +1,4 @@
-//! What reads mean for the routes.
+//! The meaning of reads for the routes.
 
 use super::*;
 use crate::route::table::{Found as TableFound, RouteTable};
