@@ -76,6 +76,11 @@
 //!   for it. It is closed only when it takes nothing: a Go client that is disconnected cannot redial for a minute.
 //! - One host gets a quarter of the pending queries and half of the held bytes (`client::share`): beyond them only its own
 //!   queries are refused.
+//! - A cluster may have as many queries waiting as are still free (`upstream::cluster`, `join`): one slow cluster gets half of
+//!   `limits.max_pending`, two a third each, and there is always room for the others.
+//! - A place ends with the last answer of its call, before the answers are written: another worker makes the next call
+//!   meanwhile.
+//! - An error name that no server has, as `ERR_ok`, is no answer: Java clients hang on names that they do not know.
 //! - A stop shuts writing down first and discards input until the client closes (`client::stop`): a close with unread input
 //!   resets the connection, and destroys answers on their way.
 //! - A leader's `ERR_SERVICE_NOT_ACTIVE` is passed on at once, it is the leader's answer. A *frame* error of a

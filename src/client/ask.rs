@@ -64,6 +64,11 @@ impl Ask {
         (connection, Reply::Own(reply::own_error(self.id, error)), weight)
     }
 
+    /// How many more queries may be under way, in all.
+    pub fn free_queries(&self) -> usize {
+        self.connection.as_ref().map_or(0, |c| c.share.free_queries(&c.limits))
+    }
+
     /// Nobody waits for the answer any more.
     pub fn is_gone(&self) -> bool {
         self.connection.as_ref().is_none_or(|c| c.is_closed())

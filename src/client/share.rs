@@ -76,6 +76,11 @@ impl HostShare {
         Err(shed)
     }
 
+    /// How many more queries may be under way, in all, besides one that is just beginning.
+    pub fn free_queries(&self, limits: &ClientLimits) -> usize {
+        (limits.max_pending_total + 1).saturating_sub(self.all.pending())
+    }
+
     /// A query of this weight is answered, or will never be.
     pub fn end_query(&self, weight: usize) {
         self.own.pending.fetch_sub(weight, SeqCst);

@@ -139,9 +139,9 @@ impl Router {
         reply::own_error(id, error)
     }
 
-    fn turn_away_from(&self, failing: &Cluster, ask: Ask) -> (Ask, OwnError) {
-        self.metrics.shed.at(Shed::FailingCluster).add(1);
-        failing.stats.unanswered.add(1);
+    fn turn_away_from(&self, cluster: &Cluster, ask: Ask, why: Shed) -> (Ask, OwnError) {
+        self.metrics.shed.at(why).add(1);
+        cluster.stats.unanswered.add(1);
         (ask, OwnError::Unavailable)
     }
 
@@ -153,7 +153,9 @@ impl Router {
             Found::Cluster(cluster) => match cluster.join(ask, version) {
                 Joined::Call(place) => places.push(place),
                 Joined::Waiting => {}
-                Joined::Refused(ask) => return Err(self.turn_away_from(&cluster, ask)),
+                Joined::Refused(ask, why) => {
+                    return Err(self.turn_away_from(&cluster, ask, why));
+                }
             },
             Found::Unusable => return Err((ask, OwnError::UnusableRoute)),
             Found::Unknown => return Err((ask, OwnError::UnknownTable)),

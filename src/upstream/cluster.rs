@@ -164,8 +164,8 @@ pub enum Joined {
     Waiting,
     /// The caller makes calls.
     Call(Place),
-    /// The cluster does not answer these days.
-    Refused(Ask),
+    /// It is refused, for this reason.
+    Refused(Ask, Shed),
 }
 
 /// A MetaServer's answer to the last probe.
@@ -321,7 +321,11 @@ impl Cluster {
     pub fn join(self: &Arc<Self>, ask: Ask, routes_version: u64) -> Joined {
         let mut core = self.core.lock();
         if core.health.failing_since().is_some() && !core.health.admits(Instant::now()) {
-            return Joined::Refused(ask);
+            return Joined::Refused(ask, Shed::FailingCluster);
+        }
+        // However many clusters are slow, each leaves as much free as it takes, so there is room for the others.
+        if core.sharing.waiting() >= ask.free_queries() {
+            return Joined::Refused(ask, Shed::Pending);
         }
         core.routes_version = core.routes_version.min(routes_version);
         core.sharing.join(ask.args.clone(), ask);

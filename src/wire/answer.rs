@@ -135,6 +135,11 @@ impl Envelope<'_> {
         }
         let result = self.result;
         let err = result_error(result)?;
+        // A Java client hangs on a name that it does not know; no server has names that look otherwise.
+        let is_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        if !err.starts_with("ERR_") || !err.bytes().all(is_name) {
+            return Err(BadAnswer::Result(format!("an error named {err:?}")));
+        }
         if err != ERR_FORWARD_TO_OTHERS {
             let result_at = self.frame.len() - result.len();
             return Ok(Answer::Leader { result_at, counted_as: error_code::counted_as(err) });

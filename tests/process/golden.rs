@@ -137,6 +137,10 @@ fn an_answer_is_believed_only_if_it_is_one() {
     assert_eq!(change(17, 1), Err("frame"), "a CALL");
     assert_eq!(change(40, b'x'), Err("method"));
     assert_eq!(change(68, 0), Err("result"), "no result at all");
+    let err_at = frame.windows(6).rposition(|bytes| bytes == b"ERR_OK").unwrap();
+    for byte in [b'x', b'\n', 0xff] {
+        assert_eq!(change(err_at + 4, byte), Err("result"), "an error that no server has");
+    }
     for n in 8..84 {
         assert!(read(&frame[..n]).is_err(), "cut at {n}");
     }
