@@ -159,12 +159,14 @@ pub fn read_answer_head(head: &Head, id: u64) -> Result<usize, String> {
     }
 }
 
-/// Whether a C++ client can take this result. It aborts on one that it cannot parse and on a host that does not resolve,
+/// Whether a C++ client can take this result. It aborts on one that it cannot parse, on addresses but IPv4 and on a host that does not resolve,
 /// and divides by the number of partitions. Fields that are unknown here it skips by the same rule.
 pub fn check_result(result: &[u8]) -> Result<(), Unexpected> {
     let found = result::walk(result)?;
-    if let Some(host) = found.bad_host {
-        return Err(Unexpected(format!("want hosts in host_port fields, got {host:?}")));
+    if let Some(bad) = found.bad_address {
+        return Err(Unexpected(format!(
+            "want IPv4 addresses, and hosts that can be looked up, got {bad}"
+        )));
     }
     if found.err == ERR_OK.as_bytes() && found.partition_count <= 0 {
         let count = found.partition_count;
@@ -196,6 +198,41 @@ fn text(header: &Head, field: Range<usize>) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::wire::message::{self, RequestId, query_args, read_call};
+
+    /// A table of one partition with these addresses: its primary, a secondary, a server that was dropped, and a host.
+    fn result_with(addresses: [i64; 3], host: &str) -> Vec<u8> {
+        let [primary, secondary, dropped] = addresses.map(i64::to_be_bytes);
+        let mut result = [&[12, 0, 0, 12, 0, 1, 0, 0, 0, 6][..], b"ERR_OK"].concat();
+        result.extend([8, 0, 3, 0, 0, 0, 1, 15, 0, 5, 12, 0, 0, 0, 1]);
+        result.extend([&[12, 0, 4][..], &primary].concat());
+        result.extend([&[15, 0, 5, 12, 0, 0, 0, 1][..], &secondary].concat());
+        result.extend([&[15, 0, 6, 12, 0, 0, 0, 1][..], &dropped].concat());
+        result.extend([&[12, 0, 9, 0, 0, 0, host.len() as u8][..], host.as_bytes()].concat());
+        result.extend([0x87, 0x11, 1, 0, 0, 0]);
+        result
+    }
+
+    #[test]
+    fn addresses_on_which_a_client_aborts_do_not_pass() {
+        const IPV4: i64 = 10 << 56 | 34_801 << 16 | 1;
+        let long = format!("{}.example", "l".repeat(63));
+        for host in ["a", "m1.example", "m1.example.", "a_b", "10.0.0.1", "12345678", &long] {
+            assert_eq!(check_result(&result_with([IPV4, 0, IPV4 | 4], host)), Ok(()), "{host}");
+        }
+        for bad in [2, 3, IPV4 | 2, 7, 0xffff] {
+            for place in 0..3 {
+                let mut addresses = [IPV4; 3];
+                addresses[place] = bad;
+                assert!(check_result(&result_with(addresses, "a")).is_err(), "{bad} at {place}");
+            }
+        }
+        let longer = format!("l{long}");
+        for host in
+            ["", ".", "..", ".a", "a..b", "::1", "a:1", "1.2.3.999", "1.2.3", "-", "a b", &longer]
+        {
+            assert!(check_result(&result_with([IPV4; 3], host)).is_err(), "{host:?}");
+        }
+    }
 
     const MAX: usize = 64 * 1024;
 

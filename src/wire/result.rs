@@ -13,6 +13,7 @@
 //! Source: incubator-pegasus `idl/dsn.layer2.thrift`; `host_port::read` and `rpc_address::read` in `src/rpc`.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use thrift::protocol::TInputProtocol;
@@ -31,8 +32,10 @@ enum Shape {
     Count,
     /// error_code: a bare string.
     ErrorCode,
-    /// gpid and rpc_address: a bare i64.
+    /// gpid: a bare i64.
     Word,
+    /// rpc_address: a bare i64.
+    Address,
     HostPort,
     Struct(&'static Schema),
     List(&'static Shape),
@@ -45,7 +48,11 @@ impl Shape {
             Shape::Bool => 2,
             Shape::I32 | Shape::Count => 8,
             Shape::I64 => 10,
-            Shape::ErrorCode | Shape::Word | Shape::HostPort | Shape::Struct(_) => 12,
+            Shape::ErrorCode
+            | Shape::Word
+            | Shape::Address
+            | Shape::HostPort
+            | Shape::Struct(_) => 12,
             Shape::List(_) => 15,
         }
     }
@@ -80,9 +87,9 @@ static PARTITION_CONFIGURATION: Schema = Schema {
         Shape::Word,
         Shape::I64,
         Shape::I32,
-        Shape::Word,
-        Shape::List(&Shape::Word),
-        Shape::List(&Shape::Word),
+        Shape::Address,
+        Shape::List(&Shape::Address),
+        Shape::List(&Shape::Address),
         Shape::I64,
         Shape::I32,
         Shape::HostPort,
@@ -116,8 +123,9 @@ pub struct Found<'a> {
     pub partition_count: i32,
     /// Where fields 9-11 stand, in order. Neighbours are one range.
     pub host_ports: Vec<Range<usize>>,
-    /// The first host that no resolver can know.
-    pub bad_host: Option<String>,
+    /// The first address that a C++ client aborts on: one of a type that it does not read, or a host that no resolver
+    /// can know.
+    pub bad_address: Option<String>,
     /// The first field that the schema does not have.
     pub unknown_field: Option<String>,
 }
@@ -186,6 +194,7 @@ impl<'a> Walk<'a> {
                 self.found.err = self.text()?;
                 Ok(())
             }
+            Shape::Address => self.rpc_address(),
             Shape::HostPort => self.host_port(),
             Shape::Struct(inner) => self.fields(inner).map(drop),
             Shape::List(item) => {
@@ -200,19 +209,31 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The two lowest bits are its type: 0 is no address, and 1 an IPv4 address; the C++ client aborts on others.
+    /// Source: `rpc_address::read`.
+    fn rpc_address(&mut self) -> Result<(), Unexpected> {
+        match i64::from_be_bytes(self.array()?) & 3 {
+            0 | 1 => {}
+            kind => self.bad_address(format!("an rpc_address of type {kind}")),
+        }
+        Ok(())
+    }
+
     /// Type 0 is no address, and 1 a host; the C++ client aborts on others.
     fn host_port(&mut self) -> Result<(), Unexpected> {
         let host = self.text()?;
         self.take(2)?;
-        let is_good = match self.u8()? {
-            0 => true,
-            1 => is_host(host),
-            _ => false,
-        };
-        if !is_good && self.found.bad_host.is_none() {
-            self.found.bad_host = Some(String::from_utf8_lossy(host).into_owned());
+        match self.u8()? {
+            0 => {}
+            1 if is_host(host) => {}
+            1 => self.bad_address(format!("host {:?}", String::from_utf8_lossy(host))),
+            kind => self.bad_address(format!("a host_port of type {kind}")),
         }
         Ok(())
+    }
+
+    fn bad_address(&mut self, what: String) {
+        self.found.bad_address.get_or_insert(what);
     }
 
     /// Skips a field that the schema does not have, as every Thrift reader does.
@@ -259,9 +280,21 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether it can be a host name or an IP address.
+/// Whether it can be a host name or an IPv4 address: C++ clients look up no others. Source: RFC 1035.
 fn is_host(host: &[u8]) -> bool {
-    const MAX_HOST_LEN: usize = 253; // RFC 1035
-    let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
-    (1..=MAX_HOST_LEN).contains(&host.len()) && host.iter().all(good)
+    const MAX_HOST_LEN: usize = 253;
+    const MAX_LABEL_LEN: usize = 63;
+    let Ok(host) = str::from_utf8(host) else {
+        return false;
+    };
+    if host.contains('.') && host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return host.parse::<Ipv4Addr>().is_ok();
+    }
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let is_label = |label: &str| {
+        (1..=MAX_LABEL_LEN).contains(&label.len())
+            && label.bytes().all(good)
+            && !label.starts_with('-')
+    };
+    host.len() <= MAX_HOST_LEN && host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
 }
