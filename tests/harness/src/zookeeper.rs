@@ -369,8 +369,14 @@ impl ZooKeeper {
     /// answers nothing and never says why.
     #[track_caller]
     pub fn expire_session(&self, session: i64) {
+        self.expire(session, false);
+    }
+
+    /// `may_be_gone`: it may have ended by itself meanwhile.
+    #[track_caller]
+    fn expire(&self, session: i64, may_be_gone: bool) {
         let what = format!("expire session {session:#x}");
-        let mut again = false;
+        let mut again = may_be_gone;
         // Not over the own hand: it takes the place of the session's owner.
         self.retry(&what, || {
             let done = session::expire(self.addr, session);
@@ -391,7 +397,7 @@ impl ZooKeeper {
         owners.iter().for_each(|owner| owner.pause());
         let connections = self.connections();
         for connection in &connections {
-            self.expire_session(connection.session);
+            self.expire(connection.session, true);
         }
         owners.iter().for_each(|owner| owner.resume());
         connections.len()

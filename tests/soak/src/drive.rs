@@ -60,6 +60,7 @@ fn run(options: &Options) -> Result<(), String> {
     let judged = thread::scope(|scope| {
         let (answers, inbox) = mpsc::channel();
         let judge = scope.spawn(move || crowd::judge(world, &inbox));
+        let over = Over(world);
         let decisions = |stream| Rng::new(options.seed, stream);
         if warm_up(world, decisions(DRIVER_STREAM)) {
             world.tell_judge(answers);
@@ -77,12 +78,21 @@ fn run(options: &Options) -> Result<(), String> {
             }
             fault_upon_fault(world, options, decisions(DRIVER_STREAM + 1));
         }
-        world.end.set();
-        world.dismiss_judge();
+        drop(over);
         judge.join().unwrap_or_default()
     });
     tell(world, &judged);
     world.end.failure().map_or(Ok(()), Err)
+}
+
+/// Ends the other threads when the driver has ended, also by a panic: they would be waited for without end.
+struct Over<'a>(&'a World);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.end.set();
+        self.0.dismiss_judge();
+    }
 }
 
 /// Creates all tables and asks every proxy for each. False: that failed.
