@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{Plan, State, Znode, conflict};
+use super::plan::{Plan, State, conflict};
 use super::proxies::Expected;
 use super::record;
 use super::store::{Routes, Run, Store};
@@ -124,11 +124,4 @@ fn root_pzxid(store: &mut Store) -> Result<i64, Fault> {
         Ok(other) => Err(Fault::failed(format!("{path}: {other:?}"))),
         Err(e) => Err(Fault::failed(format!("{path}: {e}"))),
     }
-}
-
-/// The znodes of a plan as they are now.
-pub fn znodes(store: &mut Store, plan: &Plan) -> Result<Vec<Option<Znode>>, Fault> {
-    store.sync()?;
-    let paths: Vec<String> = plan.changes.iter().map(|change| change.znode.clone()).collect();
-    store.read(&paths)
 }

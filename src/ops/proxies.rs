@@ -127,25 +127,16 @@ pub struct Seen {
 /// Asks a proxy's page for its routes.
 pub fn page(proxy: &str, resolver: &Resolver, table: Option<&str>) -> Result<Page, String> {
     let query = table.map(|table| format!("?table={table}")).unwrap_or_default();
-    let body = http(proxy, resolver, "GET", &format!("/routes{query}"))?;
+    let body = get(proxy, resolver, &format!("/routes{query}"))?;
     serde_json::from_slice(&body).map_err(|e| format!("want the page /routes, got {e}"))
 }
 
-/// Lets go what a proxy on this machine holds.
-pub fn accept(proxy: &str, resolver: &Resolver, hold: &Hold) -> Result<(), String> {
-    let czxid = hold.czxid.as_deref().unwrap_or("none");
-    let path = format!("/routes/accept?czxid={czxid}&gone={}", hold.gone);
-    http(proxy, resolver, "POST", &path).map(drop)
-}
-
 /// The body of an answer that is 200.
-fn http(proxy: &str, resolver: &Resolver, method: &str, path: &str) -> Result<Vec<u8>, String> {
+fn get(proxy: &str, resolver: &Resolver, path: &str) -> Result<Vec<u8>, String> {
     let end = Instant::now() + PAGE_LIMIT;
     let mut why = "the host has no address".to_owned();
     for addr in resolver.resolve(proxy, end) {
-        let request = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {addr}\r\nX-Meta-Proxy: yes\r\nContent-Length: 0\r\n\r\n"
-        );
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n");
         let answer = Exchange::begin(addr, request.as_bytes(), end)
             .and_then(|mut exchange| exchange.read_to_end(MAX_PAGE_BYTES));
         match answer.and_then(|answer| body(&answer)) {

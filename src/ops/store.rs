@@ -168,11 +168,6 @@ impl Store {
         }
     }
 
-    /// The same of many.
-    pub fn acls(&mut self, znodes: &[String]) -> Result<Vec<Vec<Right>>, Fault> {
-        znodes.iter().map(|znode| self.acl(znode)).collect()
-    }
-
     /// How these changes stand.
     pub fn states(&mut self, changes: &[Change]) -> Result<Run, Fault> {
         self.sync()?;

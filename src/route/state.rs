@@ -144,9 +144,10 @@ pub fn load(path: &Path, origin: &Origin, writer: &RouteWriter, clusters: &mut C
             let tables = routes.len();
             info!("state file {shown}: {tables} routes, to be confirmed by ZooKeeper");
             for Kept { table, record, mzxid, is_held, .. } in routes {
-                if writer.keep_evicted(&table, Evicted { record: record.clone(), mzxid }) {
+                let evicted = Evicted { record, mzxid };
+                let Some(Evicted { record, mzxid }) = writer.keep_evicted(&table, evicted) else {
                     continue;
-                }
+                };
                 let cluster_name = record.cluster.clone();
                 let route = Route { cluster_name, cluster: clusters.get(record), mzxid };
                 writer.put(&table, Cached::Route(Arc::new(route)));
@@ -238,27 +239,24 @@ fn render(
     known: Option<Identity>,
 ) -> String {
     let mut lines = String::new();
-    for (table, route, is_held) in routes {
+    let mut add = |table: &str, cluster: &str, meta_addrs: &[String], mzxid, mark: Option<&str>| {
         let mut line = json!({
             "table": table,
-            "cluster": route.cluster_name,
-            "meta_addrs": route.cluster.meta_addrs,
-            "mzxid": route.mzxid,
+            "cluster": cluster,
+            "meta_addrs": meta_addrs,
+            "mzxid": mzxid,
         });
-        if *is_held {
-            line["held"] = json!(true);
+        if let Some(mark) = mark {
+            line[mark] = json!(true);
         }
         let _ = writeln!(lines, "{line}");
+    };
+    for (table, route, is_held) in routes {
+        let Route { cluster_name, cluster, mzxid } = &**route;
+        add(table, cluster_name, &cluster.meta_addrs, *mzxid, is_held.then_some("held"));
     }
     for (table, Evicted { record, mzxid }) in evicted {
-        let line = json!({
-            "table": table,
-            "cluster": record.cluster,
-            "meta_addrs": record.meta_addrs,
-            "mzxid": mzxid,
-            "evicted": true,
-        });
-        let _ = writeln!(lines, "{line}");
+        add(table, &record.cluster, &record.meta_addrs, *mzxid, Some("evicted"));
     }
     let mut head = json!({
         "version": VERSION,

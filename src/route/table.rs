@@ -412,15 +412,15 @@ impl RouteWriter {
         self.table.trusted_since_ms.store(u64::MAX, Relaxed);
     }
 
-    /// Keeps the route of a table that was evicted before the start, while the cache has no room for it. Returns false if
+    /// Keeps the route of a table that was evicted before the start, while the cache has no room for it. Gives it back if
     /// there is room.
-    pub fn keep_evicted(&self, table: &str, route: Evicted) -> bool {
+    pub fn keep_evicted(&self, table: &str, route: Evicted) -> Option<Evicted> {
         let mut inner = self.table.inner.write();
-        let is_full = inner.entries.len() >= self.capacity;
-        if is_full {
-            inner.evicted.keep(table, route, self.capacity);
+        if inner.entries.len() < self.capacity {
+            return Some(route);
         }
-        is_full
+        inner.evicted.keep(table, route, self.capacity);
+        None
     }
 
     /// The table is no more.

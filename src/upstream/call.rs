@@ -57,19 +57,26 @@ impl Place {
             let Some(link) = cluster.next_call(&mut self) else {
                 return;
             };
-            let held = match cluster.drive(link, patience, Some(&mut self)) {
-                Driven::Over => self.if_held(),
-                Driven::Silent(link) => {
-                    self.park(link);
-                    None
-                }
-            };
-            match held.or_else(|| cluster.begin()) {
+            let driven = cluster.drive(link, patience, Some(&mut self));
+            match self.after(driven) {
                 Some(place) => self = place,
                 None => return,
             }
         }
         cluster.upstream.work.call(self);
+    }
+
+    /// The place after a call: the same if it has not ended, or another one if a call is of use.
+    fn after(self, driven: Driven) -> Option<Place> {
+        let cluster = self.cluster().clone();
+        let held = match driven {
+            Driven::Over => self.if_held(),
+            Driven::Silent(link) => {
+                self.park(link);
+                None
+            }
+        };
+        held.or_else(|| cluster.begin())
     }
 }
 
@@ -90,14 +97,8 @@ pub fn resume(parked: Parked) {
         };
     }
     let mut place = cluster.unpark();
-    let held = match cluster.drive(link, Duration::ZERO, Some(&mut place)) {
-        Driven::Over => place.if_held(),
-        Driven::Silent(link) => {
-            place.park(link);
-            None
-        }
-    };
-    held.or_else(|| cluster.begin()).into_iter().for_each(Place::run);
+    let driven = cluster.drive(link, Duration::ZERO, Some(&mut place));
+    place.after(driven).into_iter().for_each(Place::run);
 }
 
 impl Cluster {

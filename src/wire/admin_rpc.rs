@@ -13,8 +13,9 @@ use std::fmt;
 
 use thrift::protocol::{TInputProtocol, TMessageType, TType};
 
+use super::answer::{self, LEN_BYTES};
 use super::error_code::ERR_OK;
-use super::frame::V0_HEADER_LEN;
+use super::message;
 use super::{Input, each_field, reader, skip};
 
 /// The identity of a cluster.
@@ -33,8 +34,6 @@ const AS_AVAILABLE: i32 = 1;
 const DS_REMOVED: i32 = 5;
 /// Time-out in the header, ms. A MetaServer does not read it.
 const CLIENT_TIMEOUT_MS: u32 = 5_000;
-/// Bytes of an answer's length.
-const LEN_BYTES: usize = 4;
 
 /// Why an answer cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,22 +102,9 @@ pub fn query_duplication(seq: i32, table: &str) -> Vec<u8> {
 
 /// `fields` are those of the request struct, without its end.
 fn request(method: &str, seq: i32, fields: &[u8]) -> Vec<u8> {
-    let body_len = 4 + 4 + method.len() + 4 + 3 + fields.len() + 2;
-    let mut out = Vec::with_capacity(V0_HEADER_LEN + body_len);
-    out.extend(b"THFT\0\0\0\0");
-    out.extend((V0_HEADER_LEN as u32).to_be_bytes());
-    out.extend([0; 4]);
-    out.extend((body_len as u32).to_be_bytes());
-    out.extend([0; 12]);
-    out.extend(CLIENT_TIMEOUT_MS.to_be_bytes());
-    out.extend([0; V0_HEADER_LEN - 36]);
-    out.extend([0x80, 0x01, 0x00, 0x01]);
-    out.extend((method.len() as u32).to_be_bytes());
-    out.extend(method.as_bytes());
-    out.extend(seq.to_be_bytes());
-    out.extend([12, 0, 1]);
-    out.extend(fields);
-    out.extend([0, 0]);
+    let args = [&[12, 0, 1][..], fields, &[0, 0]].concat();
+    let mut out = Vec::new();
+    message::write_call(method, seq, CLIENT_TIMEOUT_MS, &args, &mut out);
     out
 }
 
@@ -198,21 +184,20 @@ fn read(
     mut field: impl FnMut(&mut Input<'_>, (i16, TType)) -> thrift::Result<()>,
 ) -> Result<(), BadAnswer> {
     let malformed = |why: String| Err(BadAnswer::Malformed(why));
-    let Some(message) = frame.get(LEN_BYTES..) else {
+    if frame.len() < LEN_BYTES {
         return malformed("a frame cut short".to_owned());
-    };
-    let mut input = reader(message);
-    let error = input.read_string()?;
-    let begin = input.read_message_begin()?;
-    if error != ERR_OK {
-        return Err(BadAnswer::Refused(error));
     }
-    if begin.name.strip_suffix("_ACK") != Some(method) || begin.sequence_number != seq {
-        return malformed(format!("one to {} of seq {}", begin.name, begin.sequence_number));
+    let envelope = answer::read_envelope(frame).map_err(|e| BadAnswer::Malformed(e.to_string()))?;
+    if envelope.error != ERR_OK {
+        return Err(BadAnswer::Refused(envelope.error.to_owned()));
     }
-    if begin.message_type != TMessageType::Reply {
-        return malformed(format!("message type {:?}", begin.message_type));
+    if envelope.method.strip_suffix("_ACK") != Some(method) || envelope.seq != seq {
+        return malformed(format!("one to {} of seq {}", envelope.method, envelope.seq));
     }
+    if envelope.kind != TMessageType::Reply {
+        return malformed(format!("message type {:?}", envelope.kind));
+    }
+    let mut input = reader(envelope.result);
     let mut err = None;
     each_field(&mut input, |input, outer| match outer {
         (0, TType::Struct) => each_field(input, |input, inner| match inner {

@@ -145,20 +145,26 @@ pub fn is_table_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(good) && name != "." && name != ".."
 }
 
-/// Writes a QueryConfig request with the proxy's own header: app_id 0, partition 0 (a MetaServer
-/// aborts on others), no timeout (it ignores it). `args` must have passed [`read_table`].
+/// Writes a QueryConfig request, without a timeout (a MetaServer ignores it). `args` must have passed [`read_table`].
 pub fn write_query(seq: i32, args: &[u8], out: &mut Vec<u8>) {
-    let body_len = 4 + 4 + QUERY_CONFIG.len() + 4 + args.len();
+    write_call(QUERY_CONFIG, seq, 0, args, out);
+}
+
+/// Writes a request with a header of our own: app_id 0, partition 0 (a MetaServer aborts on others).
+pub fn write_call(method: &str, seq: i32, timeout_ms: u32, args: &[u8], out: &mut Vec<u8>) {
+    let body_len = 4 + 4 + method.len() + 4 + args.len();
     let body_len = u32::try_from(body_len).expect("request frames are limited far below 4 GB");
     out.extend(b"THFT\0\0\0\0");
     out.extend((V0_HEADER_LEN as u32).to_be_bytes());
     out.extend([0; 4]);
     out.extend(body_len.to_be_bytes());
-    // CRCs, ids and times are 0, as clients write them.
-    out.extend([0; V0_HEADER_LEN - 20]);
+    // CRCs and ids are 0, as clients write them.
+    out.extend([0; 12]);
+    out.extend(timeout_ms.to_be_bytes());
+    out.extend([0; V0_HEADER_LEN - 36]);
     out.extend([0x80, 0x01, 0x00, 0x01]);
-    out.extend((QUERY_CONFIG.len() as u32).to_be_bytes());
-    out.extend(QUERY_CONFIG.as_bytes());
+    out.extend((method.len() as u32).to_be_bytes());
+    out.extend(method.as_bytes());
     out.extend(seq.to_be_bytes());
     out.extend(args);
 }

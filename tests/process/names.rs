@@ -61,13 +61,18 @@ fn assert_only_the_new_one_is_asked(proxy: &Proxy, old: &MetaServer) {
     assert_eq!(old.calls(), calls, "the old address is asked");
 }
 
+/// A MetaServer by a name, and `metas` for a record with it.
+fn named(meta: &MetaServer) -> (Names, String) {
+    let mut names = Names::new();
+    names.set("meta.example", meta.addr().ip());
+    (names, format!("meta.example:{}", meta.addr().port()))
+}
+
 #[test]
 fn a_name_that_moves_takes_its_queries_along_though_the_old_address_answers_on() {
     let old = meta_with("t", OLD_PRIMARY);
     let new = beside(old.addr(), NEW_PRIMARY);
-    let mut names = Names::new();
-    names.set("meta.example", old.addr().ip());
-    let metas = format!("meta.example:{}", old.addr().port());
+    let (mut names, metas) = named(&old);
     let routes = Routes::new([("t", record("c", &metas))]);
     let proxy = proxy_with(&names, &routes, "");
     eventually("the name is known", SOON, || is_of(&proxy.ask("t"), OLD_PRIMARY));
@@ -85,9 +90,7 @@ fn a_name_that_moves_takes_its_queries_along_though_the_old_address_answers_on()
 fn a_name_that_moves_under_load_takes_all_queries_along() {
     let old = meta_with("t", OLD_PRIMARY);
     let new = beside(old.addr(), NEW_PRIMARY);
-    let mut names = Names::new();
-    names.set("meta.example", old.addr().ip());
-    let metas = format!("meta.example:{}", old.addr().port());
+    let (mut names, metas) = named(&old);
     // Different tables, so that several calls are under way all the time.
     let tables: Vec<String> = (0..12).map(|n| format!("t{n}")).collect();
     for meta in [&old, &new] {
@@ -139,9 +142,7 @@ fn a_leader_that_a_follower_named_is_forgotten_with_that_follower() {
     let follower = MetaServer::start();
     follower.set(Behaviour::Follower { leader: Some(old_leader.addr()) });
     let new = beside(follower.addr(), NEW_PRIMARY);
-    let mut names = Names::new();
-    names.set("meta.example", follower.addr().ip());
-    let metas = format!("meta.example:{}", follower.addr().port());
+    let (mut names, metas) = named(&follower);
     let routes = Routes::new([("t", record("c", &metas))]);
     let proxy = proxy_with(&names, &routes, "");
     eventually("the leader is found", SOON, || is_of(&proxy.ask("t"), OLD_PRIMARY));

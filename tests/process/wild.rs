@@ -1,7 +1,6 @@
 //! Calls to MetaServers that do all that may go wrong, many questions on each link: every query has one answer, its own,
 //! and none that is older than it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +56,7 @@ impl Asker {
             }
             Asker::Rdsn(client) => {
                 let ids: Vec<u64> = tables.iter().map(|t| client.send_query(t, &[])).collect();
-                let mut answers: BTreeMap<_, _> = client.read_answers(ids.len());
+                let mut answers = client.read_answers(ids.len());
                 let take = |id: u64| match answers.remove(&id).map(|answer| answer.judge(id)) {
                     Some(Verdict::Takes(config)) => config,
                     other => panic!("query {id}: {other:?}"),
@@ -121,8 +120,8 @@ fn wild_servers_neither_lose_nor_mix_nor_age_answers() {
     };
     thread::scope(|scope| {
         let spawn = |n| scope.spawn(move || ask_wildly(n));
-        let askers: HashMap<_, _> = (0..CLIENTS).map(|n| (n, spawn(n))).collect();
-        for (n, asker) in askers {
+        let askers: Vec<_> = (0..CLIENTS).map(spawn).collect();
+        for (n, asker) in askers.into_iter().enumerate() {
             assert!(asker.join().is_ok(), "client {n} found a fault, see above; SEED={seed}");
         }
     });

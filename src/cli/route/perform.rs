@@ -1,8 +1,8 @@
 //! Carries out a plan for an operator: shows it, checks it, saves it, asks him, writes it, and waits for the proxies.
 //!
 //! ```text
-//! plan ─▶ rules ─▶ saved as a file ─▶ [--apply] ─▶ nobody holds ─▶ confirmed ─▶ written ─▶ every proxy serves it
-//!           └ 5                         └ stop       └ 5            └ 1          └ 1 3 4     └ 4
+//! plan ─▶ rules ─▶ saved as a file ─▶ nobody holds ─▶ confirmed ─▶ written ─▶ every proxy serves it
+//!           └ 5                         └ 5            └ 1          └ 1 3 4     └ 4
 //! ```
 
 use std::collections::BTreeMap;
@@ -28,19 +28,6 @@ use crate::upstream::resolver::Resolver;
 /// Refusals that are shown in full.
 const SHOWN: usize = 20;
 
-/// A plan and how it is carried out.
-pub struct Performance {
-    pub plan: Plan,
-    /// The file that it is in, if it came from one.
-    pub file: Option<PathBuf>,
-    /// Write it, and do not only show it.
-    pub applies: bool,
-    /// The command that applies it later, behind `meta-proxy route`.
-    pub later: &'static str,
-    /// The rules do not count: it goes back to what was there.
-    pub is_undo: bool,
-}
-
 /// A plan of these changes.
 pub fn make(args: &Args, context: &Context, changes: Vec<Change>) -> Plan {
     let now = Utc::now();
@@ -64,51 +51,25 @@ pub fn make(args: &Args, context: &Context, changes: Vec<Change>) -> Plan {
 }
 
 /// Does all of it.
-pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Performance) -> Ended {
-    let plan = &mut act.plan;
-    for rule in checks::RULES {
-        if args.is_set(checks::option(rule)) && !plan.accepted.contains(&rule) {
-            plan.accepted.push(rule);
-        }
-    }
+pub fn perform(args: &Args, context: &Context, store: &mut Store, plan: &Plan) -> Ended {
     context.say(&text::plan(plan));
     let moves = moves(store, plan)?;
-    let refused = match act.is_undo {
-        true => Vec::new(),
-        false => {
-            let wanted = moves.iter().flat_map(|each| [&each.old, &each.new]).flatten();
-            let sets: Vec<Vec<String>> = wanted.map(|place| place.metas.clone()).collect();
-            let views = clusters::look(sets, context.limit);
-            checks::refusals(&moves, &views, &plan.accepted)
-        }
-    };
+    let wanted = moves.iter().flat_map(|each| [&each.old, &each.new]).flatten();
+    let sets: Vec<Vec<String>> = wanted.map(|place| place.metas.clone()).collect();
+    let views = clusters::look(sets, context.limit);
+    let refused = checks::refusals(&moves, &views, &plan.accepted);
     if !refused.is_empty() {
         return Err(Fault::new(Outcome::Refused, refusals(&refused)));
     }
-    if act.applies {
-        context.must_know_proxies()?;
-    }
-    let file = match &act.file {
-        Some(file) => file.clone(),
-        None => save(args, plan)?,
-    };
-    if !act.applies {
-        let count = text::counted(plan.changes.len(), "change");
-        context.say(&format!(
-            "{count} planned, nothing is written. The plan is in {0}.\nApply it: meta-proxy route {1} {0} --apply\n",
-            file.display(),
-            act.later
-        ));
-        report(context, plan, &file, Outcome::Done, None, &[]);
-        return Ok(Outcome::Done);
-    }
+    context.must_know_proxies()?;
+    let file = save(args, plan)?;
     let proxies = context.proxies.addresses();
     refuse_while_held(proxies)?;
     let mut run = apply::look(store, plan)?;
     confirm(args, plan, &moves)?;
     let written = write(context, store, plan, &mut run);
     if let Err(fault) = written {
-        report(context, plan, &file, fault.outcome, Some(&run), &[]);
+        report(context, plan, &file, fault.outcome, &run, &[]);
         let why = format!("{}\n{} has the state before and after", fault.why, file.display());
         return Err(Fault::new(fault.outcome, why));
     }
@@ -123,7 +84,7 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
         true => Outcome::Done,
         false => Outcome::Partly,
     };
-    report(context, plan, &file, outcome, Some(&run), &seen);
+    report(context, plan, &file, outcome, &run, &seen);
     Ok(outcome)
 }
 
@@ -162,7 +123,7 @@ fn report(
     plan: &Plan,
     file: &std::path::Path,
     outcome: Outcome,
-    run: Option<&Run>,
+    run: &Run,
     seen: &[Seen],
 ) {
     if !context.json {
@@ -183,8 +144,8 @@ fn report(
         "id": plan.id,
         "file": file.display().to_string(),
         "changes": plan.changes.len(),
-        "applied": run.is_some(),
-        "done": run.map_or(0, Run::done),
+        "applied": true,
+        "done": run.done(),
         "proxies": seen,
         "exit_code": outcome as u8,
     });

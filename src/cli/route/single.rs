@@ -3,7 +3,7 @@
 use super::Ended;
 use super::args::Args;
 use super::context::Context;
-use super::perform::{Performance, make, perform};
+use super::perform::{make, perform};
 use crate::ops::plan::{After, Before, Change, Data, Znode};
 use crate::ops::record::{self, Place};
 use crate::ops::store::{Store, check_name};
@@ -38,9 +38,7 @@ pub fn rm(args: &Args) -> Ended {
 
 fn write(args: &Args, context: &Context, mut store: Store, change: Change) -> Ended {
     let plan = make(args, context, vec![change]);
-    let act =
-        Performance { plan, file: None, applies: true, later: "switch --plan", is_undo: false };
-    perform(args, context, &mut store, act)
+    perform(args, context, &mut store, &plan)
 }
 
 /// The znode of a table, of the version that was asked for.
@@ -80,7 +78,7 @@ pub fn change_to(
     if store.place_of(&written, &clusters).as_ref() != Ok(place) {
         let why = format!(
             "{table}: its record names its cluster only, and {} has other addresses, or none: change the cluster's \
-             znode (route metas)",
+             znode",
             place.cluster
         );
         return Err(Fault::usage(why));

@@ -4,18 +4,12 @@
 use std::collections::BTreeMap;
 
 use crate::wire::Writer;
+use crate::wire::kind::{BOOL, I32, I64, LIST, MAP, STRING, STRUCT};
 
 pub const CLUSTER_INFO: &str = "RPC_CM_CLUSTER_INFO";
 pub const LIST_APPS: &str = "RPC_CM_LIST_APPS";
 pub const QUERY_DUPLICATION: &str = "RPC_CM_QUERY_DUPLICATION";
 
-const BOOL: u8 = 2;
-const I32: u8 = 8;
-const I64: u8 = 10;
-const STRING: u8 = 11;
-const STRUCT: u8 = 12;
-const MAP: u8 = 13;
-const LIST: u8 = 15;
 const AS_AVAILABLE: i32 = 1;
 const DS_LOG: i32 = 3;
 

@@ -42,7 +42,7 @@ const STRICT: u32 = 0x8001_0000;
 /// Fields from here on are in no idl known today.
 const FIRST_FUTURE_FIELD: i16 = 50;
 
-mod kind {
+pub(crate) mod kind {
     pub const STOP: u8 = 0;
     pub const BOOL: u8 = 2;
     pub const I32: u8 = 8;
