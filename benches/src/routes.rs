@@ -18,6 +18,9 @@ pub const COLD: usize = 500;
 /// The file's name.
 pub const FILE: &str = "routes.json";
 
+/// A table, and the MetaServer that it is asked of.
+pub type Entry = (String, SocketAddr);
+
 /// Where the routes stand.
 pub enum Routes {
     /// In a real ZooKeeper.
@@ -27,21 +30,20 @@ pub enum Routes {
 }
 
 impl Routes {
-    /// Starts a ZooKeeper and writes all routes to it.
-    pub fn in_zookeeper(meta: SocketAddr) -> Self {
+    /// Starts a ZooKeeper and writes these routes to it.
+    pub fn in_zookeeper(tables: &[Entry]) -> Self {
         let zk = ZooKeeper::start();
-        for table in all_tables() {
-            zk.put(&path(&table), record(meta));
+        for (table, meta) in tables {
+            zk.put(&path(table), record(*meta));
         }
         Routes::ZooKeeper(zk)
     }
 
-    /// Writes all routes to a file.
-    pub fn in_file(meta: SocketAddr) -> Self {
+    /// Writes these routes to a file.
+    pub fn in_file(tables: &[Entry]) -> Self {
         let scratch = Scratch::new("routes");
-        let record = record(meta);
-        let lines: Vec<String> =
-            all_tables().iter().map(|table| format!("  \"{table}\": {record}")).collect();
+        let line = |(table, meta): &Entry| format!("  \"{table}\": {}", record(*meta));
+        let lines: Vec<String> = tables.iter().map(line).collect();
         scratch.write(FILE, format!("{{\n{}\n}}\n", lines.join(",\n")));
         Routes::File(scratch)
     }
@@ -75,9 +77,16 @@ pub fn cold() -> Vec<String> {
     (0..COLD).map(|number| format!("cold{number:03}")).collect()
 }
 
-fn all_tables() -> Vec<String> {
+/// Names of ten tables of many partitions.
+pub fn wide() -> Vec<String> {
+    (0..10).map(|number| format!("wide{number}")).collect()
+}
+
+/// All tables; those of many partitions are at the second MetaServer.
+pub fn all(meta: SocketAddr, wide_meta: SocketAddr) -> Vec<Entry> {
     let mut tables = vec![TABLE.to_owned(), MOVING.to_owned()];
     tables.extend(spread());
     tables.extend(cold());
-    tables
+    let wide = wide().into_iter().map(|table| (table, wide_meta));
+    tables.into_iter().map(|table| (table, meta)).chain(wide).collect()
 }

@@ -1,12 +1,12 @@
 //! The measurements: one function for each row of the report, each over one target that was just started.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use harness::client::Client;
 use harness::wait::poll;
@@ -100,6 +100,8 @@ impl Sizes {
 pub struct Bed {
     /// Behind every target.
     pub meta: MetaProcess,
+    /// Changes places with it for the rows whose tables have many partitions, and back.
+    spare_meta: MetaProcess,
     /// Where a table moves to.
     pub other_meta: MetaProcess,
     /// How proxies find them.
@@ -116,15 +118,29 @@ impl Bed {
     /// Starts the MetaServers and writes the routes.
     pub fn new(sizes: Sizes, partitions: i32, zookeeper: bool) -> io::Result<Self> {
         let meta = MetaProcess::start(FIRST_CLUSTER, partitions)?;
-        let addr = meta.addr();
+        let wide = MetaProcess::start(FIRST_CLUSTER, WIDE_PARTITIONS)?;
+        let tables = routes::all(meta.addr(), wide.addr());
         Ok(Bed {
             other_meta: MetaProcess::start(SECOND_CLUSTER, partitions)?,
-            routes: if zookeeper { Routes::in_zookeeper(addr) } else { Routes::in_file(addr) },
+            routes: if zookeeper {
+                Routes::in_zookeeper(&tables)
+            } else {
+                Routes::in_file(&tables)
+            },
             meta,
+            spare_meta: wide,
             sizes,
             open_rate: 0.0,
             unknown_names: 0,
         })
+    }
+
+    /// Has the MetaServer whose tables have many partitions behind every target, while `measure` runs.
+    pub fn with_many_partitions<T>(&mut self, measure: impl FnOnce(&mut Self) -> T) -> T {
+        mem::swap(&mut self.meta, &mut self.spare_meta);
+        let measured = measure(self);
+        mem::swap(&mut self.meta, &mut self.spare_meta);
+        measured
     }
 }
 
@@ -165,6 +181,11 @@ impl About {
 /// The row that is measured only if asked for: neither perf nor strace is everywhere.
 pub const SYSCALLS: &str = "syscalls";
 
+/// The row that is measured with [`Bed::with_many_partitions`].
+pub const WIDE: &str = "wide";
+/// As the largest tables have.
+const WIDE_PARTITIONS: i32 = 256;
+
 /// Stands for all rows whose names begin so.
 pub const CROWD: &str = "crowd";
 
@@ -174,6 +195,7 @@ pub const ROWS: &[Row] = &[
     Row { id: "one-client", about: About::All, measure: one_client },
     Row { id: "clients", about: About::All, measure: clients },
     Row { id: "ten", about: About::All, measure: ten },
+    Row { id: WIDE, about: About::All, measure: wide },
     Row { id: "spread", about: About::All, measure: spread },
     Row { id: "pipelined", about: About::All, measure: pipelined },
     Row { id: "pipelined-ten", about: About::All, measure: pipelined_ten },
@@ -227,6 +249,11 @@ fn clients(bed: &mut Bed, target: &Target) -> Values {
 /// As real clients: each opens several tables.
 fn ten(bed: &mut Bed, target: &Target) -> Values {
     steady(bed, target, CLIENTS, 1, &routes::spread()[..10])
+}
+
+/// Answers of a few KiB cost more to copy than to ask for.
+fn wide(bed: &mut Bed, target: &Target) -> Values {
+    steady(bed, target, CLIENTS, 1, &routes::wide())
 }
 
 fn spread(bed: &mut Bed, target: &Target) -> Values {

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::report::Results;
-use crate::rows::{About, Bed, CROWD, ROWS, Row, SYSCALLS, Sizes};
+use crate::routes::{self, TABLE};
+use crate::rows::{About, Bed, CROWD, ROWS, Row, SYSCALLS, Sizes, WIDE};
 use crate::target::{self, Kind, Launcher};
 
 /// What the arguments of `bench all` said.
@@ -90,8 +91,15 @@ fn measure(
     let about = format!("row={} round={round} target={kind}", row.id);
     // A stand-in or a proxy that cannot be had panics, as in a test; here the other rows are to be measured all the same.
     let measured = catch_unwind(AssertUnwindSafe(|| {
-        let target = options.launcher.start(kind, &bed.meta, &bed.routes)?;
-        (row.measure)(bed, &target)
+        let measure = |bed: &mut Bed, table: &str| {
+            let target = options.launcher.start(kind, &bed.meta, &bed.routes, table)?;
+            (row.measure)(bed, &target)
+        };
+        if row.id == WIDE {
+            bed.with_many_partitions(|bed| measure(bed, &routes::wide()[0]))
+        } else {
+            measure(bed, TABLE)
+        }
     }))
     .unwrap_or_else(|_| Err("a panic, see above".to_owned()));
     match measured {

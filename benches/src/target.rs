@@ -24,7 +24,7 @@ use harness::wire::QueryCfgResponse;
 use socket2::{Domain, Socket, Type};
 
 use crate::meta::MetaProcess;
-use crate::routes::{FILE, ROOT, Routes, TABLE};
+use crate::routes::{FILE, ROOT, Routes};
 
 /// Where the Go meta-proxy listens; it has no setting for that.
 const PEER_PORT: u16 = 34_601;
@@ -73,8 +73,14 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Starts one; returns when it has answered a query.
-    pub fn start(&self, kind: Kind, meta: &MetaProcess, routes: &Routes) -> Result<Target, String> {
+    /// Starts one; returns when it has answered a query for `table`, which that MetaServer has.
+    pub fn start(
+        &self,
+        kind: Kind,
+        meta: &MetaProcess,
+        routes: &Routes,
+        table: &str,
+    ) -> Result<Target, String> {
         let start = Instant::now();
         let (child, addr) = match kind {
             Kind::Direct => (Child::None, meta.addr()),
@@ -92,7 +98,7 @@ impl Launcher {
         };
         let mut target = Target { addr, child, took: Duration::ZERO };
         let mut last = String::new();
-        let answered = poll(START_WITHIN, || match ask_once(addr, meta.partitions()) {
+        let answered = poll(START_WITHIN, || match ask_once(addr, table, meta.partitions()) {
             Ok(()) => Some(()),
             Err(why) => {
                 last = why;
@@ -157,9 +163,9 @@ impl Launcher {
 }
 
 /// The answer must be a whole table; from here on it is only counted.
-fn ask_once(addr: SocketAddr, partitions: i32) -> Result<(), String> {
+fn ask_once(addr: SocketAddr, table: &str, partitions: i32) -> Result<(), String> {
     let mut client = Client::try_connect(addr, LOOK_WITHIN).map_err(|e| e.to_string())?;
-    let answer = client.try_ask(TABLE, LOOK_WITHIN).map_err(|e| e.to_string())?;
+    let answer = client.try_ask(table, LOOK_WITHIN).map_err(|e| e.to_string())?;
     match QueryCfgResponse::decode(&answer.result) {
         Ok(config) if answer.is_ok() && config.partitions.len() as i32 == partitions => Ok(()),
         _ => Err(format!("{answer:?}")),
