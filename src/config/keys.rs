@@ -172,6 +172,12 @@ impl Keys {
         self.read(key, "a list of host:port", default, reload, read).unwrap_or_default()
     }
 
+    /// One `host:port`, if there is one.
+    pub fn host_port(&mut self, key: &str, reload: Reload) -> Option<String> {
+        let read = |node: &Node| node.text().filter(|text| is_host_port(text));
+        self.read_optional(key, "host:port", reload, read)
+    }
+
     pub fn znode_path(&mut self, key: &str, required: bool, reload: Reload) -> String {
         let default = (!required).then(String::new);
         self.read(key, "a znode path, /a/b", default, reload, znode_path).unwrap_or_default()

@@ -126,6 +126,8 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
         cache_capacity: s.number(cache, 1..=1_000_000, 1_024, NeedsRestart),
         digest: s.digest("zookeeper.digest", Live),
         clusters_root: s.znode_path_beside("zookeeper.clusters_root", &root, NeedsRestart),
+        control_root: s.znode_path_beside("zookeeper.control_root", &root, NeedsRestart),
+        control_digest: s.digest("zookeeper.control_digest", NeedsRestart),
         preload: s.flag("zookeeper.preload", false, NeedsRestart),
         hold: s.flag("zookeeper.hold", true, NeedsRestart),
         state_file: s.file("zookeeper.state_file", NeedsRestart),
@@ -163,6 +165,7 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
         zookeeper: has_zookeeper.then_some(zookeeper),
         // A Prometheus that scrapes the Go proxy knows this port.
         admin: s.address_or_none("admin.listen", "0.0.0.0:9091", NeedsRestart),
+        advertise: s.host_port("admin.advertise", NeedsRestart),
         metric: MetricSettings {
             kind,
             tags: s.tags("metric.tags", kind, NeedsRestart),

@@ -30,6 +30,8 @@ pub struct Settings {
     pub zookeeper: Option<ZooKeeperSettings>,
     /// Where the pages for operators are; `None`: nowhere.
     pub admin: Option<SocketAddr>,
+    /// `host:port` by which others reach them; `None`: by this host's name.
+    pub advertise: Option<String>,
     /// Metrics, and where they go.
     pub metric: MetricSettings,
     /// The log: its level, and how its file is kept.
@@ -152,12 +154,24 @@ pub struct ZooKeeperSettings {
     pub digest: Option<String>,
     /// The znode above the clusters, if records of tables may only name theirs.
     pub clusters_root: Option<String>,
+    /// The znode where the proxy tells that it is there, and where the route tool's word is heard.
+    pub control_root: Option<String>,
+    /// `user:password` that protects it.
+    pub control_digest: Option<String>,
     /// Whether all tables are read at start, not only when first asked for.
     pub preload: bool,
     /// Whether routes are held when the root or many tables go.
     pub hold: bool,
     /// Where the last good routes are kept.
     pub state_file: Option<PathBuf>,
+}
+
+impl ZooKeeperSettings {
+    /// The control znode, and whether a digest protects it.
+    pub fn control(&self) -> Option<(String, bool)> {
+        let has_digest = self.digest.is_some() || self.control_digest.is_some();
+        Some((self.control_root.clone()?, has_digest))
+    }
 }
 
 impl fmt::Debug for ZooKeeperSettings {
@@ -169,6 +183,8 @@ impl fmt::Debug for ZooKeeperSettings {
             .field("cache_capacity", &self.cache_capacity)
             .field("digest", &self.digest.as_ref().map(|_| "***"))
             .field("clusters_root", &self.clusters_root)
+            .field("control_root", &self.control_root)
+            .field("control_digest", &self.control_digest.as_ref().map(|_| "***"))
             .field("preload", &self.preload)
             .field("hold", &self.hold)
             .field("state_file", &self.state_file)

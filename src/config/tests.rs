@@ -30,6 +30,8 @@ fn the_go_proxys_file_works_as_it_is() {
         cache_capacity: 1024,
         digest: None,
         clusters_root: None,
+        control_root: None,
+        control_digest: None,
         preload: false,
         hold: true,
         state_file: None,

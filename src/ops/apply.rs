@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{Plan, State, conflict};
+use super::plan::{Plan, State, Znode, conflict};
 use super::proxies::Expected;
 use super::record;
 use super::store::{Routes, Run, Store};
@@ -114,6 +114,13 @@ pub fn expected(store: &mut Store, plan: &Plan, run: &Run) -> Result<Vec<Expecte
         }
     }
     Ok(expected)
+}
+
+/// The znodes of a plan as they are now.
+pub fn znodes(store: &mut Store, plan: &Plan) -> Result<Vec<Option<Znode>>, Fault> {
+    store.sync()?;
+    let paths: Vec<String> = plan.changes.iter().map(|change| change.znode.clone()).collect();
+    store.read(&paths)
 }
 
 /// zxid of the newest creation or deletion of a table.

@@ -63,7 +63,8 @@ pub fn refusals(moves: &[Move], views: &Views, accepted: &[Accepted]) -> Vec<Ref
                 refused.push(Refusal { rule, table: each.table.clone(), why });
             }
         };
-        if new.metas.len() == 1 && !each.names_cluster {
+        let was_one = each.old.as_ref().is_some_and(|old| old.metas.len() == 1);
+        if new.metas.len() == 1 && !was_one && !each.names_cluster {
             let why = format!("{} is one address: the Go proxy wants two or more", new.metas[0]);
             refuse(Accepted::NotForGo, why);
         }

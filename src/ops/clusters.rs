@@ -145,6 +145,13 @@ fn leader_by(follower: SocketAddr, end: Instant) -> Option<SocketAddr> {
     }
 }
 
+/// The clusters that this leader duplicates a table to.
+pub fn remotes(leader: SocketAddr, table: &str, limit: Duration) -> Result<Vec<String>, String> {
+    let end = Instant::now() + limit;
+    let frame = exchange(leader, &admin_rpc::query_duplication(SEQ, table), end);
+    frame.and_then(|frame| admin_rpc::read_remotes(&frame, SEQ)).map_err(plain)
+}
+
 fn exchange(addr: SocketAddr, request: &[u8], end: Instant) -> Result<Vec<u8>, BadAnswer> {
     let answer = || {
         let mut exchange = Exchange::begin(addr, request, end)?;

@@ -11,7 +11,7 @@
 //!
 //! **How it fails.** A change is one request: a set, a delete or a create that only succeeds on the version that the plan
 //! shows. So a znode holds what was there or what was planned, whatever stops the tool: kill -9, a lost ZooKeeper, a second
-//! tool. How far a run came is not noted anywhere: it is read from the znodes. A change is *done* if its znode holds what
+//! tool. How far a run came is read from the znodes; the journal of the control znode only says who wrote which plan, and how it ended. A change is *done* if its znode holds what
 //! was planned, *due* if it is as the plan shows it, and in *conflict* otherwise. A second run does what is due. An undo
 //! is a plan of its own, made from what is there now: what the first one wrote goes back, anything else is a conflict.
 //! A request whose answer was lost is looked at again, never sent again unseen.
@@ -28,8 +28,12 @@ pub mod record;
 pub mod view;
 
 pub mod checks;
+pub mod import;
+pub mod verify;
 
 pub mod store;
+
+pub mod control;
 
 pub mod clusters;
 pub mod proxies;

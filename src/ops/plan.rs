@@ -223,6 +223,9 @@ pub struct Plan {
     pub root: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clusters_root: Option<String>,
+    /// What it is for, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// The plan that this one undoes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undoes: Option<String>,

@@ -38,6 +38,14 @@ pub struct Hold {
     pub gone: usize,
 }
 
+impl Hold {
+    /// The root's czxid; 0: it is missing.
+    pub fn czxid_number(&self) -> i64 {
+        let hex = self.czxid.as_deref().and_then(|czxid| czxid.strip_prefix("0x"));
+        hex.and_then(|hex| i64::from_str_radix(hex, 16).ok()).unwrap_or(0)
+    }
+}
+
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let czxid = self.czxid.as_deref().unwrap_or("none");
@@ -129,6 +137,23 @@ pub fn page(proxy: &str, resolver: &Resolver, table: Option<&str>) -> Result<Pag
     let query = table.map(|table| format!("?table={table}")).unwrap_or_default();
     let body = get(proxy, resolver, &format!("/routes{query}"))?;
     serde_json::from_slice(&body).map_err(|e| format!("want the page /routes, got {e}"))
+}
+
+/// The proxies that hold routes, of those that answer.
+pub fn holds(proxies: &[String]) -> Vec<(String, Hold)> {
+    let resolver = Resolver::start();
+    let resolver = &resolver;
+    thread::scope(|scope| {
+        let look = |proxy: &String| {
+            let proxy = proxy.clone();
+            scope.spawn(move || {
+                let hold = page(&proxy, resolver, Some(".")).ok()?.hold?;
+                Some((proxy, hold))
+            })
+        };
+        let threads: Vec<_> = proxies.iter().map(look).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
+    })
 }
 
 /// The body of an answer that is 200.

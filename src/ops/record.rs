@@ -49,6 +49,13 @@ pub fn write(place: &Place, before: Option<&[u8]>, names_clusters: bool) -> Stri
     Value::Object(fields).to_string()
 }
 
+/// The record of a cluster that has a znode of its own, or of a table, with addresses in it.
+pub fn write_with_addrs(place: &Place, before: &[u8]) -> String {
+    let mut fields = fields_of(before).unwrap_or_default();
+    write_addrs(&mut fields, place);
+    Value::Object(fields).to_string()
+}
+
 fn write_addrs(fields: &mut Map<String, Value>, place: &Place) {
     // Two spellings of one thing would be two truths.
     ["cluster", "meta-addrs"].iter().for_each(|key| drop(fields.remove(*key)));

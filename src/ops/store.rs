@@ -19,6 +19,10 @@ pub struct Where {
     pub root: String,
     pub clusters_root: Option<String>,
     pub digest: Option<String>,
+    /// The control znode, if there is one.
+    pub control_root: Option<String>,
+    /// `user:password` that protects it.
+    pub control_digest: Option<String>,
     pub session_timeout: Duration,
 }
 
@@ -59,7 +63,8 @@ impl Run {
 impl Store {
     /// Each request waits for `limit` at most.
     pub fn open(place: Where, limit: Duration) -> Result<Self, Fault> {
-        let digests: Vec<String> = place.digest.iter().cloned().collect();
+        let digests: Vec<String> =
+            place.digest.iter().chain(&place.control_digest).cloned().collect();
         let session = Session::connect(&place.address, place.session_timeout, &digests, limit);
         let session = session.map_err(|e| Fault::failed(format!("ZooKeeper: {e}")))?;
         Ok(Store { session, place })

@@ -28,6 +28,7 @@ use crate::client::hub::ClientHub;
 use crate::client::listener::{self, Listener};
 use crate::client::note::{Note, StopBy};
 use crate::config::{AcceptLimits, MetricKind, MetricSettings, Settings, ZooKeeperSettings};
+use crate::logging::line::Utc;
 use crate::metrics::Metrics;
 use crate::patience::QueryTimeout;
 use crate::process::life::Life;
@@ -35,6 +36,7 @@ use crate::process::memory;
 use crate::process::systemd::Given;
 use crate::process::watchdog::Pulse;
 use crate::query::router::Router;
+use crate::route::control::Member;
 use crate::route::file::RoutesFile;
 use crate::route::state::{self, Origin, StateFile};
 use crate::route::table::RouteTable;
@@ -42,6 +44,7 @@ use crate::upstream::cluster::Upstream;
 use crate::upstream::registry::Clusters;
 use crate::upstream::resolver::Resolver;
 use crate::upstream::watch::{MetaWatch, Watching};
+use crate::version::VERSION;
 use crate::wire::host_port::HostPortFields;
 use crate::work::job::Jobs;
 use crate::work::worker::Workers;
@@ -262,6 +265,9 @@ impl Server {
         let falcon = start_falcon(&inside, &settings.metric)?;
         let pages = Pages { inside: inside.clone(), labels: settings.metric.labels() };
         let admin = start_admin(settings.admin, given.admin, pages)?;
+        if let RouteSource::ZooKeeper(watch, _) = &source {
+            watch.serves(member(settings, addr, admin.as_ref().map(Http::addr)));
+        }
         let wakes = hub.clone();
         life.serve(move || wakes.tell(Note::Life));
         // Once this line is logged, the proxy is ready.
@@ -387,6 +393,19 @@ fn start_falcon(
     };
     let falcon = Falcon::start(options, gather, pushed);
     falcon.map(Some).map_err(|e| StartError::Io("start falcon", e))
+}
+
+/// The proxy as others find it.
+fn member(settings: &Settings, clients: SocketAddr, pages: Option<SocketAddr>) -> Member {
+    let host = falcon::host_name();
+    let pages = pages.map(|at| match (&settings.advertise, at.ip().is_unspecified()) {
+        (Some(advertise), _) => advertise.clone(),
+        (None, true) => format!("{host}:{}", at.port()),
+        (None, false) => at.to_string(),
+    });
+    let started = Utc::now().0.as_millis();
+    let id = format!("{host}-{}-{started}", std::process::id());
+    Member { id, pages, listen: clients.to_string(), version: VERSION.to_owned(), host }
 }
 
 /// The pages, at the address of the settings, or where the service manager has opened a socket for them.

@@ -14,6 +14,7 @@ pub mod connection;
 pub mod dial;
 pub mod session;
 
+pub mod control;
 pub mod flaps;
 pub mod planner;
 pub mod read;

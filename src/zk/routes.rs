@@ -26,6 +26,7 @@ use super::planner::Verdict;
 use super::read::{Found, Paths, ReadError, What};
 use crate::logging::Throttle;
 use crate::mutant;
+use crate::route::control::Word;
 use crate::route::hold::{Absence, Hold, Identity, Kind, Refusal, Seen, Shown};
 use crate::route::names::Names;
 use crate::route::record::{self, BadRecord, Record, Target};
@@ -145,6 +146,8 @@ pub struct Routes {
     clusters_root: Option<String>,
     writer: RouteWriter,
     hold: Hold<Cached>,
+    /// What the operator said last by way of the control znode.
+    word: Word,
     /// Cached tables that are not below a root that is held.
     absent_there: Option<Vec<Box<str>>>,
     /// Records of tables that were created after the root was seen last: they wait until it is seen again.
@@ -205,6 +208,7 @@ impl Routes {
         hold.restore(writer.held(), Instant::now());
         let mut routes = Routes {
             hold,
+            word: Word::default(),
             absent_there: None,
             early: Vec::new(),
             server: None,
@@ -698,6 +702,11 @@ impl Routes {
         self.show_hold();
     }
 
+    /// An operator says by way of the control znode which routes will be deleted.
+    pub fn hear(&mut self, word: Word) {
+        self.word = word;
+    }
+
     /// An operator accepts what he was shown. Then all that is cached is to be read again.
     pub fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
         let shown = self.hold.accept(czxid, gone)?;
@@ -862,6 +871,13 @@ impl Routes {
         let Some(cached) = self.writer.get(table) else {
             return self.detach(table);
         };
+        let mzxid = match &cached {
+            Cached::Route(route) => route.mzxid,
+            Cached::Unusable => 0,
+        };
+        if self.word.deletes(table, mzxid) {
+            self.hold.expect_gone(table.into());
+        }
         let all = self.writer.len();
         match self.hold.absent(table, cached, all, Instant::now()) {
             Absence::Gone => self.remove(table),

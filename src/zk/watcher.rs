@@ -25,6 +25,7 @@ use log::{error, info, warn};
 
 use super::codec::{Answer, Code, Event as Fired, Op, Stat};
 use super::connection::{Connection, Event, Granting, Options};
+use super::control::{Asked, Control, Heard};
 use super::lag::{LAG_LIMIT, Lag};
 use super::planner::{Action, Planner, Verdict};
 use super::read::{Found, Paths, Progress, Read, ReadError, What};
@@ -34,6 +35,7 @@ use crate::activity;
 use crate::client::ask::Ask;
 use crate::config::ZooKeeperSettings;
 use crate::patience::TICK;
+use crate::route::control::{Accepted, Member, Word};
 use crate::route::hold::{Refusal, Shown};
 use crate::route::table::RouteWriter;
 use crate::upstream::cluster::Upstream;
@@ -63,6 +65,7 @@ pub struct Accept {
 enum Order {
     Apply(ZooKeeperSettings),
     Accept(Accept),
+    Serves(Member),
 }
 
 /// The way to tell an operator's word.
@@ -110,6 +113,7 @@ impl ZkWatch {
         let (connection, told) = Connection::start(options(&settings), resolve, newest_zxid, seed)?;
         let mut watch =
             Watch::new(routes, paths, jobs, settings.preload, confirmed, status.clone(), seed);
+        watch.control = settings.control().map(|(root, has_digest)| Control::new(root, has_digest));
         (watch.connection, watch.address) = (Some(connection), settings.address);
         let thread = thread::Builder::new().name("zk-watch".to_owned()).spawn(move || {
             watch.run_on(|watch| watch.run(&missed, &told, &ordered, &stopped));
@@ -129,6 +133,12 @@ impl ZkWatch {
     pub fn apply(&self, settings: ZooKeeperSettings) {
         // Fails when it stops.
         let _ = self.orders.send(Order::Apply(settings));
+    }
+
+    /// The proxy serves, and tells this below the control znode, if there is one.
+    pub fn serves(&self, member: Member) {
+        // Fails when it stops.
+        let _ = self.orders.send(Order::Serves(member));
     }
 
     /// Where accepts of holds go.
@@ -152,7 +162,7 @@ fn options(settings: &ZooKeeperSettings) -> Options {
     Options {
         address: settings.address.clone(),
         timeout: settings.timeout,
-        digests: settings.digest.iter().cloned().collect(),
+        digests: settings.digest.iter().chain(&settings.control_digest).cloned().collect(),
         root: Some(settings.root.clone()),
     }
 }
@@ -164,6 +174,8 @@ enum Pending {
     Watches(Vec<What>),
     /// The watch on the names, while the list itself is not read yet.
     NamesWatch,
+    /// Below the control znode.
+    Control(Asked),
 }
 
 struct Watch {
@@ -175,6 +187,8 @@ struct Watch {
     planner: Planner,
     /// `None` in tests.
     connection: Option<Connection>,
+    /// `None`: there is no control znode.
+    control: Option<Control>,
     /// The number of the link that there is, and its server.
     link: Option<(u64, SocketAddr)>,
     /// Requests that are under way, by ticket.
@@ -222,6 +236,7 @@ impl Watch {
             jobs,
             planner,
             connection: None,
+            control: None,
             link: None,
             pending: HashMap::new(),
             last_ticket: 0,
@@ -312,20 +327,46 @@ impl Watch {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Apply(settings) => self.apply(&settings),
-            Order::Accept(accept) => self.accept(accept),
+            Order::Accept(accept) => {
+                // Nobody listens when the request has been given up.
+                let _ = accept.answer.send(self.accept(accept.czxid, accept.gone));
+            }
+            Order::Serves(member) => {
+                let told = self.control.as_mut().and_then(|control| control.serves(member));
+                self.control(told);
+            }
         }
     }
 
-    fn accept(&mut self, accept: Accept) {
-        let accepted = self.routes.accept(accept.czxid, accept.gone);
+    fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
+        let accepted = self.routes.accept(czxid, gone);
         if let Ok(shown) = &accepted {
             self.confirm_all(Instant::now());
             if shown.kind.is_of_root() {
                 self.take_as_it_is();
             }
         }
-        // Nobody listens when the request has been given up.
-        let _ = accept.answer.send(accepted);
+        accepted
+    }
+
+    /// The operator says something by way of the control znode.
+    fn heard(&mut self, word: Word) {
+        let is_own = |id: &str| self.control.as_ref().is_some_and(|control| control.is_own(id));
+        let accepts: Vec<Accepted> =
+            word.accepts.iter().filter(|accepted| is_own(&accepted.member)).cloned().collect();
+        for accepted in accepts {
+            let (czxid, gone) = (accepted.czxid, accepted.gone);
+            if let Err(refusal) = self.accept(czxid, gone) {
+                warn!("control: accept of czxid={czxid:#x} gone={gone} is refused: {refusal:?}");
+            }
+        }
+        self.routes.hear(word);
+    }
+
+    fn control(&mut self, next: impl IntoIterator<Item = (Asked, Op)>) {
+        for (asked, op) in next {
+            self.ask(Pending::Control(asked), op);
+        }
     }
 
     /// ZooKeeper counts as it is now, whatever was seen before.
@@ -457,6 +498,9 @@ impl Watch {
         self.preload_is_due = self.preloads;
         self.link = Some((link, server));
         self.routes.new_client(server);
+        // Before anything else, so that it is heard before what it is about.
+        let asked = self.control.as_mut().map(|control| control.up(session.id));
+        self.control(asked.unwrap_or_default());
         let mut others = self.routes.named_clusters();
         self.are_names_watched = self.routes.names_are_known();
         if self.are_names_watched {
@@ -496,6 +540,10 @@ impl Watch {
                 self.routes.changed(&what, at);
                 self.planner.changed(what);
             }
+            None if self.control.as_ref().is_some_and(|control| control.is_word(path)) => {
+                let word = self.control.as_ref().map(Control::word);
+                self.control(word);
+            }
             None => warn!("zookeeper: a watch told of {path}, which is not watched"),
         }
     }
@@ -517,6 +565,14 @@ impl Watch {
     ) {
         self.routes.knows(zxid);
         match (pending, result) {
+            (Pending::Control(asked), result) => {
+                match self.control.as_mut().map(|control| control.answered(asked, result)) {
+                    Some(Heard::Ask(asked, op)) => self.control(Some((asked, op))),
+                    Some(Heard::Word(word)) => self.heard(word),
+                    Some(Heard::Fault(why)) => warn!("control: {why}"),
+                    Some(Heard::Nothing) | None => {}
+                }
+            }
             (Pending::Read(read), result) => match read.answered(result, &self.paths) {
                 Progress::Ask(read, op) => self.ask(Pending::Read(read), op),
                 Progress::Done(what, found) => self.take(what, found, now),
@@ -657,6 +713,8 @@ impl Watch {
         if is_root {
             self.routes.tell_of_flaps(now);
             self.watch_names(pzxid);
+            let member = self.control.as_mut().and_then(Control::root_seen);
+            self.control(member);
         }
         if (is_root || is_names)
             && self.routes.names_are_current()

@@ -19,6 +19,8 @@ mod package;
 mod page;
 mod pipeline;
 mod rdsn;
+mod route_control;
+mod route_plans;
 mod route_tool;
 mod routes;
 mod run;

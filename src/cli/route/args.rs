@@ -4,7 +4,6 @@ use lexopt::prelude::*;
 use lexopt::{Error, Parser};
 
 use crate::config::spelling::did_you_mean;
-use crate::ops::checks;
 
 /// An option: its name, and what its value is; none: it has no value.
 pub type Opt = (&'static str, Option<&'static str>);
@@ -16,10 +15,26 @@ pub struct Sub {
     pub operand: Option<&'static str>,
     pub needs_operand: bool,
     pub options: &'static [Opt],
+    /// Whether it writes routes by a plan.
+    pub writes: Writes,
     pub what: &'static str,
 }
 
-const ACCEPTED: [Opt; 5] = [
+/// Whether a command writes routes, and by which rules.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    Nothing,
+    /// Only what was there before, or nothing any more.
+    WithoutRules,
+    /// What the rules allow.
+    ByRules,
+}
+
+/// Options of commands that write.
+const WRITING: &[Opt] = &[("save", Some("FILE")), ("why", Some("TEXT"))];
+
+/// Options of commands that the rules can refuse.
+const RULES: &[Opt] = &[
     ("split-brain-accepted", None),
     ("target-accepted", None),
     ("other-name", None),
@@ -27,13 +42,24 @@ const ACCEPTED: [Opt; 5] = [
     ("not-for-go", None),
 ];
 
+impl Sub {
+    /// All options but those that every command has.
+    pub fn own_options(&self) -> impl Iterator<Item = &'static Opt> {
+        let writing = if self.writes == Writes::Nothing { &[][..] } else { WRITING };
+        let rules = if self.writes == Writes::ByRules { RULES } else { &[][..] };
+        self.options.iter().chain(writing).chain(rules)
+    }
+}
+
 /// Options that every command has.
 pub const COMMON: &[Opt] = &[
     ("config", Some("FILE")),
     ("zookeeper", Some("HOST:PORT,...")),
     ("root", Some("ZNODE")),
     ("clusters-root", Some("ZNODE")),
+    ("control-root", Some("ZNODE")),
     ("digest-file", Some("FILE")),
+    ("control-digest-file", Some("FILE")),
     ("proxies", Some("HOST:PORT,... or none")),
     ("wait-s", Some("N")),
     ("timeout-ms", Some("N")),
@@ -47,6 +73,7 @@ pub const SUBS: &[Sub] = &[
         operand: None,
         needs_operand: false,
         options: &[("cluster", Some("NAME")), ("like", Some("PATTERN")), ("broken", None)],
+        writes: Writes::Nothing,
         what: "list routes",
     },
     Sub {
@@ -54,6 +81,7 @@ pub const SUBS: &[Sub] = &[
         operand: Some("TABLE"),
         needs_operand: true,
         options: &[],
+        writes: Writes::Nothing,
         what: "show one route: its record, version, ACL, and what each proxy serves",
     },
     Sub {
@@ -64,27 +92,106 @@ pub const SUBS: &[Sub] = &[
             ("cluster", Some("NAME")),
             ("metas", Some("HOST:PORT,...")),
             ("if-version", Some("N")),
-            ("save", Some("FILE")),
-            ACCEPTED[0],
-            ACCEPTED[1],
-            ACCEPTED[2],
-            ACCEPTED[3],
-            ACCEPTED[4],
         ],
+        writes: Writes::ByRules,
         what: "write one route, and wait until every proxy serves it",
     },
     Sub {
         name: "rm",
         operand: Some("TABLE"),
         needs_operand: true,
-        options: &[("if-version", Some("N")), ("save", Some("FILE"))],
+        options: &[("if-version", Some("N"))],
+        writes: Writes::WithoutRules,
         what: "delete one route, and wait until no proxy serves it",
+    },
+    Sub {
+        name: "switch",
+        operand: Some("TABLE"),
+        needs_operand: false,
+        options: &[
+            ("to", Some("CLUSTER")),
+            ("from", Some("CLUSTER")),
+            ("metas", Some("HOST:PORT,...")),
+            ("tables-file", Some("FILE")),
+            ("exclude", Some("TABLE")),
+            ("plan", Some("FILE")),
+            ("apply", None),
+            ("yes-tables", Some("N")),
+        ],
+        writes: Writes::ByRules,
+        what: "disaster: the old cluster is gone. Plan it into a file, then apply that with --plan",
+    },
+    Sub {
+        name: "undo",
+        operand: Some("PLAN"),
+        needs_operand: true,
+        options: &[("apply", None), ("yes-tables", Some("N"))],
+        writes: Writes::WithoutRules,
+        what: "take back what a plan wrote",
+    },
+    Sub {
+        name: "metas",
+        operand: None,
+        needs_operand: false,
+        options: &[
+            ("cluster", Some("NAME")),
+            ("replace", Some("OLD:PORT=NEW:PORT")),
+            ("apply", None),
+            ("yes-tables", Some("N")),
+        ],
+        writes: Writes::ByRules,
+        what: "replace a MetaServer in the cluster's znode, or in all routes that list it",
+    },
+    Sub {
+        name: "import",
+        operand: None,
+        needs_operand: false,
+        options: &[
+            ("cluster", Some("NAME=HOST:PORT,...")),
+            ("file", Some("FILE")),
+            ("exclude", Some("TABLE")),
+            ("prune", None),
+            ("max-delete", Some("N")),
+            ("apply", None),
+            ("yes-tables", Some("N")),
+        ],
+        writes: Writes::ByRules,
+        what: "routes from the clusters' own lists of tables, or from a file that export wrote",
+    },
+    Sub {
+        name: "verify",
+        operand: None,
+        needs_operand: false,
+        options: &[
+            ("cluster", Some("NAME=HOST:PORT,...")),
+            ("every", Some("SPAN")),
+            ("listen", Some("IP:PORT")),
+        ],
+        writes: Writes::Nothing,
+        what: "compare ZooKeeper with every cluster, once, or again and again as metrics",
+    },
+    Sub {
+        name: "history",
+        operand: Some("TABLE"),
+        needs_operand: false,
+        options: &[("last", Some("N"))],
+        writes: Writes::Nothing,
+        what: "what was written, by whom, when and why; of one table, or of all",
+    },
+    Sub {
+        name: "accept",
+        operand: None,
+        needs_operand: false,
+        options: &[("apply", None), ("yes-tables", Some("N"))],
+        writes: Writes::Nothing,
+        what: "show which proxies hold routes, and accept what each shows: the tables that are gone may go",
     },
     Sub {
         name: "export",
         operand: None,
         needs_operand: false,
         options: &[],
+        writes: Writes::Nothing,
         what: "print all routes as a routes file",
     },
 ];
@@ -140,7 +247,7 @@ pub fn parse(parser: &mut Parser) -> Result<Option<Args>, Error> {
             }
             Long("help") | Short('h') => return Ok(None),
             Long(name) => {
-                let mut known = sub.options.iter().chain(COMMON);
+                let mut known = sub.own_options().chain(COMMON);
                 let Some((name, value)) = known.find(|(known, _)| *known == name) else {
                     return Err(arg.unexpected());
                 };
@@ -180,13 +287,12 @@ Usage:
         };
         text += &format!("  meta-proxy route {}{operand}\n", sub.name);
         text += &format!("      {}\n", sub.what);
-        let rules: Vec<&str> = checks::RULES.iter().map(|rule| checks::option(*rule)).collect();
-        let own = sub.options.iter().filter(|(name, _)| !rules.contains(name));
+        let own = sub.own_options().filter(|option| !RULES.contains(option));
         let own: Vec<String> = own.map(shown).collect();
         if !own.is_empty() {
             text += &format!("      {}\n", own.join(" "));
         }
-        if sub.options.iter().any(|(name, _)| rules.contains(name)) {
+        if sub.writes == Writes::ByRules {
             text += "      and options that set rules aside, see below\n";
         }
     }
@@ -195,6 +301,8 @@ Where the routes are, and who serves them:
   --config FILE            the settings of a proxy
   --zookeeper A,B --root R instead of it, or above it
   --digest-file FILE       user:password for protected znodes, in a file
+  --control-root C         the control znode: proxies are found there, and history is kept there
+  --control-digest-file F  user:password for it, in a file
   --proxies H:P,...        the pages of all proxies, which must serve what is written; none: none is looked at
   --wait-s N               wait for them for so long [30]
   --timeout-ms N           time for each cluster and each request [5000]

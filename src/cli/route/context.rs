@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::args::Args;
 use crate::config;
+use crate::ops::control::Control;
 use crate::ops::store::{Store, Where};
 use crate::ops::{Fault, Outcome};
+use crate::route::control::Member;
 use crate::wire::address::is_host_port;
 
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,18 +23,10 @@ pub enum Proxies {
     Named(Vec<String>),
     /// `--proxies none`.
     Nobody,
+    /// Those that have a znode below the control znode.
+    Members,
     /// Nobody said.
     Unknown,
-}
-
-impl Proxies {
-    /// Their pages.
-    pub fn addresses(&self) -> &[String] {
-        match self {
-            Proxies::Named(proxies) => proxies,
-            Proxies::Nobody | Proxies::Unknown => &[],
-        }
-    }
 }
 
 /// The arguments, read as far as all commands have them.
@@ -52,6 +46,7 @@ impl Context {
         let proxies = match args.value("proxies") {
             Some("none") => Proxies::Nobody,
             Some(list) => Proxies::Named(host_ports("proxies", list)?),
+            None if place.control_root.is_some() => Proxies::Members,
             None => Proxies::Unknown,
         };
         let number =
@@ -65,18 +60,49 @@ impl Context {
         })
     }
 
+    /// Opens a session, and tells first of plans that somebody began and did not end.
     pub fn open(&self) -> Result<Store, Fault> {
-        Store::open(self.place.clone(), self.limit)
+        let mut store = Store::open(self.place.clone(), self.limit)?;
+        if let Some(control) = Control::of(&store) {
+            for entry in control.entries(&mut store)?.iter().filter(|entry| entry.is_open()) {
+                crate::cli::complain(&format!(
+                    "WARN: {} of {} was begun at {} and did not end. If it does not run any more: go on by \
+                     meta-proxy route switch --plan {} --apply, or back by meta-proxy route undo {} --apply",
+                    entry.kind, entry.by, entry.made, entry.id, entry.id
+                ));
+            }
+        }
+        Ok(store)
     }
 
     /// Fails before anything is written if nobody said which proxies there are.
     pub fn must_know_proxies(&self) -> Result<(), Fault> {
         match self.proxies {
             Proxies::Unknown => Err(Fault::usage(
-                "want --proxies HOST:PORT,... (the pages of all proxies), or none to look at none: else nobody \
-                 sees whether they serve what is written",
+                "want --control-root ZNODE, where the proxies have zookeeper.control_root, or --proxies \
+                 HOST:PORT,... (the pages of all of them), or --proxies none: else nobody sees whether they serve \
+                 what is written",
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// The pages of the proxies that there are now.
+    pub fn proxies(&self, store: &mut Store) -> Result<Vec<String>, Fault> {
+        match (&self.proxies, Control::of(store)) {
+            (Proxies::Named(proxies), _) => Ok(proxies.clone()),
+            (Proxies::Members, Some(control)) => {
+                let members = control.members(store)?.into_iter();
+                let pages = |member: Member| {
+                    member.pages.unwrap_or_else(|| format!("{} without pages", member.listen))
+                };
+                let mut pages: Vec<String> = members.map(pages).collect();
+                // A process that is replaced in place has the pages of the one before it.
+                pages.sort_unstable();
+                pages.dedup();
+                Ok(pages)
+            }
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -102,6 +128,8 @@ fn place(args: &Args) -> Result<Where, Fault> {
             place.root = zookeeper.root;
             place.clusters_root = zookeeper.clusters_root;
             place.digest = zookeeper.digest;
+            place.control_root = zookeeper.control_root;
+            place.control_digest = zookeeper.control_digest;
         }
     }
     if let Some(list) = args.value("zookeeper") {
@@ -123,20 +151,26 @@ fn place(args: &Args) -> Result<Where, Fault> {
         place.root = root;
     }
     place.clusters_root = znode("clusters-root")?.or(place.clusters_root);
-    if let Some(file) = args.value("digest-file") {
-        let text = fs::read_to_string(file)
-            .map_err(|e| Fault::usage(format!("--digest-file: {file}: {e}")))?;
-        let text = text.trim().to_owned();
-        if !text.contains(':') {
-            return Err(Fault::usage(format!("--digest-file: {file}: want user:password")));
-        }
-        place.digest = Some(text);
-    }
+    place.control_root = znode("control-root")?.or(place.control_root);
+    place.digest = digest(args, "digest-file")?.or(place.digest);
+    place.control_digest = digest(args, "control-digest-file")?.or(place.control_digest);
     match place.address.is_empty() || place.root.is_empty() {
         true => {
             Err(Fault::usage("want --config FILE, or --zookeeper HOST:PORT,... and --root ZNODE"))
         }
         false => Ok(place),
+    }
+}
+
+/// `user:password` in a file, where `ps` does not show it.
+fn digest(args: &Args, option: &str) -> Result<Option<String>, Fault> {
+    let Some(file) = args.value(option) else { return Ok(None) };
+    let text =
+        fs::read_to_string(file).map_err(|e| Fault::usage(format!("--{option}: {file}: {e}")))?;
+    let text = text.trim().to_owned();
+    match text.contains(':') {
+        true => Ok(Some(text)),
+        false => Err(Fault::usage(format!("--{option}: {file}: want user:password"))),
     }
 }
 

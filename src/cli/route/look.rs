@@ -52,7 +52,7 @@ pub fn get(args: &Args) -> Ended {
     let clusters = store.clusters()?;
     let place = store.place_of(&found.data, &clusters);
     let row = Row { table: table.to_owned(), znode: found, place };
-    let proxies = context.proxies.addresses();
+    let proxies = &context.proxies(&mut store)?;
     let served = served_by(proxies, table);
     let acl: Vec<String> = acl.iter().map(ToString::to_string).collect();
     let record = String::from_utf8_lossy(&row.znode.data).into_owned();

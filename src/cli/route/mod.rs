@@ -1,16 +1,21 @@
 //! `meta-proxy route ...`: the commands, over what `ops` can do.
 //!
 //! ```text
-//! args ─▶ context: settings, ZooKeeper, proxies ─▶ look (ls, get, export) ─────────────▶ text or JSON
-//!                                                └▶ make a plan ─▶ perform: rules, file, writes, proxies ─▶ exit code
+//! args ─▶ context: settings, ZooKeeper, proxies ─┬▶ look (ls, get, export), verify, control (history, accept) ─▶ text or JSON
+//!                                                └▶ a plan: single (set, rm), many (switch, undo, metas), bring (import)
+//!                                                     └▶ perform: rules, file, journal, writes, proxies ─▶ exit code
 //! ```
 
 mod args;
+mod bring;
 mod context;
+mod control;
 mod look;
+mod many;
 mod perform;
 mod single;
 mod text;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -39,6 +44,13 @@ pub fn run(Options(args): &Options) -> ExitCode {
         "export" => look::export(args),
         "set" => single::set(args),
         "rm" => single::rm(args),
+        "switch" => many::switch(args),
+        "metas" => many::metas(args),
+        "undo" => many::undo(args),
+        "import" => bring::import(args),
+        "verify" => verify::verify(args),
+        "history" => control::history(args),
+        "accept" => control::accept(args),
         other => Err(Fault::failed(format!("route {other} is not built in"))),
     };
     let outcome = done.unwrap_or_else(|Fault { outcome, why }| {

@@ -1,14 +1,15 @@
 //! Carries out a plan for an operator: shows it, checks it, saves it, asks him, writes it, and waits for the proxies.
 //!
 //! ```text
-//! plan ─▶ rules ─▶ saved as a file ─▶ nobody holds ─▶ confirmed ─▶ written ─▶ every proxy serves it
-//!           └ 5                         └ 5            └ 1          └ 1 3 4     └ 4
+//! plan ─▶ rules ─▶ saved as a file ─┬─ shown only: 0
+//!           └ 5                     └─▶ nobody holds ─▶ confirmed ─▶ journal ─▶ written ─▶ every proxy serves it ─▶ journal
+//!                                         └ 5            └ 1 2        └ 1        └ 1 3 4     └ 4
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -17,16 +18,44 @@ use super::context::Context;
 use super::{Ended, text};
 use crate::logging::line::Utc;
 use crate::ops::checks::{self, Move, Refusal};
+use crate::ops::control::Control;
 use crate::ops::plan::{Change, Data, Plan, Znode};
 use crate::ops::proxies::{self, Seen};
 use crate::ops::record;
 use crate::ops::store::{Run, Store};
 use crate::ops::{Fault, Outcome, apply, clusters};
+use crate::route::control::Deletion;
 use crate::route::record::Target;
 use crate::upstream::resolver::Resolver;
 
 /// Refusals that are shown in full.
 const SHOWN: usize = 20;
+
+/// A plan and how it is carried out.
+pub struct Performance {
+    pub plan: Plan,
+    /// The file that it is in, if it came from one.
+    pub file: Option<PathBuf>,
+    /// Write it, and do not only show it.
+    pub applies: bool,
+    /// What the plan takes back, as `undo` was told. The rules do not count then: it goes back to what was there.
+    pub undoes: Option<String>,
+}
+
+impl Performance {
+    /// Of a new plan.
+    pub fn new(plan: Plan, applies: bool) -> Self {
+        Performance { plan, file: None, applies, undoes: None }
+    }
+
+    /// What applies it, behind `meta-proxy route`.
+    fn command(&self, file: &Path) -> String {
+        match &self.undoes {
+            None => format!("switch --plan {} --apply", file.display()),
+            Some(undone) => format!("undo {undone} --apply"),
+        }
+    }
+}
 
 /// A plan of these changes.
 pub fn make(args: &Args, context: &Context, changes: Vec<Change>) -> Plan {
@@ -44,6 +73,7 @@ pub fn make(args: &Args, context: &Context, changes: Vec<Change>) -> Plan {
         zookeeper: context.place.address.clone(),
         root: context.place.root.clone(),
         clusters_root: context.place.clusters_root.clone(),
+        why: args.value("why").map(str::to_owned),
         undoes: None,
         accepted: accepted.collect(),
         changes,
@@ -51,41 +81,114 @@ pub fn make(args: &Args, context: &Context, changes: Vec<Change>) -> Plan {
 }
 
 /// Does all of it.
-pub fn perform(args: &Args, context: &Context, store: &mut Store, plan: &Plan) -> Ended {
+pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Performance) -> Ended {
+    for rule in checks::RULES {
+        if args.is_set(checks::option(rule)) && !act.plan.accepted.contains(&rule) {
+            act.plan.accepted.push(rule);
+        }
+    }
+    let plan = &act.plan;
     context.say(&text::plan(plan));
     let moves = moves(store, plan)?;
-    let wanted = moves.iter().flat_map(|each| [&each.old, &each.new]).flatten();
-    let sets: Vec<Vec<String>> = wanted.map(|place| place.metas.clone()).collect();
-    let views = clusters::look(sets, context.limit);
-    let refused = checks::refusals(&moves, &views, &plan.accepted);
-    if !refused.is_empty() {
-        return Err(Fault::new(Outcome::Refused, refusals(&refused)));
+    if act.undoes.is_none() {
+        check(context, plan, &moves)?;
     }
-    context.must_know_proxies()?;
-    let file = save(args, plan)?;
-    let proxies = context.proxies.addresses();
-    refuse_while_held(proxies)?;
+    if act.applies {
+        context.must_know_proxies()?;
+    }
+    let file = match &act.file {
+        Some(file) => file.clone(),
+        // What undoes a plan is made anew when it is applied.
+        None if !act.applies && act.undoes.is_some() => PathBuf::new(),
+        None => save(args, plan)?,
+    };
+    let again = act.command(&file);
+    if !act.applies {
+        let count = text::counted(plan.changes.len(), "change");
+        let place = match file.as_os_str().is_empty() {
+            true => String::new(),
+            false => format!(" The plan is in {}.", file.display()),
+        };
+        context.say(&format!(
+            "{count} planned, nothing is written.{place}\nApply it: meta-proxy route {again}\n"
+        ));
+        report(context, plan, &file, Outcome::Done, None, &[]);
+        return Ok(Outcome::Done);
+    }
+    let proxies = context.proxies(store)?;
+    refuse_while_held(&proxies)?;
     let mut run = apply::look(store, plan)?;
     confirm(args, plan, &moves)?;
-    let written = write(context, store, plan, &mut run);
-    if let Err(fault) = written {
-        report(context, plan, &file, fault.outcome, &run, &[]);
-        let why = format!("{}\n{} has the state before and after", fault.why, file.display());
+    begin(store, plan, &file)?;
+    if let Err(fault) = write(context, store, plan, &mut run) {
+        report(context, plan, &file, fault.outcome, Some(&run), &[]);
+        end(context, store, plan, fault.outcome, &fault.why);
+        let why = format!(
+            "{}\nThe plan is in {1}. Go on: meta-proxy route {again}. Back: meta-proxy route undo {1} --apply",
+            fault.why,
+            file.display()
+        );
         return Err(Fault::new(fault.outcome, why));
     }
     context.say(&format!(
-        "{} written. {} has the state before and after.\n",
+        "{} written. The way back: meta-proxy route undo {} --apply\n",
         text::counted(plan.changes.len(), "change"),
         file.display()
     ));
     let expected = apply::expected(store, plan, &run)?;
-    let seen = wait(context, proxies, &expected);
-    let outcome = match seen.iter().all(|seen| seen.served.is_ok()) {
-        true => Outcome::Done,
-        false => Outcome::Partly,
+    let seen = wait(context, store, proxies, &expected)?;
+    let behind: Vec<&str> =
+        seen.iter().filter(|seen| seen.served.is_err()).map(|seen| seen.proxy.as_str()).collect();
+    let (outcome, told) = match behind.is_empty() {
+        true => (Outcome::Done, format!("all {} proxies serve it", seen.len())),
+        false => (Outcome::Partly, format!("written; not served by {}", behind.join(", "))),
     };
-    report(context, plan, &file, outcome, &run, &seen);
+    end(context, store, plan, outcome, &told);
+    report(context, plan, &file, outcome, Some(&run), &seen);
     Ok(outcome)
+}
+
+/// Fails if a rule refuses one of the moves.
+fn check(context: &Context, plan: &Plan, moves: &[Move]) -> Result<(), Fault> {
+    let wanted = moves.iter().flat_map(|each| [&each.old, &each.new]).flatten();
+    let sets: BTreeSet<Vec<String>> = wanted.map(|place| place.metas.clone()).collect();
+    let views = clusters::look(sets, context.limit);
+    let refused = checks::refusals(moves, &views, &plan.accepted);
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(Fault::new(Outcome::Refused, refusals(&refused))),
+    }
+}
+
+/// The plan goes to the journal, and deletions are said, before anything is written.
+fn begin(store: &mut Store, plan: &Plan, file: &Path) -> Result<(), Fault> {
+    let Some(control) = Control::of(store) else { return Ok(()) };
+    let deletions: Vec<(String, i64)> = plan
+        .changes
+        .iter()
+        .filter(|change| change.is_deletion() && plan.is_table(change))
+        .filter_map(|change| Some((change.name().to_owned(), change.before.as_ref()?.mzxid)))
+        .collect();
+    control.begin(store, plan, &file.display().to_string())?;
+    if deletions.is_empty() {
+        return Ok(());
+    }
+    control.say(store, |word, at_s| {
+        let said = deletions.iter().map(|(table, mzxid)| {
+            let mzxid = *mzxid;
+            (table.clone(), Deletion { mzxid, at_s })
+        });
+        word.deletes.extend(said);
+    })
+}
+
+/// The journal says how it ended. That it cannot changes nothing of what was done.
+fn end(context: &Context, store: &mut Store, plan: &Plan, outcome: Outcome, told: &str) {
+    if let Some(control) = Control::of(store)
+        && let Err(fault) = control.end(store, plan, outcome, told)
+    {
+        context.say(&format!("WARN: the journal does not say how it ended: {fault}\n"));
+    }
 }
 
 fn write(context: &Context, store: &mut Store, plan: &Plan, run: &mut Run) -> Result<(), Fault> {
@@ -103,9 +206,21 @@ fn write(context: &Context, store: &mut Store, plan: &Plan, run: &mut Run) -> Re
     written
 }
 
-/// Waits until all proxies serve it, and tells of each.
-fn wait(context: &Context, proxies: &[String], expected: &[proxies::Expected]) -> Vec<Seen> {
-    let seen = proxies::wait(proxies, expected, context.wait);
+/// Waits until all proxies serve it, also those that come meanwhile, and tells of each.
+fn wait(
+    context: &Context,
+    store: &mut Store,
+    mut proxies: Vec<String>,
+    expected: &[proxies::Expected],
+) -> Result<Vec<Seen>, Fault> {
+    let mut seen = proxies::wait(&proxies, expected, context.wait);
+    // One that started while this was written may have read what was there before.
+    let now = context.proxies(store)?;
+    let late: Vec<String> = now.iter().filter(|proxy| !proxies.contains(proxy)).cloned().collect();
+    seen.extend(proxies::wait(&late, expected, context.wait));
+    proxies.extend(late);
+    // One that has stopped meanwhile serves nothing.
+    seen.retain(|seen| seen.served.is_ok() || now.contains(&seen.proxy));
     for one in &seen {
         context.say(&match &one.served {
             Ok(()) => format!("{}: serves it, after {} ms\n", one.proxy, one.took.as_millis()),
@@ -115,15 +230,15 @@ fn wait(context: &Context, proxies: &[String], expected: &[proxies::Expected]) -
     if proxies.is_empty() {
         context.say("no proxy was looked at\n");
     }
-    seen
+    Ok(seen)
 }
 
 fn report(
     context: &Context,
     plan: &Plan,
-    file: &std::path::Path,
+    file: &Path,
     outcome: Outcome,
-    run: &Run,
+    run: Option<&Run>,
     seen: &[Seen],
 ) {
     if !context.json {
@@ -144,8 +259,8 @@ fn report(
         "id": plan.id,
         "file": file.display().to_string(),
         "changes": plan.changes.len(),
-        "applied": true,
-        "done": run.done(),
+        "applied": run.is_some(),
+        "done": run.map(Run::done),
         "proxies": seen,
         "exit_code": outcome as u8,
     });
@@ -163,6 +278,17 @@ fn save(args: &Args, plan: &Plan) -> Result<PathBuf, Fault> {
     let told =
         |e| Fault::failed(format!("{}: {e}; --save FILE puts the plan elsewhere", path.display()));
     saved.map(|()| path.clone()).map_err(told)
+}
+
+/// A plan: a file, or else one of the journal, by its id.
+pub fn read(store: &mut Store, name: &str) -> Result<Plan, Fault> {
+    match std::fs::read_to_string(name) {
+        Ok(text) => Plan::from_file(&text).map_err(|e| Fault::usage(format!("{name}: {e}"))),
+        Err(e) => match Control::of(store).filter(|_| !name.contains('/')) {
+            Some(control) => control.plan(store, name),
+            None => Err(Fault::usage(format!("{name}: {e}"))),
+        },
+    }
 }
 
 /// What the changes mean for tables.
@@ -242,17 +368,14 @@ pub fn served_by(proxies: &[String], table: &str) -> Vec<(String, String)> {
 
 /// Routes that are held are nobody's to write: what the proxies serve is not what is in ZooKeeper.
 fn refuse_while_held(proxies: &[String]) -> Result<(), Fault> {
-    let resolver = Resolver::start();
-    for proxy in proxies {
-        // One that does not answer is told in the end.
-        if let Ok(proxies::Page { hold: Some(hold), .. }) =
-            proxies::page(proxy, &resolver, Some("."))
-        {
+    // One that does not answer is told in the end.
+    match proxies::holds(proxies).first() {
+        None => Ok(()),
+        Some((proxy, hold)) => {
             let why = format!("refused, nothing is written: {proxy} holds routes: {hold}");
-            return Err(Fault::new(Outcome::Refused, why));
+            Err(Fault::new(Outcome::Refused, why))
         }
     }
-    Ok(())
 }
 
 /// More than one table wants a word: typed at a terminal, the number of tables without one.
@@ -261,6 +384,19 @@ fn confirm(args: &Args, plan: &Plan, moves: &[Move]) -> Result<(), Fault> {
     if count < 2 {
         return Ok(());
     }
+    let mut names: Vec<&str> =
+        moves.iter().filter_map(|each| Some(each.new.as_ref()?.cluster.as_str())).collect();
+    names.sort_unstable();
+    names.dedup();
+    let word = match names.as_slice() {
+        [one] => (*one).to_owned(),
+        _ => count.to_string(),
+    };
+    confirm_tables(args, count, &word)
+}
+
+/// Fails unless `word` is typed, or the number of tables was given.
+pub fn confirm_tables(args: &Args, count: usize, word: &str) -> Result<(), Fault> {
     let given = args.number("yes-tables").map_err(Fault::usage)?;
     if let Some(given) = given {
         return match given == count as u64 {
@@ -274,14 +410,6 @@ fn confirm(args: &Args, plan: &Plan, moves: &[Move]) -> Result<(), Fault> {
         let why = format!("{count} tables change: want --yes-tables {count}, or a terminal");
         return Err(Fault::usage(why));
     }
-    let mut names: Vec<&str> =
-        moves.iter().filter_map(|each| Some(each.new.as_ref()?.cluster.as_str())).collect();
-    names.sort_unstable();
-    names.dedup();
-    let word = match names.as_slice() {
-        [one] => (*one).to_owned(),
-        _ => count.to_string(),
-    };
     let _ = write!(io::stderr(), "{count} tables change. Type {word} to write it: ");
     let mut line = String::new();
     let _ = io::stdin().lock().read_line(&mut line);

@@ -1,10 +1,12 @@
 //! `route set` and `rm`: one table, written at once.
 
+use std::collections::BTreeMap;
+
 use super::Ended;
 use super::args::Args;
 use super::context::Context;
-use super::perform::{make, perform};
-use crate::ops::plan::{After, Before, Change, Data, Znode};
+use super::perform::{Performance, make, perform};
+use crate::ops::plan::{After, Before, Change, Data, Right, Znode};
 use crate::ops::record::{self, Place};
 use crate::ops::store::{Store, check_name};
 use crate::ops::{Fault, Outcome};
@@ -18,7 +20,12 @@ pub fn set(args: &Args) -> Ended {
     let mut store = context.open()?;
     let now = read(args, &mut store, table)?;
     let place = target(&mut store, cluster, args.value("metas"))?;
-    let change = change_to(&mut store, table, now.as_ref(), &place)?;
+    let clusters = store.clusters()?;
+    let acl = match now {
+        Some(_) => Vec::new(),
+        None => store.acl(&store.place.root.clone())?,
+    };
+    let change = change_to(&store, &clusters, &acl, table, now.as_ref(), &place)?;
     write(args, &context, store, change)
 }
 
@@ -38,7 +45,7 @@ pub fn rm(args: &Args) -> Ended {
 
 fn write(args: &Args, context: &Context, mut store: Store, change: Change) -> Ended {
     let plan = make(args, context, vec![change]);
-    perform(args, context, &mut store, &plan)
+    perform(args, context, &mut store, Performance::new(plan, true))
 }
 
 /// The znode of a table, of the version that was asked for.
@@ -64,9 +71,11 @@ pub fn before(now: &Znode) -> Before {
     Before { data: Data(now.data.clone()), version, mzxid, acl: Vec::new() }
 }
 
-/// The change that has a table live there.
+/// The change that has a table live there. One without a znode gets this ACL.
 pub fn change_to(
-    store: &mut Store,
+    store: &Store,
+    clusters: &BTreeMap<String, Znode>,
+    acl: &[Right],
     table: &str,
     now: Option<&Znode>,
     place: &Place,
@@ -74,11 +83,10 @@ pub fn change_to(
     let names_clusters = store.place.clusters_root.is_some();
     let data = now.map(|now| now.data.as_slice());
     let written = record::write(place, data, names_clusters).into_bytes();
-    let clusters = store.clusters()?;
-    if store.place_of(&written, &clusters).as_ref() != Ok(place) {
+    if store.place_of(&written, clusters).as_ref() != Ok(place) {
         let why = format!(
             "{table}: its record names its cluster only, and {} has other addresses, or none: change the cluster's \
-             znode",
+             znode (route metas)",
             place.cluster
         );
         return Err(Fault::usage(why));
@@ -88,10 +96,7 @@ pub fn change_to(
         Some(data) => data.to_vec(),
         None => written,
     };
-    let acl = match now {
-        Some(_) => Vec::new(),
-        None => store.acl(&store.place.root.clone())?,
-    };
+    let acl = if now.is_none() { acl.to_vec() } else { Vec::new() };
     let after = Some(After { data: Data(data), acl });
     Ok(Change { znode: store.znode_of(table), before: now.map(before), after })
 }

@@ -68,7 +68,8 @@ pub fn plan(plan: &Plan) -> String {
     text
 }
 
-fn diff(change: &Change) -> String {
+/// One change as the lines that go and come.
+pub fn diff(change: &Change) -> String {
     let mut text = match &change.before {
         Some(before) => format!("{} (version {})\n", change.znode, before.version),
         None => format!("{} (not there)\n", change.znode),

@@ -32,6 +32,7 @@ fn plan(changes: Vec<Change>) -> Plan {
         zookeeper: vec!["zk:2181".into()],
         root: "/r".into(),
         clusters_root: None,
+        why: None,
         undoes: None,
         accepted: vec![Accepted::SplitBrain],
         changes,

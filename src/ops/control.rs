@@ -1,0 +1,292 @@
+//! The control znode as the tool uses it: it finds the proxies, says the operator's word, and keeps the journal.
+//!
+//! ```text
+//! begin(plan) ─▶ journal/<plan>/0, 1, ...: the plan's file in pieces ─▶ journal/<plan>: who, when, why, "begun"
+//! end(plan)   ─▶ journal/<plan>: "done", or why not
+//! ```
+//! The plan stands there whole before its head does. So a run that was killed can be gone on with, or taken back, from any
+//! host. The newest [`KEPT`] plans are kept.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+use super::store::Store;
+use super::{Fault, Outcome};
+use crate::logging::line::Utc;
+use crate::route::control::{ACCEPT, JOURNAL, MEMBERS, Member, Word};
+use crate::zk::codec::{Acl, Answer, Code, Op};
+use crate::zk::session::Failed;
+
+/// Plans in the journal.
+pub const KEPT: usize = 500;
+/// A server takes no znode of 1 MiB.
+const PIECE_BYTES: usize = 512 * 1024;
+const MAX_WORD_BYTES: usize = 900 * 1024;
+/// Words are heard within seconds; one that nobody heard for so long is forgotten.
+const WORD_LIVES_S: u64 = 3_600;
+/// Others may say a word at once with us.
+const WORD_TRIES: usize = 10;
+
+/// A plan in the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub id: String,
+    pub kind: String,
+    pub made: String,
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<String>,
+    pub changes: usize,
+    /// The file that the tool saved on its host.
+    pub file: String,
+    pub pieces: usize,
+    pub state: State,
+    /// How it ended, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
+}
+
+impl Entry {
+    /// It was begun, and nobody said how it ended.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Begun
+    }
+}
+
+/// How a plan stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is being written, or who wrote it was killed.
+    Begun,
+    /// All of it is written, and every proxy serves it.
+    Done,
+    /// It stopped.
+    Stopped,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Begun => "begun",
+            State::Done => "done",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+/// The control znode.
+pub struct Control {
+    root: String,
+    acl: Vec<Acl>,
+}
+
+impl Control {
+    /// The one of these routes, if there is one. With a digest nobody without it may read or write there.
+    pub fn of(store: &Store) -> Option<Self> {
+        let root = store.place.control_root.clone()?;
+        let has_digest = store.place.digest.is_some() || store.place.control_digest.is_some();
+        let (scheme, id) = if has_digest { ("auth", "") } else { ("world", "anyone") };
+        let acl = Acl { permissions: 31, scheme: scheme.to_owned(), id: id.to_owned() };
+        Some(Control { root, acl: vec![acl] })
+    }
+
+    /// The proxies that there are, each once.
+    pub fn members(&self, store: &mut Store) -> Result<Vec<Member>, Fault> {
+        let parent = format!("{}/{MEMBERS}", self.root);
+        let names = store.children(&parent)?.unwrap_or_default();
+        let znodes: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
+        let found = store.read(&znodes)?;
+        let mut members: BTreeMap<String, Member> = BTreeMap::new();
+        for (znode, found) in znodes.iter().zip(found) {
+            // It may have gone meanwhile.
+            if let Some(found) = found {
+                let member = Member::from_bytes(&found.data);
+                let member = member.map_err(|e| Fault::failed(format!("{znode}: {e}")))?;
+                members.insert(member.id.clone(), member);
+            }
+        }
+        Ok(members.into_values().collect())
+    }
+
+    /// Makes the znode that the proxies need to tell that they are there, if it is missing.
+    pub fn make_members(&self, store: &mut Store) -> Result<(), Fault> {
+        let path = format!("{}/{MEMBERS}", self.root);
+        match self.create(store, &path, Vec::new()) {
+            Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => Ok(()),
+            Err(e) => Err(Fault::failed(format!("{path}: {e}"))),
+        }
+    }
+
+    /// Adds to the operator's word.
+    pub fn say(&self, store: &mut Store, add: impl Fn(&mut Word, u64)) -> Result<(), Fault> {
+        let path = format!("{}/{ACCEPT}", self.root);
+        let now_s = Utc::now().0.as_secs();
+        for _ in 0..WORD_TRIES {
+            let found = store.read(std::slice::from_ref(&path))?.into_iter().next().flatten();
+            let mut word = match &found {
+                // A word that cannot be read is one that no proxy heard.
+                Some(znode) => Word::from_bytes(&znode.data).unwrap_or_default(),
+                None => Word::default(),
+            };
+            word.forget_before(now_s.saturating_sub(WORD_LIVES_S));
+            add(&mut word, now_s);
+            let data = word.to_bytes();
+            if data.len() > MAX_WORD_BYTES {
+                let why = format!(
+                    "{path}: want at most {MAX_WORD_BYTES} bytes of it; delete fewer routes at once"
+                );
+                return Err(Fault::failed(why));
+            }
+            let said = match found {
+                Some(znode) => {
+                    let version = znode.stat.version;
+                    store.session().request(Op::SetData { path: path.clone(), data, version })
+                }
+                None => self.create(store, &path, data),
+            };
+            match said {
+                Ok(_) => return Ok(()),
+                Err(Failed::Code(Code::BAD_VERSION | Code::NODE_EXISTS | Code::NO_NODE)) => {}
+                Err(e) => return Err(Fault::failed(format!("{path}: {e}"))),
+            }
+        }
+        Err(Fault::failed(format!("{path}: others change it all the time")))
+    }
+
+    /// Writes the plan to the journal, before anything of it is written to routes.
+    pub fn begin(&self, store: &mut Store, plan: &Plan, file: &str) -> Result<(), Fault> {
+        self.forget_old(store)?;
+        let path = self.entry(&plan.id);
+        let failed = |e: Failed| Fault::failed(format!("{path}: {e}; nothing is written"));
+        let text = plan.to_file();
+        let pieces: Vec<&[u8]> = text.as_bytes().chunks(PIECE_BYTES).collect();
+        let entry = Entry {
+            id: plan.id.clone(),
+            kind: plan.kind.clone(),
+            made: plan.made.clone(),
+            by: plan.by.clone(),
+            why: plan.why.clone(),
+            undoes: plan.undoes.clone(),
+            changes: plan.changes.len(),
+            file: file.to_owned(),
+            pieces: pieces.len(),
+            state: State::Begun,
+            told: None,
+        };
+        // A second run of one plan finds it there.
+        match self.create(store, &path, Vec::new()) {
+            Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        for (number, piece) in pieces.iter().enumerate() {
+            match self.create(store, &format!("{path}/{number}"), piece.to_vec()) {
+                Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        self.put(store, &entry)
+    }
+
+    /// Notes how a plan ended.
+    pub fn end(
+        &self,
+        store: &mut Store,
+        plan: &Plan,
+        outcome: Outcome,
+        told: &str,
+    ) -> Result<(), Fault> {
+        let path = self.entry(&plan.id);
+        let mut entry = self.read(store, &path)?;
+        entry.state = if outcome == Outcome::Done { State::Done } else { State::Stopped };
+        entry.told = Some(told.to_owned());
+        self.put(store, &entry)
+    }
+
+    /// All plans, the oldest first.
+    pub fn entries(&self, store: &mut Store) -> Result<Vec<Entry>, Fault> {
+        let parent = format!("{}/{JOURNAL}", self.root);
+        let names = store.children(&parent)?.unwrap_or_default();
+        let znodes: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
+        let found = store.read(&znodes)?;
+        // One without a head was killed before it wrote anything.
+        let entry = |data: Vec<u8>| serde_json::from_slice(&data).ok();
+        Ok(found.into_iter().flatten().filter_map(|znode| entry(znode.data)).collect())
+    }
+
+    /// A plan as it was when it began.
+    pub fn plan(&self, store: &mut Store, id: &str) -> Result<Plan, Fault> {
+        let path = self.entry(id);
+        let entry = self.read(store, &path)?;
+        let pieces: Vec<String> =
+            (0..entry.pieces).map(|number| format!("{path}/{number}")).collect();
+        let mut text = Vec::new();
+        for (piece, znode) in pieces.iter().zip(store.read(&pieces)?) {
+            let znode = znode.ok_or_else(|| Fault::failed(format!("{piece}: no such znode")))?;
+            text.extend(znode.data);
+        }
+        let bad = |e: String| Fault::failed(format!("{path}: {e}"));
+        let text = String::from_utf8(text).map_err(|e| bad(e.to_string()))?;
+        Plan::from_file(&text).map_err(bad)
+    }
+
+    fn entry(&self, id: &str) -> String {
+        format!("{}/{JOURNAL}/{id}", self.root)
+    }
+
+    fn read(&self, store: &mut Store, path: &str) -> Result<Entry, Fault> {
+        let found = store.read(&[path.to_owned()])?.into_iter().next().flatten();
+        let found = found.ok_or_else(|| Fault::failed(format!("{path}: no such znode")))?;
+        serde_json::from_slice(&found.data).map_err(|e| Fault::failed(format!("{path}: {e}")))
+    }
+
+    fn put(&self, store: &mut Store, entry: &Entry) -> Result<(), Fault> {
+        let path = self.entry(&entry.id);
+        let data = serde_json::to_vec(entry).unwrap_or_default();
+        let put = store.session().request(Op::SetData { path: path.clone(), data, version: -1 });
+        put.map(drop).map_err(|e| Fault::failed(format!("{path}: {e}")))
+    }
+
+    fn forget_old(&self, store: &mut Store) -> Result<(), Fault> {
+        let parent = format!("{}/{JOURNAL}", self.root);
+        let names = store.children(&parent)?.unwrap_or_default();
+        let old = names.len().saturating_sub(KEPT - 1);
+        for name in &names[..old] {
+            let path = format!("{parent}/{name}");
+            let pieces = store.children(&path)?.unwrap_or_default();
+            let pieces = pieces.iter().map(|piece| format!("{path}/{piece}"));
+            for path in pieces.chain([path.clone()]) {
+                match store.session().request(Op::Delete { path: path.clone(), version: -1 }) {
+                    Ok(_) | Err(Failed::Code(Code::NO_NODE)) => {}
+                    Err(e) => return Err(Fault::failed(format!("{path}: {e}"))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a znode, and those above it that are missing.
+    fn create(&self, store: &mut Store, path: &str, data: Vec<u8>) -> Result<Answer, Failed> {
+        let op = |path: &str, data: Vec<u8>| Op::Create {
+            path: path.to_owned(),
+            data,
+            acl: self.acl.clone(),
+            is_ephemeral: false,
+        };
+        match store.session().request(op(path, data.clone())) {
+            Err(Failed::Code(Code::NO_NODE)) => {}
+            other => return other,
+        }
+        for (end, _) in path.match_indices('/').skip(1) {
+            match store.session().request(op(&path[..end], Vec::new())) {
+                Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => {}
+                other => return other,
+            }
+        }
+        store.session().request(op(path, data))
+    }
+}

@@ -1,0 +1,184 @@
+//! Routes against clusters: what does not go together. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::view::{Leader, Row, Said, View, Views, is_same_cluster};
+
+/// The kinds of findings, in the order in which they are told.
+pub const KINDS: [&str; 9] =
+    ["NOWHERE", "TWICE", "UNROUTED", "BROKEN", "DEAD", "ALIAS", "META", "NAME", "ENV"];
+
+/// What does not go together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// One of [`KINDS`].
+    pub kind: &'static str,
+    /// The table; for others the cluster.
+    pub subject: String,
+    pub what: String,
+    /// It is as it should be, and told all the same.
+    pub is_allowed: bool,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<8} {} {}", self.kind, self.subject, self.what)
+    }
+}
+
+/// A table that is available in more than one cluster.
+pub struct Twice {
+    pub table: String,
+    /// The addresses of both clusters, and the names that routes give them.
+    pub home: (Vec<String>, String),
+    pub other: (Vec<String>, String),
+}
+
+/// Clusters by their addresses, with the name that the routes or the operator give them.
+pub type Names = BTreeMap<Vec<String>, String>;
+
+/// The name of each set of addresses.
+pub fn names(rows: &[Row], more: &[(String, Vec<String>)]) -> Names {
+    let routed = rows.iter().filter_map(|row| row.place.as_ref().ok());
+    let routed = routed.map(|place| (place.metas.clone(), place.cluster.clone()));
+    more.iter().map(|(name, metas)| (metas.clone(), name.clone())).chain(routed).collect()
+}
+
+/// Tables that are available in more than one of the clusters, by way of two sets of addresses that are not one cluster's.
+pub fn twice(rows: &[Row], views: &Views, names: &Names) -> Vec<Twice> {
+    let mut found = Vec::new();
+    let clusters = distinct(views);
+    for row in rows {
+        let Ok(home) = &row.place else { continue };
+        let Some(here) = leader(views, &home.metas) else { continue };
+        if !here.apps.contains_key(&row.table) {
+            continue;
+        }
+        let others = clusters.iter().filter(|(_, other)| {
+            other.addr != here.addr
+                && !is_same_cluster(here, other)
+                && other.apps.contains_key(&row.table)
+        });
+        found.extend(others.map(|(metas, _)| Twice {
+            table: row.table.clone(),
+            home: (home.metas.clone(), home.cluster.clone()),
+            other: ((*metas).clone(), names.get(*metas).cloned().unwrap_or_default()),
+        }));
+    }
+    found
+}
+
+/// One view for each cluster, whatever addresses lead to it.
+fn distinct(views: &Views) -> Vec<(&Vec<String>, &Leader)> {
+    let mut found: Vec<(&Vec<String>, &Leader)> = Vec::new();
+    for (metas, view) in views {
+        if let Some(leader) = &view.leader
+            && !found
+                .iter()
+                .any(|(_, other)| other.addr == leader.addr || is_same_cluster(other, leader))
+        {
+            found.push((metas, leader));
+        }
+    }
+    found
+}
+
+/// All findings. `duplicated` tells of a table that is there twice between which clusters it is duplicated, in words.
+pub fn findings(
+    rows: &[Row],
+    views: &Views,
+    names: &Names,
+    duplicated: impl Fn(&Twice) -> Option<String>,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut tell = |kind, subject: &str, what: String, is_allowed| {
+        found.push(Finding { kind, subject: subject.to_owned(), what, is_allowed });
+    };
+    for row in rows {
+        let place = match &row.place {
+            Ok(place) => place,
+            Err(why) => {
+                tell("BROKEN", &row.table, format!("cannot be used: {why}"), false);
+                continue;
+            }
+        };
+        let Some(leader) = leader(views, &place.metas) else { continue };
+        match leader.apps.get(&row.table) {
+            None => {
+                let what = format!("-> {}: the cluster does not have it", place.cluster);
+                tell("NOWHERE", &row.table, what, false);
+            }
+            Some(app) => {
+                if let Some(value) = app.denies() {
+                    tell(
+                        "ENV",
+                        &row.table,
+                        format!("on {} denies clients: {value}", place.cluster),
+                        false,
+                    );
+                }
+            }
+        }
+    }
+    for twice in twice(rows, views, names) {
+        let duplicated = duplicated(&twice);
+        let allowed = duplicated.as_ref().map(|text| format!(" (allowed: duplication {text})"));
+        let what = format!(
+            "-> {}, also available in {}{}",
+            twice.home.1,
+            twice.other.1,
+            allowed.unwrap_or_default()
+        );
+        tell("TWICE", &twice.table, what, duplicated.is_some());
+    }
+    let routed: BTreeSet<&str> = rows.iter().map(|row| row.table.as_str()).collect();
+    for (metas, leader) in distinct(views) {
+        let name = names.get(metas).map(String::as_str).unwrap_or_default();
+        for table in leader.apps.keys().filter(|table| !routed.contains(table.as_str())) {
+            tell("UNROUTED", table, format!("in {name}, no znode"), false);
+        }
+    }
+    let mut sets: BTreeMap<&str, Vec<&Vec<String>>> = BTreeMap::new();
+    for (metas, name) in names {
+        sets.entry(name).or_default().push(metas);
+    }
+    for (name, sets) in sets.iter().filter(|(_, sets)| sets.len() > 1) {
+        let shown: Vec<String> = sets.iter().map(|metas| metas.join(",")).collect();
+        tell(
+            "ALIAS",
+            name,
+            format!("has {} address sets: {}", sets.len(), shown.join(" | ")),
+            false,
+        );
+    }
+    for (metas, view) in views {
+        let name = names.get(metas).map(String::as_str).unwrap_or_default();
+        check_cluster(name, view, &mut tell);
+    }
+    found.sort_by_key(|finding| KINDS.iter().position(|kind| *kind == finding.kind));
+    // A cluster that several sets of addresses lead to says one thing once.
+    found.dedup();
+    found
+}
+
+fn check_cluster(name: &str, view: &View, tell: &mut impl FnMut(&'static str, &str, String, bool)) {
+    match &view.leader {
+        None => tell("DEAD", name, format!("no leader answers: {}", view.why_no_leader()), false),
+        Some(leader) => {
+            if let Some(own) = leader.name.as_ref().filter(|own| *own != name) {
+                let what = format!("is what the route says, {own} is what the cluster says");
+                tell("NAME", name, what, false);
+            }
+            for (addr, said) in &view.servers {
+                if let Said::Nothing(why) = said {
+                    tell("META", name, format!("lists {addr}: {why}"), false);
+                }
+            }
+        }
+    }
+}
+
+fn leader<'a>(views: &'a Views, metas: &[String]) -> Option<&'a Leader> {
+    views.get(metas)?.leader.as_ref()
+}
