@@ -12,6 +12,7 @@ use std::time::Duration;
 use harness::cluster::Cluster;
 use harness::meta_server::{Behaviour, MetaServer};
 use harness::proxy::Proxy;
+use harness::scratch::Scratch;
 use harness::wait::eventually;
 use harness::wire::QueryCfgResponse;
 use harness::zookeeper::ZooKeeper;
@@ -210,6 +211,56 @@ fn a_table_moves_between_two_runs() {
         assert_eq!((a.replica.keys(in_a), b.replica.keys(in_b)), (1, 1), "{client}");
         assert_eq!(a.replica.keys(FIRST + 1), 2, "{client}: users has stayed");
     }
+}
+
+/// The disaster by the route tool: the cluster is dead, its table is switched and later taken back.
+#[test]
+fn clients_go_through_a_switch_and_its_undo_by_the_route_tool() {
+    let root = "/pegasus-cluster";
+    let a = Cluster::start(&[("orders", 4)]);
+    let b = Cluster::start(&[("other", 1), ("orders", 4)]);
+    for (cluster, name) in [(&a, "a"), (&b, "b")] {
+        cluster.meta.set_cluster(name);
+    }
+    let zk = ZooKeeper::start();
+    zk.create(&format!("{root}/orders"), to("a", &a));
+    let settings =
+        format!("zookeeper: {{address: ['{}'], root: {root}, control_root: /control}}", zk.addr());
+    let proxies = [1, 2, 3].map(|_| Proxy::builder(BINARY).config_extra(&settings).start());
+    eventually("all are members", SOON, || {
+        zk.exists("/control/members") && zk.children("/control/members").len() == 3
+    });
+    let scratch = Scratch::new("route");
+    let route = |args: &[&str], code| {
+        let mut command = Command::new(BINARY);
+        command.arg("route").args(args).current_dir(scratch.path());
+        command.args(["--zookeeper", &zk.addr().to_string(), "--root", root]);
+        command.args(["--control-root", "/control"]);
+        run(command, 6 * SOON).expect_code(code)
+    };
+    let clients = [RealClient::GoApache, RealClient::GoXiaomi];
+    let all_work = |cluster: &Cluster, app_id: i32| {
+        for client in clients {
+            for proxy in &proxies {
+                let before = cluster.replica.keys(app_id);
+                client.works(proxy.addr(), &["orders"]);
+                assert!(cluster.replica.keys(app_id) > before, "{client} wrote there");
+            }
+        }
+    };
+    all_work(&a, FIRST);
+    let metas = b.meta.addr().to_string();
+    let plan = ["switch", "orders", "--to", "b", "--metas", &metas, "--save", "plan.json"];
+    let plan = [&plan[..], &["--not-for-go"]].concat();
+    route(&plan, 5);
+    a.meta.set(Behaviour::Mute);
+    route(&plan, 0);
+    let done = route(&["switch", "--plan", "plan.json", "--apply"], 0);
+    assert_eq!(done.stdout.matches(": serves it, after ").count(), 3, "{done}");
+    all_work(&b, FIRST + 1);
+    a.meta.set(Behaviour::Leader);
+    route(&["undo", "plan.json", "--apply"], 0);
+    all_work(&a, FIRST);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod page;
 mod pipeline;
 mod rdsn;
 mod route_control;
+mod route_docs;
 mod route_plans;
 mod route_tool;
 mod routes;

@@ -26,7 +26,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(name: &str, primary: &str, tables: &[&str]) -> Self {
-        let (leader, follower) = (MetaServer::start(), MetaServer::start());
+        Cluster::start_at(name, ["127.0.0.1:0", "127.0.0.1:0"], primary, tables)
+    }
+
+    /// With its MetaServers at these addresses.
+    pub fn start_at(name: &str, metas: [&str; 2], primary: &str, tables: &[&str]) -> Self {
+        let [leader, follower] = metas.map(|meta| MetaServer::start_on(addr(meta)).unwrap());
         follower.set(Behaviour::Follower { leader: Some(leader.addr()) });
         let cluster = Cluster { name: name.to_owned(), leader, follower, primary: addr(primary) };
         cluster.leader.set_cluster(name);

@@ -11,7 +11,8 @@ use harness::scratch::Scratch;
 /// How a program ended.
 pub struct Finished {
     command: String,
-    status: ExitStatus,
+    /// How it ended.
+    pub status: ExitStatus,
     /// From its start to its end.
     pub took: Duration,
     /// Its standard output.

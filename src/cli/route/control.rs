@@ -178,5 +178,7 @@ fn holders(control: &Control, store: &mut Store) -> Result<Vec<Holder>, Fault> {
         let member = members.iter().find(|member| member.pages.as_deref() == Some(&pages))?;
         Some(Holder { member: member.id.clone(), pages, hold })
     };
-    Ok(holds.into_iter().filter_map(holder).collect())
+    let mut holders: Vec<Holder> = holds.into_iter().filter_map(holder).collect();
+    holders.sort_by(|one, other| one.pages.cmp(&other.pages));
+    Ok(holders)
 }

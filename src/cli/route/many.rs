@@ -44,6 +44,10 @@ pub fn switch(args: &Args) -> Ended {
             .say(&format!("{}: all of them are routed to {to}\n", counted(tables.len(), "table")));
         return Ok(Outcome::Done);
     }
+    context.say(
+        "WARN: writes that the old cluster took and had not sent to the new one are missing there, and nobody can tell \
+         which. Clients of servers that refuse ask again at once, clients of servers that fell silent after some 31 s.\n",
+    );
     let act = Performance::new(make(args, &context, changes), false);
     perform(args, &context, &mut store, act)
 }
