@@ -112,6 +112,9 @@ fn what_is_off_in_the_packaged_settings_is_the_default() {
         "listeners: [{listen: 0.0.0.0:34602, host_port_fields: remove}]\n",
         "  digest: user:password\n",
         "  clusters_root: /pegasus-clusters\n",
+        "  control_root: /pegasus-control\n",
+        "  control_digest: user:password\n",
+        "  advertise: proxy1.example.org:9091\n",
         "  tags: [region=local, service=meta_proxy]\n",
     ] {
         assert!(all.contains(line), "{line}");
@@ -218,6 +221,31 @@ fn every_crate_has_its_licence_text() {
 }
 
 // ---- the manual and completions
+
+#[test]
+fn manual_and_completions_know_every_command_and_option_of_the_route_tool() {
+    let help = meta_proxy(&["help", "route"]).expect_code(0).stdout;
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let options: BTreeSet<&str> =
+        help.split(|c| !is_part(c)).filter_map(|word| word.strip_prefix("--")).collect();
+    let usages = help.lines().filter_map(|line| line.strip_prefix("  meta-proxy route "));
+    let commands: BTreeSet<&str> = usages.filter_map(|usage| usage.split(' ').next()).collect();
+    assert!(options.len() > 20 && commands.len() > 10, "{options:?} {commands:?}");
+    for (file, option_prefix, command_prefix) in [
+        ("packaging/meta-proxy-route.1", "Fl -", "Cm "),
+        ("packaging/completions/meta-proxy.bash", "--", ""),
+        ("packaging/completions/_meta-proxy", "--", ""),
+        ("packaging/completions/meta-proxy.fish", "-l ", ""),
+    ] {
+        let text = read(file);
+        for option in &options {
+            assert!(text.contains(&format!("{option_prefix}{option}")), "{file}: --{option}");
+        }
+        for command in &commands {
+            assert!(text.contains(&format!("{command_prefix}{command}")), "{file}: {command}");
+        }
+    }
+}
 
 #[test]
 fn manual_and_completions_know_every_command_and_option() {

@@ -300,6 +300,7 @@ Usage:
 Where the routes are, and who serves them:
   --config FILE            the settings of a proxy
   --zookeeper A,B --root R instead of it, or above it
+  --clusters-root C        the znode above the clusters, where routes may name theirs only
   --digest-file FILE       user:password for protected znodes, in a file
   --control-root C         the control znode: proxies are found there, and history is kept there
   --control-digest-file F  user:password for it, in a file
