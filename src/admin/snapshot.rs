@@ -43,8 +43,6 @@ pub struct Inside {
     pub jobs: Arc<Jobs>,
     /// The routes.
     pub routes: Arc<RouteTable>,
-    /// The znode above the tables, if the routes are in ZooKeeper.
-    pub root: String,
     /// ZooKeeper, if the routes are there.
     pub zookeeper: Option<Status>,
     /// Where accepts of holds go.
@@ -103,7 +101,7 @@ impl Inside {
         Some(verdict::Hold {
             kind,
             since_s: since.elapsed().as_secs(),
-            root: self.root.clone(),
+            root: self.zookeeper.as_ref().map(|status| status.view().root).unwrap_or_default(),
             czxid: root.map(|root| format!("{:#x}", root.czxid)),
             ctime_ms: root.map(|root| root.ctime_ms),
             known_czxid: view.known.map(|root| format!("{:#x}", root.czxid)),
@@ -188,7 +186,7 @@ impl Inside {
     fn zookeeper(&self, status: &Status, routes: &[Listed]) -> verdict::ZooKeeper {
         let view = status.view();
         verdict::ZooKeeper {
-            root: self.root.clone(),
+            root: view.root,
             is_rootless: self.routes.hold().is_rootless,
             state: view.trust,
             since_s: view.since.elapsed().as_secs(),

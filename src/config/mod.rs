@@ -119,17 +119,17 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
         s.number("limits.max_unread_total_bytes", MIB..=64 * 1024 * MIB, 256 * MIB, Live);
     let has_zookeeper = s.has("zookeeper") || needs_zookeeper;
     let address = s.host_ports("zookeeper.address", has_zookeeper, Live);
-    let root = s.znode_path("zookeeper.root", has_zookeeper, NeedsRestart);
+    let root = s.znode_path("zookeeper.root", has_zookeeper, Live);
     let cache = "zookeeper.table_watcher_cache_capacity";
     let zookeeper = ZooKeeperSettings {
         timeout: s.ms("zookeeper.timeout", 100..=600_000, 6_000, Live),
-        cache_capacity: s.number(cache, 1..=1_000_000, 1_024, NeedsRestart),
+        cache_capacity: s.number(cache, 1..=1_000_000, 1_024, Live),
         digest: s.digest("zookeeper.digest", Live),
-        clusters_root: s.znode_path_beside("zookeeper.clusters_root", &root, NeedsRestart),
-        control_root: s.znode_path_beside("zookeeper.control_root", &root, NeedsRestart),
-        control_digest: s.digest("zookeeper.control_digest", NeedsRestart),
-        preload: s.flag("zookeeper.preload", false, NeedsRestart),
-        hold: s.flag("zookeeper.hold", true, NeedsRestart),
+        clusters_root: s.znode_path_beside("zookeeper.clusters_root", &root, Live),
+        control_root: s.znode_path_beside("zookeeper.control_root", &root, Live),
+        control_digest: s.digest("zookeeper.control_digest", Live),
+        preload: s.flag("zookeeper.preload", false, Live),
+        hold: s.flag("zookeeper.hold", true, Live),
         state_file: s.file("zookeeper.state_file", NeedsRestart),
         address,
         root,

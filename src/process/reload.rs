@@ -1,6 +1,6 @@
 //! Takes over new settings: those that can change while the proxy runs, and those that wait for its next start. Pure.
 
-use crate::config::{Change, ClientLimits, Reload, Settings};
+use crate::config::{Change, ClientLimits, Reload, Settings, ZooKeeperSettings};
 
 /// The differences between two settings.
 #[derive(Debug, Default)]
@@ -21,10 +21,9 @@ pub fn take_over(running: &mut Settings, new: Settings) -> Changes {
     running.accept = new.accept;
     let max_pending_total = running.client.max_pending_total;
     running.client = ClientLimits { max_pending_total, ..new.client };
-    // The routes of another root are others, and so they wait for a start.
     if let (Some(running), Some(new)) = (&mut running.zookeeper, new.zookeeper) {
-        (running.address, running.timeout) = (new.address, new.timeout);
-        running.digest = new.digest;
+        let state_file = running.state_file.take();
+        *running = ZooKeeperSettings { state_file, ..new };
     }
     running.log = new.log;
     running.stop = new.stop;
@@ -68,7 +67,9 @@ mod tests {
     fn what_is_said_to_take_effect_does() {
         let root = "zookeeper: {root: /r, address: ['h:1']}\n";
         let new = "query_timeout_ms: 700\n\
-            zookeeper: {root: /r, address: ['h:2'], timeout: 777, digest: 'u:p'}\n\
+            zookeeper: {root: /s, address: ['h:2'], timeout: 777, digest: 'u:p', preload: true, \
+            table_watcher_cache_capacity: 7, clusters_root: /c, control_root: /d, control_digest: 'u:q', \
+            hold: false}\n\
             limits: {max_connections: 7, max_connections_per_address: 7, keepalive_s: 7, \
             max_frame_bytes: 777, max_pending_per_client: 7, max_unread_bytes: 7777, \
             max_unread_total_bytes: 7777777, frame_timeout_ms: 777, unread_timeout_ms: 777}\n\

@@ -164,8 +164,7 @@ impl Server {
                 .map_err(StartError::Routes)?,
             Source::ZooKeeper(zookeeper) => {
                 let path = zookeeper.state_file.clone();
-                let origin =
-                    Origin { root: zookeeper.root.clone(), zookeeper: zookeeper.address.clone() };
+                let origin = origin(&zookeeper);
                 let loaded = path
                     .as_ref()
                     .map(|path| state::load(path, &origin, &writer, &mut clusters))
@@ -238,13 +237,11 @@ impl Server {
             }
             RouteSource::File(_) => (None, None, None),
         };
-        let root = settings.zookeeper.as_ref().map(|zookeeper| zookeeper.root.clone());
         let inside = Arc::new(Inside {
             metrics,
             hub: hub.clone(),
             jobs,
             routes: shown_routes,
-            root: root.unwrap_or_default(),
             zookeeper,
             accepts,
             restored: state_file.as_ref().and_then(|file| file.view().written),
@@ -320,7 +317,7 @@ impl Server {
             (&self.source, &settings.zookeeper)
         {
             watch.apply(zookeeper.clone());
-            keeper.iter().for_each(|keeper| keeper.set_servers(zookeeper.address.clone()));
+            keeper.iter().for_each(|keeper| keeper.set_origin(origin(zookeeper)));
         }
     }
 
@@ -422,6 +419,11 @@ fn start_admin(
     let admin = admin.map_err(|e| StartError::Io("start admin", e))?;
     info!("pages for operators at http://{}/", admin.addr());
     Ok(Some(admin))
+}
+
+/// Where routes of a state file are from.
+fn origin(settings: &ZooKeeperSettings) -> Origin {
+    Origin { root: settings.root.clone(), zookeeper: settings.address.clone() }
 }
 
 /// Limits by the name of their setting, as metrics tell them.

@@ -193,6 +193,11 @@ impl<T> Hold<T> {
         self.is_on
     }
 
+    /// From now on it holds, or believes every absence; nothing is held then.
+    pub fn set_on(&mut self, is_on: bool) {
+        self.is_on = is_on;
+    }
+
     /// How it stands.
     pub fn view(&self) -> View {
         View { known: self.known, shown: self.shown(), is_rootless: self.is_rootless }

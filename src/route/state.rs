@@ -83,7 +83,7 @@ impl Status {
 }
 
 /// Where the routes come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The znode above the tables.
     pub root: String,
@@ -295,7 +295,7 @@ pub struct StateFile {
     stop: Sender<()>,
     thread: JoinHandle<()>,
     status: Status,
-    servers: Arc<Mutex<Vec<String>>>,
+    origin: Arc<Mutex<Origin>>,
 }
 
 impl StateFile {
@@ -316,10 +316,10 @@ impl StateFile {
         if let Err(e) = remove_leftovers(&found) {
             warn!("state file {}: looking for what others left beside it: {e}", path.display());
         }
-        let servers = Arc::new(Mutex::new(origin.zookeeper.clone()));
+        let set = Arc::new(Mutex::new(origin.clone()));
         let keeper = Keeper {
             path,
-            servers: servers.clone(),
+            set: set.clone(),
             origin,
             written,
             in_file: loaded.tables,
@@ -333,7 +333,7 @@ impl StateFile {
         let thread = thread::Builder::new()
             .name("state-file".to_owned())
             .spawn(move || keeper.run(&stopped))?;
-        Ok(StateFile { stop, thread, status, servers })
+        Ok(StateFile { stop, thread, status, origin: set })
     }
 
     /// How it stands with the file.
@@ -341,9 +341,9 @@ impl StateFile {
         &self.status
     }
 
-    /// From now on the routes are those of these servers of ZooKeeper.
-    pub fn set_servers(&self, zookeeper: Vec<String>) {
-        *self.servers.lock() = zookeeper;
+    /// From now on the routes come from there.
+    pub fn set_origin(&self, origin: Origin) {
+        *self.origin.lock() = origin;
     }
 
     /// Writes what has changed and ends the thread.
@@ -355,9 +355,10 @@ impl StateFile {
 
 struct Keeper {
     path: PathBuf,
+    /// What the file says.
     origin: Origin,
-    /// The servers, as the settings have them now.
-    servers: Arc<Mutex<Vec<String>>>,
+    /// What the settings say now.
+    set: Arc<Mutex<Origin>>,
     /// Version of the route table that the file has.
     written: u64,
     /// Tables in the file.
@@ -378,9 +379,9 @@ impl Keeper {
             activity::go_on("waits for routes to change", &[]);
             let ends = stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout);
             let version = self.routes.version();
-            let servers = self.servers.lock().clone();
-            if version != self.written || servers != self.origin.zookeeper {
-                self.origin.zookeeper = servers;
+            let set = self.set.lock().clone();
+            if version != self.written || set != self.origin {
+                self.origin = set;
                 activity::now("writes the state file", &[&self.path.display().to_string()]);
                 match self.write() {
                     Ok(Write::Done) => {

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU64,
+    AtomicBool, AtomicI64, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
 use std::time::{Duration, Instant};
@@ -139,7 +139,7 @@ pub struct RouteTable {
     version: AtomicU64,
     /// Routes that were confirmed since then are known to be current; `u64::MAX`: nothing is.
     trusted_since_ms: AtomicU64,
-    capacity: usize,
+    capacity: AtomicUsize,
     /// Entries that had to make room for others.
     pub evicted: Tally,
     hold: Mutex<hold::View>,
@@ -148,7 +148,6 @@ pub struct RouteTable {
 /// The writing side; there is one.
 pub struct RouteWriter {
     table: Arc<RouteTable>,
-    capacity: usize,
 }
 
 impl Routes for RouteTable {
@@ -173,11 +172,11 @@ impl RouteTable {
             start: Instant::now(),
             version: AtomicU64::new(0),
             trusted_since_ms: AtomicU64::new(u64::MAX),
-            capacity,
+            capacity: AtomicUsize::new(capacity),
             evicted: Tally::default(),
             hold: Mutex::default(),
         });
-        (table.clone(), RouteWriter { table, capacity })
+        (table.clone(), RouteWriter { table })
     }
 
     /// Looks a table up.
@@ -254,7 +253,7 @@ impl RouteTable {
 
     /// Number of tables that can be cached.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.capacity.load(Relaxed)
     }
 
     /// Whether nothing is cached.
@@ -306,8 +305,9 @@ impl RouteWriter {
                 (entry.cached, entry.changed_ms) = (cached, changed_ms);
             }
             None => {
-                if inner.entries.len() >= self.capacity {
-                    let evicted = evict(&mut inner, self.capacity);
+                let capacity = self.table.capacity();
+                if inner.entries.len() >= capacity {
+                    let evicted = evict(&mut inner, capacity);
                     self.table.evicted.add(evicted as u64);
                 }
                 inner.evicted.forget(table);
@@ -407,6 +407,22 @@ impl RouteWriter {
         self.table.trusted_since_ms.store(self.table.ms(Instant::now()), Relaxed);
     }
 
+    /// Number of tables that can be cached.
+    pub fn capacity(&self) -> usize {
+        self.table.capacity()
+    }
+
+    /// From now on at most so many tables are cached. Those asked for longest ago make room.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.table.capacity.store(capacity, Relaxed);
+        let mut inner = self.table.inner.write();
+        while inner.entries.len() > capacity {
+            let evicted = evict(&mut inner, capacity);
+            self.table.evicted.add(evicted as u64);
+        }
+        self.table.version.fetch_add(1, SeqCst);
+    }
+
     /// Changes may go unseen: everything is stale.
     pub fn distrust(&self) {
         self.table.trusted_since_ms.store(u64::MAX, Relaxed);
@@ -416,10 +432,10 @@ impl RouteWriter {
     /// there is room.
     pub fn keep_evicted(&self, table: &str, route: Evicted) -> Option<Evicted> {
         let mut inner = self.table.inner.write();
-        if inner.entries.len() < self.capacity {
+        if inner.entries.len() < self.table.capacity() {
             return Some(route);
         }
-        inner.evicted.keep(table, route, self.capacity);
+        inner.evicted.keep(table, route, self.table.capacity());
         None
     }
 
@@ -477,7 +493,7 @@ impl RouteWriter {
     /// Names that are known and not cached, as many as there is room for.
     pub fn names_not_cached(&self) -> Vec<Box<str>> {
         let inner = self.table.inner.read();
-        let room = self.capacity.saturating_sub(inner.entries.len());
+        let room = self.table.capacity().saturating_sub(inner.entries.len());
         let names = inner.names.iter().flat_map(Names::iter);
         names.filter(|name| !inner.entries.contains_key(*name)).take(room).map(Box::from).collect()
     }

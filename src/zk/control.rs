@@ -79,6 +79,11 @@ impl Control {
         self.member.as_ref().is_some_and(|member| member.id == id)
     }
 
+    /// Where it is, and whether a digest protects it.
+    pub fn place(&self) -> (String, bool) {
+        (self.root.clone(), self.has_digest)
+    }
+
     /// There is a link of this session. The word may have changed meanwhile.
     pub fn up(&mut self, session: i64) -> Vec<(Asked, Op)> {
         (self.session, self.has_root, self.lacks_parents) = (session, false, false);

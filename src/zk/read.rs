@@ -59,7 +59,7 @@ pub enum ReadError {
 }
 
 /// Where things are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     /// The znode above the tables.
     pub root: String,

@@ -702,6 +702,25 @@ impl Routes {
         self.show_hold();
     }
 
+    /// What is held, if anything is.
+    pub fn held(&self) -> Option<Shown> {
+        self.hold.view().shown
+    }
+
+    /// The operator has changed where tables and clusters are.
+    pub fn set_paths(&mut self, paths: &Paths) {
+        (self.root, self.clusters_root) = (paths.root.clone(), paths.clusters_root.clone());
+        self.forget_named();
+    }
+
+    /// From now on at most so many tables are cached, and what is absent is held, or believed.
+    pub fn set_limits(&mut self, capacity: usize, holds: bool) {
+        if capacity != self.writer.capacity() {
+            self.writer.set_capacity(capacity);
+        }
+        self.hold.set_on(holds);
+    }
+
     /// An operator says by way of the control znode which routes will be deleted.
     pub fn hear(&mut self, word: Word) {
         self.word = word;

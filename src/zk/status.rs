@@ -32,6 +32,8 @@ pub struct View {
     pub server: Option<SocketAddr>,
     /// The session, once the server has answered.
     pub session: Option<Granting>,
+    /// The znode above the tables.
+    pub root: String,
     /// The session time-out asked for.
     pub asked_timeout: Duration,
     /// Connections built since the start.
@@ -48,12 +50,13 @@ pub struct Status(Arc<Mutex<View>>);
 
 impl Status {
     /// Nothing is known yet.
-    pub fn new(asked_timeout: Duration) -> Self {
+    pub fn new(root: &str, asked_timeout: Duration) -> Self {
         Status(Arc::new(Mutex::new(View {
             trust: Trust::Down,
             since: Instant::now(),
             server: None,
             session: None,
+            root: root.to_owned(),
             asked_timeout,
             built: 0,
             seen_zxid: 0,
@@ -81,9 +84,11 @@ impl Status {
         view.seen_zxid = view.seen_zxid.max(zxid);
     }
 
-    /// From now on another time-out is asked for.
-    pub fn asked(&self, timeout: Duration) {
-        self.0.lock().asked_timeout = timeout;
+    /// From now on another time-out is asked for, and the tables are below this znode.
+    pub fn asks(&self, root: &str, timeout: Duration) {
+        let mut view = self.0.lock();
+        view.asked_timeout = timeout;
+        view.root = root.to_owned();
     }
 
     /// All that was cached is current.

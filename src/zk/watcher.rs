@@ -102,9 +102,8 @@ impl ZkWatch {
         let (stop, stopped) = bounded(0);
         let (confirmed, all_confirmed) = bounded(1);
         let (orders, ordered) = unbounded();
-        let status = Status::new(settings.timeout);
-        let paths =
-            Paths { root: settings.root.clone(), clusters_root: settings.clusters_root.clone() };
+        let status = Status::new(&settings.root, settings.timeout);
+        let paths = paths(&settings);
         let Paths { root, clusters_root } = paths.clone();
         let routes = Routes::new(root, clusters_root, settings.hold, writer, clusters);
         let seed = RandomState::new().hash_one(std::process::id());
@@ -113,7 +112,7 @@ impl ZkWatch {
         let (connection, told) = Connection::start(options(&settings), resolve, newest_zxid, seed)?;
         let mut watch =
             Watch::new(routes, paths, jobs, settings.preload, confirmed, status.clone(), seed);
-        watch.control = settings.control().map(|(root, has_digest)| Control::new(root, has_digest));
+        watch.move_control(&settings);
         (watch.connection, watch.address) = (Some(connection), settings.address);
         let thread = thread::Builder::new().name("zk-watch".to_owned()).spawn(move || {
             watch.run_on(|watch| watch.run(&missed, &told, &ordered, &stopped));
@@ -129,7 +128,7 @@ impl ZkWatch {
         &self.status
     }
 
-    /// Takes other addresses, another time-out and another digest; the routes serve on meanwhile.
+    /// Takes other settings; the routes serve on meanwhile.
     pub fn apply(&self, settings: ZooKeeperSettings) {
         // Fails when it stops.
         let _ = self.orders.send(Order::Apply(settings));
@@ -167,6 +166,10 @@ fn options(settings: &ZooKeeperSettings) -> Options {
     }
 }
 
+fn paths(settings: &ZooKeeperSettings) -> Paths {
+    Paths { root: settings.root.clone(), clusters_root: settings.clusters_root.clone() }
+}
+
 /// The read that an answer belongs to.
 enum Pending {
     Read(Read),
@@ -189,6 +192,8 @@ struct Watch {
     connection: Option<Connection>,
     /// `None`: there is no control znode.
     control: Option<Control>,
+    /// What the proxy tells there, once it serves.
+    member: Option<Member>,
     /// The number of the link that there is, and its server.
     link: Option<(u64, SocketAddr)>,
     /// Requests that are under way, by ticket.
@@ -237,6 +242,7 @@ impl Watch {
             planner,
             connection: None,
             control: None,
+            member: None,
             link: None,
             pending: HashMap::new(),
             last_ticket: 0,
@@ -332,6 +338,7 @@ impl Watch {
                 let _ = accept.answer.send(self.accept(accept.czxid, accept.gone));
             }
             Order::Serves(member) => {
+                self.member = Some(member.clone());
                 let told = self.control.as_mut().and_then(|control| control.serves(member));
                 self.control(told);
             }
@@ -406,16 +413,47 @@ impl Watch {
     }
 
     fn apply(&mut self, settings: &ZooKeeperSettings) {
-        self.status.asked(settings.timeout);
+        self.status.asks(&settings.root, settings.timeout);
+        self.preloads = settings.preload;
+        if let Some(shown) = self.routes.held().filter(|_| !settings.hold) {
+            // What is held now is believed from now on, too.
+            let _ = self.accept(shown.czxid(), shown.gone);
+        }
+        self.routes.set_limits(settings.cache_capacity, settings.hold);
         let before = mem::replace(&mut self.address, settings.address.clone());
+        let paths = mem::replace(&mut self.paths, paths(settings));
+        let has_moved = paths != self.paths || self.move_control(settings);
         if let Some(connection) = &self.connection {
             connection.configure(options(settings));
         }
-        // Another ZooKeeper, and it is the operator who says so.
-        if !before.iter().any(|server| self.address.contains(server)) {
-            self.routes.believe_another();
-            self.take_as_it_is();
+        if has_moved {
+            // What is under way is about znodes that do not count any more.
+            self.down("the settings have other znodes");
+            self.routes.set_paths(&self.paths);
         }
+        // Other tables, and it is the operator who says so.
+        let is_another_root = paths.root != self.paths.root;
+        if is_another_root || !before.iter().any(|server| self.address.contains(server)) {
+            self.routes.believe_another();
+        } else if !has_moved {
+            return;
+        }
+        self.take_as_it_is();
+    }
+
+    /// Whether the control znode is another one now.
+    fn move_control(&mut self, settings: &ZooKeeperSettings) -> bool {
+        let now = settings.control();
+        let before = self.control.as_ref().map(Control::place);
+        if before == now {
+            return false;
+        }
+        self.control = now.map(|(root, has_digest)| Control::new(root, has_digest));
+        if let (Some(control), Some(member)) = (&mut self.control, &self.member) {
+            // It is told over the next link.
+            control.serves(member.clone());
+        }
+        true
     }
 
     fn act(&mut self, action: Action) {
@@ -770,7 +808,7 @@ mod tests {
         writer.confirm("orders");
         let clusters = Clusters::new(upstream.clone());
         let routes = Routes::new("/r".to_owned(), None, true, writer, clusters);
-        let status = Status::new(Duration::from_secs(6));
+        let status = Status::new("/r", Duration::from_secs(6));
         let paths = Paths { root: "/r".to_owned(), clusters_root: None };
         let (confirmed, jobs) = (bounded(1).0, Arc::new(Jobs::default()));
         let mut watch = Watch::new(routes, paths, jobs, false, confirmed, status.clone(), 7);

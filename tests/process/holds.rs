@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -619,4 +620,97 @@ fn clusters_that_are_gone_leave_the_tables_that_name_them() {
         .zk
         .create(&format!("{clusters}/c1"), format!(r#"{{"meta_addrs": "{}"}}"#, world.b.addr()));
     eventually("it follows", SOON, || told(&proxy.ask("new")) == B);
+}
+
+/// Ends a client, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// Each setting of ZooKeeper but the state file is taken at SIGHUP, and no client of a table that is in both places notices.
+#[test]
+fn other_znodes_in_the_settings_are_taken_without_losing_a_route() {
+    let world = World::new(20);
+    let (a, b) = (record("c", &[world.a.addr()]), record("d", &[world.b.addr()]));
+    let other = "/other-root";
+    for table in &world.tables[..15] {
+        world.zk.create(&format!("{other}/{table}"), &b);
+    }
+    world.zk.create("/clusters/c", &a);
+    world.zk.create("/clusters/e", record("e", &[world.b.addr()]));
+    world.zk.create(&format!("{other}/named"), r#"{"cluster":"c"}"#);
+    let proxy = world.start();
+    let settings = |root: &str, more: &str| {
+        let (addr, state) = (world.network.addr(), world.state());
+        format!(
+            "zookeeper: {{address: ['{addr}'], root: {root}, timeout: 6000, state_file: {}{more}}}",
+            state.display()
+        )
+    };
+    let reload = |settings: String| {
+        proxy.rewrite_config(&settings);
+        proxy.process().signal("HUP");
+    };
+    for (meta, primary) in [(&world.a, A), (&world.b, B)] {
+        meta.put_table("named", QueryCfgResponse::table(1, 1, addr(primary)));
+    }
+    let stops = AtomicBool::new(false);
+    let asks = thread::scope(|scope| {
+        let end = End(&stops);
+        let asking = scope.spawn(|| {
+            let (mut client, mut asks) = (proxy.client(), 0);
+            while !stops.load(SeqCst) {
+                for table in &world.tables[..15] {
+                    let told = told(&client.ask(table));
+                    assert!(told == A || told == B, "{table}: {told}");
+                    asks += 1;
+                }
+            }
+            asks
+        });
+        reload(settings(other, ""));
+        for table in &world.tables[..15] {
+            eventually("it is that of the other root", SOON, || told(&proxy.ask(table)) == B);
+        }
+        for table in &world.tables[15..] {
+            let is_gone = || told(&proxy.ask(table)) == "ERR_OBJECT_NOT_FOUND";
+            eventually("it is not there", SOON, is_gone);
+        }
+        assert!(hold(&proxy).is_null());
+        assert_eq!(page(&proxy, "/clusters")["zookeeper"]["root"], other);
+        // A record that names its cluster only.
+        assert_eq!(told(&proxy.ask("named")), "ERR_INVALID_DATA");
+        reload(settings(other, ", clusters_root: /clusters"));
+        eventually("clusters have znodes", SOON, || told(&proxy.ask("named")) == A);
+        world.zk.set(&format!("{other}/named"), r#"{"cluster":"e"}"#);
+        eventually("it follows", SOON, || told(&proxy.ask("named")) == B);
+        reload(settings(other, ", clusters_root: /clusters, control_root: /control"));
+        let is_member = || {
+            world.zk.exists("/control/members") && world.zk.children("/control/members").len() == 1
+        };
+        eventually("it tells that it is there", SOON, is_member);
+        reload(settings(other, ", clusters_root: /clusters, table_watcher_cache_capacity: 16"));
+        eventually("it is none", SOON, || world.zk.children("/control/members").is_empty());
+        drop(end);
+        asking.join().unwrap()
+    });
+    println!("{asks} queries while the settings changed");
+    eventually("few are cached", SOON, || {
+        page(&proxy, "/routes")["routes"].as_array().unwrap().len() <= 16
+    });
+    // Without holds what is gone is gone.
+    reload(settings(other, ", clusters_root: /clusters, hold: false"));
+    proxy.wait_for_log("zookeeper.hold: true -> false", SOON);
+    world.zk.delete_all(other);
+    for table in &world.tables[..15] {
+        let served = || told(&proxy.ask(table));
+        eventually("it is gone", SOON, || !served().starts_with("10.") && hold(&proxy).is_null());
+    }
+    proxy.terminate();
+    let state = std::fs::read_to_string(world.state()).unwrap();
+    assert!(state.lines().next().unwrap().contains(other), "{state}");
 }
