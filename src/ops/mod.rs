@@ -64,11 +64,18 @@ pub enum Outcome {
 pub struct Fault {
     pub outcome: Outcome,
     pub why: String,
+    /// What is printed as JSON has it already.
+    pub is_told: bool,
 }
 
 impl Fault {
     pub fn new(outcome: Outcome, why: impl Into<String>) -> Self {
-        Fault { outcome, why: why.into() }
+        Fault { outcome, why: why.into(), is_told: false }
+    }
+
+    /// One of which the JSON was printed.
+    pub fn told(self) -> Self {
+        Fault { is_told: true, ..self }
     }
 
     pub fn failed(why: impl Into<String>) -> Self {

@@ -1,6 +1,9 @@
 //! The bytes of a route: written in the form that every reader knows, with what an operator added kept. Pure.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Value, json};
 
 use crate::route::record::{self, BadRecord, Target};
 
@@ -42,32 +45,40 @@ pub fn write(place: &Place, before: Option<&[u8]>, names_clusters: bool) -> Stri
     });
     if named {
         let key = if fields.contains_key("cluster") { "cluster" } else { "cluster_name" };
-        fields.insert(key.to_owned(), place.cluster.clone().into());
+        fields.insert(key.to_owned(), raw(&place.cluster));
     } else {
         write_addrs(&mut fields, place);
     }
-    Value::Object(fields).to_string()
+    text(&fields)
 }
 
 /// The record of a cluster that has a znode of its own, or of a table, with addresses in it.
 pub fn write_with_addrs(place: &Place, before: &[u8]) -> String {
     let mut fields = fields_of(before).unwrap_or_default();
     write_addrs(&mut fields, place);
-    Value::Object(fields).to_string()
+    text(&fields)
 }
 
-fn write_addrs(fields: &mut Map<String, Value>, place: &Place) {
+fn write_addrs(fields: &mut Fields, place: &Place) {
     // Two spellings of one thing would be two truths.
     ["cluster", "meta-addrs"].iter().for_each(|key| drop(fields.remove(*key)));
-    fields.insert("cluster_name".to_owned(), place.cluster.clone().into());
-    fields.insert("meta_addrs".to_owned(), place.metas.join(",").into());
+    fields.insert("cluster_name".to_owned(), raw(&place.cluster));
+    fields.insert("meta_addrs".to_owned(), raw(&place.metas.join(",")));
 }
 
-fn fields_of(data: &[u8]) -> Option<Map<String, Value>> {
-    match serde_json::from_slice(data) {
-        Ok(Value::Object(fields)) => Some(fields),
-        _ => None,
-    }
+/// Values as they stand there: a number keeps all its digits.
+type Fields = BTreeMap<String, Box<RawValue>>;
+
+fn fields_of(data: &[u8]) -> Option<Fields> {
+    serde_json::from_slice(data).ok()
+}
+
+fn raw(text: &str) -> Box<RawValue> {
+    to_raw_value(text).expect("a text has a form in JSON")
+}
+
+fn text(fields: &Fields) -> String {
+    serde_json::to_string(fields).expect("names and values that were JSON")
 }
 
 /// Whether the two say the same, key order and spaces aside.
@@ -87,9 +98,11 @@ mod tests {
             ("new", None, false, r#"{"cluster_name":"c4","meta_addrs":"h1:1,h2:2"}"#),
             (
                 "an older form, and keys of others",
-                Some(r#"{"cluster":"c3","meta-addrs":["h:1"],"owner":"pay","x":{"y":[1]}}"#),
+                Some(
+                    r#"{"cluster":"c3","meta-addrs":["h:1"],"owner":"pay","x":{"y":[1, 12345678901234567890.5]}}"#,
+                ),
                 false,
-                r#"{"cluster_name":"c4","meta_addrs":"h1:1,h2:2","owner":"pay","x":{"y":[1]}}"#,
+                r#"{"cluster_name":"c4","meta_addrs":"h1:1,h2:2","owner":"pay","x":{"y":[1, 12345678901234567890.5]}}"#,
             ),
             ("broken", Some("{"), false, r#"{"cluster_name":"c4","meta_addrs":"h1:1,h2:2"}"#),
             ("named", Some(r#"{"cluster":"c3","o":1}"#), true, r#"{"cluster":"c4","o":1}"#),

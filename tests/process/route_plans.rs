@@ -488,3 +488,56 @@ fn a_cluster_that_has_a_znode_is_changed_there() {
     assert_eq!(world.record("orders").unwrap(), r#"{"cluster":"c4"}"#);
     world.all_serve("orders", "c4");
 }
+
+#[test]
+fn at_a_terminal_the_name_of_the_cluster_is_the_word() {
+    let world = World::without_proxies(&["items", "orders"]);
+    world.c3.die();
+    let plan = plan(&world, "plan.json");
+    let at_terminal = |typed: &str| {
+        let mut tool = world.command(&["switch", "--plan", &plan, "--apply", "--proxies", "none"]);
+        let zookeeper = tool.get_args().map(|arg| arg.to_str().unwrap().to_owned());
+        let words: Vec<String> =
+            [crate::support::BINARY.to_owned()].into_iter().chain(zookeeper).collect();
+        tool = Command::new("sh");
+        // script gives it a terminal.
+        let line = format!("printf '%s\\n' {typed} | script -qec '{}' /dev/null", words.join(" "));
+        tool.args(["-c", &line]).current_dir(world.scratch.path());
+        run(tool, 6 * SOON)
+    };
+    let wrong = at_terminal("c3");
+    assert_eq!(wrong.status.code(), Some(1), "{wrong}");
+    assert!(wrong.stdout.contains("2 tables change. Type c4 to write it"), "{wrong}");
+    assert!(wrong.stdout.contains("not confirmed, nothing is written"), "{wrong}");
+    assert_eq!(world.record("orders").unwrap(), world.c3.record());
+    let right = at_terminal("c4");
+    assert_eq!(right.status.code(), Some(0), "{right}");
+    assert_eq!(world.record("orders").unwrap(), world.c4.record());
+}
+
+#[test]
+fn every_end_is_json_where_json_is_wanted() {
+    let world = World::without_proxies(&["items", "orders"]);
+    let metas = world.c4.metas();
+    let c4 = format!("c4={metas}");
+    let switch = ["switch", "orders", "--to", "c4", "--metas", &metas];
+    for (code, args) in [
+        (5, &switch[..]),
+        (2, &["switch", "orders"]),
+        (1, &["get", "nosuch"]),
+        (3, &["verify", "--cluster", &c4]),
+        (0, &["ls"]),
+        (0, &["get", "orders"]),
+        (3, &["set", "orders", "--cluster", "c4", "--metas", &metas, "--if-version", "7"]),
+        (2, &["history"]),
+    ] {
+        let told = json(&world.look(&[args, &["--json"]].concat(), code));
+        let has_error = !told["error"].is_null();
+        assert!(code == 0 || code == 3 || has_error, "{args:?}: {told}");
+        assert!(!has_error || told["exit_code"] == code, "{args:?}: {told}");
+    }
+    // A disk without room for the plan leaves nothing that looks like one.
+    world.c3.die();
+    let full = world.look(&[&switch[..], &["--save", "/dev/full"]].concat(), 1);
+    assert!(full.stderr.contains("/dev/full"), "{full}");
+}

@@ -76,7 +76,8 @@ fn of_clusters(args: &Args) -> Ended {
             crate::cli::print(&format!("{told:#}\n"));
         }
         let why = "nothing is written: say where they belong by route set, or leave them out by --exclude TABLE";
-        return Err(Fault::new(Outcome::Differs, why));
+        let fault = Fault::new(Outcome::Differs, why);
+        return Err(if context.json { fault.told() } else { fault });
     }
     let acl = store.acl(&store.place.root.clone())?;
     let changes = new

@@ -20,6 +20,7 @@ mod verify;
 use std::process::ExitCode;
 
 use lexopt::Parser;
+use serde_json::json;
 
 use self::args::Args;
 use crate::ops::{Fault, Outcome};
@@ -53,8 +54,12 @@ pub fn run(Options(args): &Options) -> ExitCode {
         "accept" => control::accept(args),
         other => Err(Fault::failed(format!("route {other} is not built in"))),
     };
-    let outcome = done.unwrap_or_else(|Fault { outcome, why }| {
+    let outcome = done.unwrap_or_else(|Fault { outcome, why, is_told }| {
         super::complain(&why);
+        if args.is_set("json") && !is_told {
+            let told = json!({ "error": why, "exit_code": outcome as u8 });
+            super::print(&format!("{told:#}\n"));
+        }
         outcome
     });
     ExitCode::from(outcome as u8)

@@ -121,14 +121,14 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
     confirm(args, plan, &moves)?;
     begin(store, plan, &file)?;
     if let Err(fault) = write(context, store, plan, &mut run) {
-        report(context, plan, &file, fault.outcome, Some(&run), &[]);
+        report(context, plan, &file, fault.outcome, Some((&run, &fault.why)), &[]);
         end(context, store, plan, fault.outcome, &fault.why);
         let why = format!(
             "{}\nThe plan is in {1}. Go on: meta-proxy route {again}. Back: meta-proxy route undo {1} --apply",
             fault.why,
             file.display()
         );
-        return Err(Fault::new(fault.outcome, why));
+        return Err(Fault::new(fault.outcome, why).told());
     }
     context.say(&format!(
         "{} written. The way back: meta-proxy route undo {} --apply\n",
@@ -144,7 +144,7 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
         false => (Outcome::Partly, format!("written; not served by {}", behind.join(", "))),
     };
     end(context, store, plan, outcome, &told);
-    report(context, plan, &file, outcome, Some(&run), &seen);
+    report(context, plan, &file, outcome, Some((&run, "")), &seen);
     Ok(outcome)
 }
 
@@ -238,7 +238,7 @@ fn report(
     plan: &Plan,
     file: &Path,
     outcome: Outcome,
-    run: Option<&Run>,
+    run: Option<(&Run, &str)>,
     seen: &[Seen],
 ) {
     if !context.json {
@@ -260,7 +260,8 @@ fn report(
         "file": file.display().to_string(),
         "changes": plan.changes.len(),
         "applied": run.is_some(),
-        "done": run.map(Run::done),
+        "done": run.map(|(run, _)| run.done()),
+        "error": run.map(|(_, why)| why).filter(|why| !why.is_empty()),
         "proxies": seen,
         "exit_code": outcome as u8,
     });
@@ -275,9 +276,13 @@ fn save(args: &Args, plan: &Plan) -> Result<PathBuf, Fault> {
         file.write_all(plan.to_file().as_bytes())?;
         file.sync_all()
     });
-    let told =
-        |e| Fault::failed(format!("{}: {e}; --save FILE puts the plan elsewhere", path.display()));
-    saved.map(|()| path.clone()).map_err(told)
+    saved.map(|()| path.clone()).map_err(|e| {
+        // Half a plan is none.
+        if e.kind() != io::ErrorKind::AlreadyExists {
+            let _ = std::fs::remove_file(&path);
+        }
+        Fault::failed(format!("{}: {e}; --save FILE puts the plan elsewhere", path.display()))
+    })
 }
 
 /// A plan: a file, or else one of the journal, by its id.
