@@ -214,9 +214,11 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
 /// Those that need a look, and the healthy ones by name, folded if they are many. A search unfolds them.
 fn clusters(clusters: &[Cluster], q: &str) -> String {
     let found: Vec<&Cluster> = clusters.iter().filter(|cluster| is_found(cluster, q)).collect();
-    let (ill, mut healthy): (Vec<&Cluster>, Vec<&Cluster>) =
+    let (mut ill, mut healthy): (Vec<&Cluster>, Vec<&Cluster>) =
         found.into_iter().partition(|cluster| !state(cluster).0.is_empty());
     healthy.sort_by(|a, b| a.name.cmp(&b.name));
+    // Those that fail come first.
+    ill.sort_by_key(|cluster| (state(cluster).0 != "bad", &cluster.name));
     let count = thousands(healthy.len() as u64);
     let folded = match (clusters.is_empty(), healthy.is_empty(), ill.is_empty()) {
         (true, ..) => "<p class=\"more\">None: no route is cached yet.</p>".to_owned(),
@@ -250,8 +252,8 @@ fn cluster_table(clusters: &[&Cluster]) -> String {
         n => format!("<p class=\"more\">and {} more, see /clusters</p>", thousands(n as u64)),
     };
     format!(
-        "<table><thead><tr><th>cluster</th><th>state</th><th>leader</th>\
-         <th class=\"n\">usual answer</th><th class=\"n wide\">tables</th>\
+        "<table><thead><tr><th>cluster</th><th>state</th><th class=\"addr\">leader</th>\
+         <th class=\"n wide\">usual answer</th><th class=\"n wide\">tables</th>\
          <th class=\"n wide\">calls</th><th class=\"n wide\">waiting</th>\
          <th class=\"n wide\">answers</th><th class=\"n wide\">errors</th></tr></thead>\
          <tbody>{rows}</tbody></table>{more}"
@@ -288,7 +290,7 @@ fn cluster_row(cluster: &Cluster) -> String {
     format!(
         "<tr class=\"{class}\"><th scope=\"row\"><a href=\"/?q={}\">{}</a></th>\
          <td class=\"state\">{state}{reasons}</td>\
-         <td>{}<small class=\"wide\">{}</small></td><td class=\"n\">{}</td>\
+         <td>{}<small class=\"wide\">{}</small></td><td class=\"n wide\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td></tr>",
         encoded(&cluster.name),
@@ -589,6 +591,20 @@ mod tests {
         assert_eq!(page.matches("<script").count(), 1, "{page}");
         assert_eq!(page.matches("</script").count(), 1, "{page}");
         assert!(page.contains("&lt;/script&gt;&lt;script&gt;&quot;&#39;&amp;{{nonce}}"));
+    }
+
+    #[test]
+    fn clusters_that_fail_come_before_those_with_a_warning() {
+        let mut warned = sample().clusters[0].clone();
+        (warned.name, warned.failing_s, warned.failures) = ("a".to_owned(), None, 1);
+        let failing = |name: &str| {
+            let mut cluster = warned.clone();
+            (cluster.name, cluster.failing_s) = (name.to_owned(), Some(3));
+            cluster
+        };
+        let html = clusters(&[warned.clone(), failing("c"), failing("b")], "");
+        let at = |name: &str| html.find(&format!("q={name}\"")).unwrap();
+        assert!(at("b") < at("c") && at("c") < at("a"), "{html}");
     }
 
     #[test]
