@@ -17,7 +17,7 @@ use crate::route::table::Listed;
 use crate::upstream::stats::Stats;
 use crate::version;
 use crate::wire::error_code::{COUNTED, ERR_OK};
-use crate::zk::status::Trust;
+use crate::zk::status::{Membership, Trust};
 
 /// All metrics now.
 pub fn gather(inside: &Inside) -> Vec<Family> {
@@ -189,6 +189,12 @@ fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
     let help =
         "zxid of the newest change of ZooKeeper that this proxy has seen: whether proxies agree";
     out.gauge("meta_proxy_newest_zxid", help, seen.max(newest.unwrap_or(0)) as f64);
+    let is_unseen = inside
+        .zookeeper
+        .as_ref()
+        .is_some_and(|status| matches!(status.view().membership, Membership::Fault(_)));
+    let help = "Whether the proxy cannot tell below the control znode that it is there";
+    out.flag("meta_proxy_control_fault", help, is_unseen);
     let unusable = listed.iter().filter(|listed| listed.fault.is_some()).count();
     let help = "Tables whose record cannot be used; the last good one serves, if there is one";
     out.gauge("meta_proxy_routes_unusable", help, unusable as f64);

@@ -93,6 +93,11 @@ pub struct ZooKeeper {
     pub rebuilds: u64,
     /// The newest change that the server is known to know, of this connection.
     pub seen_zxid: i64,
+    /// `member`, `due`, or why the route tool does not find this proxy; none: there is no control znode.
+    pub control: Option<String>,
+    /// It does not find it.
+    #[serde(skip)]
+    pub is_control_faulty: bool,
     /// Why the last connection was given up, or not made.
     pub last_fault: Option<String>,
     /// Tables cached.

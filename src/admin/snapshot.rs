@@ -27,7 +27,7 @@ use crate::upstream::stats::Failures;
 use crate::version;
 use crate::wire::error_code::{COUNTED, ERR_OK};
 use crate::work::job::Jobs;
-use crate::zk::status::{Status, Trust};
+use crate::zk::status::{Membership, Status, Trust};
 use crate::zk::watcher::{Accept, Accepts};
 
 /// `zk-watch` decides at once, unless the machine is in trouble.
@@ -196,6 +196,13 @@ impl Inside {
             granted_timeout_ms: view.session.map(|session| session.timeout.as_millis() as u64),
             rebuilds: view.built.saturating_sub(1),
             seen_zxid: view.seen_zxid,
+            is_control_faulty: matches!(view.membership, Membership::Fault(_)),
+            control: match view.membership {
+                Membership::Off => None,
+                Membership::Due => Some("due".to_owned()),
+                Membership::Member => Some("member".to_owned()),
+                Membership::Fault(why) => Some(why),
+            },
             last_fault: view.fault,
             cached: routes.len(),
             unconfirmed: routes.iter().filter(|listed| listed.is_stale).count(),

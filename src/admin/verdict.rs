@@ -98,6 +98,7 @@ impl Overview {
         if let Some(zookeeper) = &self.zookeeper {
             found.extend(zookeeper.wrong(self.hold.is_some()));
             found.extend(zookeeper.overflow().map(|what| (Level::Warning, what)));
+            found.extend(zookeeper.unseen().map(|what| (Level::Warning, what)));
         }
         if self.routes.is_empty() {
             match &self.zookeeper {
@@ -357,6 +358,12 @@ impl ZooKeeper {
             "The cache is too small: zookeeper.table_watcher_cache_capacity is {capacity}, and \
              {evicted} tables were evicted, the last {last} ago; queries for them wait for ZooKeeper"
         ))
+    }
+
+    /// The route tool does not wait for this proxy then, and says too early that all is done.
+    fn unseen(&self) -> Option<String> {
+        let why = self.control.as_ref().filter(|_| self.is_control_faulty)?;
+        Some(format!("The route tool does not see this proxy: {why}"))
     }
 
     fn wrong(&self, is_held: bool) -> Option<(Level, String)> {

@@ -183,10 +183,14 @@ impl Keys {
         self.read(key, "a znode path, /a/b", default, reload, znode_path).unwrap_or_default()
     }
 
-    /// A znode with children that are not those of `root`, if there is one.
+    /// A znode beside `root`, if there is one. Each child of the root is a table.
     pub fn znode_path_beside(&mut self, key: &str, root: &str, reload: Reload) -> Option<String> {
-        let read = |node: &Node| znode_path(node).filter(|path| path != root);
-        self.read_optional(key, "a znode path, /a/b, and not that of the root", reload, read)
+        let is_beside = |path: &String| {
+            let below = path.strip_prefix(root).filter(|_| !root.is_empty());
+            below.is_none_or(|below| !below.is_empty() && !below.starts_with('/'))
+        };
+        let read = |node: &Node| znode_path(node).filter(is_beside);
+        self.read_optional(key, "a znode path, /a/b, neither the root nor below it", reload, read)
     }
 
     pub fn flag(&mut self, key: &str, default: bool, reload: Reload) -> bool {

@@ -159,7 +159,7 @@ fn optional_keys() {
     let faults = lines(&parse(text, true).settings.unwrap_err()).join("\n");
     for key in [
         "digest",
-        "clusters_root: want a znode path, /a/b, and not that of the root",
+        "clusters_root: want a znode path, /a/b, neither the root nor below it",
         "preload",
         "state_file",
     ] {

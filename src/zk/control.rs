@@ -34,8 +34,10 @@ pub enum Asked {
 /// What an answer means.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// It is done.
+    /// There is nothing to do.
     Nothing,
+    /// The proxy has told that it is there.
+    Member,
     /// Ask this next.
     Ask(Asked, Op),
     /// The operator said this.
@@ -150,7 +152,7 @@ impl Control {
                 self.register(true).map_or(Heard::Nothing, |(asked, op)| Heard::Ask(asked, op))
             }
             // This session made it over another link.
-            (Asked::Member { .. }, Ok(_) | Err(Code::NODE_EXISTS)) => Heard::Nothing,
+            (Asked::Member { .. }, Ok(_) | Err(Code::NODE_EXISTS)) => Heard::Member,
             (Asked::Root, Err(Code::NO_NODE)) => {
                 Heard::Fault(format!("{}: the znode above it does not exist", self.root))
             }
@@ -225,10 +227,10 @@ mod tests {
             assert_eq!(path, want);
             heard = control.answered(asked, result);
         }
-        assert_eq!(heard, Heard::Nothing);
+        assert_eq!(heard, Heard::Member);
         assert_eq!(control.root_seen(), None);
         let [_, (asked, _)] = control.up(7).try_into().unwrap();
-        assert_eq!(control.answered(asked, Err(Code::NODE_EXISTS)), Heard::Nothing);
+        assert_eq!(control.answered(asked, Err(Code::NODE_EXISTS)), Heard::Member);
         control.root_seen();
         let asked_root = control.answered(asked, Err(Code::NO_NODE));
         assert!(matches!(asked_root, Heard::Ask(Asked::Root, _)), "the root was seen before");

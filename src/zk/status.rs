@@ -21,6 +21,20 @@ pub enum Trust {
     Confirmed,
 }
 
+/// Whether the route tool finds this proxy, below the control znode.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// There is no control znode.
+    #[default]
+    Off,
+    /// The proxy has not told yet that it is there.
+    Due,
+    /// It has.
+    Member,
+    /// It cannot, for this reason.
+    Fault(String),
+}
+
 /// The state of the connection.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -40,6 +54,8 @@ pub struct View {
     pub built: u64,
     /// The newest change that a server answered by, over the connection that there is.
     pub seen_zxid: i64,
+    /// Whether the route tool finds this proxy.
+    pub membership: Membership,
     /// Why the last connection was given up, or not made.
     pub fault: Option<String>,
 }
@@ -60,6 +76,7 @@ impl Status {
             asked_timeout,
             built: 0,
             seen_zxid: 0,
+            membership: Membership::Off,
             fault: None,
         })))
     }
@@ -89,6 +106,11 @@ impl Status {
         let mut view = self.0.lock();
         view.asked_timeout = timeout;
         view.root = root.to_owned();
+    }
+
+    /// Whether the route tool finds this proxy has changed.
+    pub fn is(&self, membership: Membership) {
+        self.0.lock().membership = membership;
     }
 
     /// All that was cached is current.

@@ -30,7 +30,7 @@ use super::lag::{LAG_LIMIT, Lag};
 use super::planner::{Action, Planner, Verdict};
 use super::read::{Found, Paths, Progress, Read, ReadError, What};
 use super::routes::{Doubt, Routes};
-use super::status::Status;
+use super::status::{Membership, Status};
 use crate::activity;
 use crate::client::ask::Ask;
 use crate::config::ZooKeeperSettings;
@@ -448,6 +448,7 @@ impl Watch {
         if before == now {
             return false;
         }
+        self.status.is(if now.is_some() { Membership::Due } else { Membership::Off });
         self.control = now.map(|(root, has_digest)| Control::new(root, has_digest));
         if let (Some(control), Some(member)) = (&mut self.control, &self.member) {
             // It is told over the next link.
@@ -607,7 +608,11 @@ impl Watch {
                 match self.control.as_mut().map(|control| control.answered(asked, result)) {
                     Some(Heard::Ask(asked, op)) => self.control(Some((asked, op))),
                     Some(Heard::Word(word)) => self.heard(word),
-                    Some(Heard::Fault(why)) => warn!("control: {why}"),
+                    Some(Heard::Member) => self.status.is(Membership::Member),
+                    Some(Heard::Fault(why)) => {
+                        warn!("control: {why}");
+                        self.status.is(Membership::Fault(why));
+                    }
                     Some(Heard::Nothing) | None => {}
                 }
             }

@@ -81,6 +81,8 @@ fn overview(clusters: usize, tables: usize) -> Overview {
             granted_timeout_ms: Some(6_000),
             rebuilds: 0,
             seen_zxid: 900_123,
+            control: None,
+            is_control_faulty: false,
             last_fault: None,
             cached: tables,
             unconfirmed: 0,

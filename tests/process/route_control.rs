@@ -248,6 +248,10 @@ fn a_control_znode_that_cannot_be_had_costs_nothing_else() {
     let denied = start("/denied");
     denied.wait_for_log("an ACL forbids it", SOON);
     for proxy in [&nowhere, &denied] {
+        let page = harness::http::get(proxy.admin(), "/");
+        assert!(page.contains("The route tool does not see this proxy"), "{page}");
+        let metrics = harness::http::get(proxy.admin(), "/metrics");
+        assert!(metrics.contains("meta_proxy_control_fault{region=\"test\"} 1"), "{metrics}");
         assert_eq!(proxy.ask("orders").err.as_deref(), Some("ERR_OK"), "{}", proxy.log());
     }
 }

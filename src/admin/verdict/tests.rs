@@ -55,6 +55,8 @@ pub fn sample() -> Overview {
             granted_timeout_ms: Some(6_000),
             rebuilds: 0,
             seen_zxid: 900_123,
+            control: None,
+            is_control_faulty: false,
             last_fault: None,
             cached: 3,
             unconfirmed: 0,
