@@ -21,6 +21,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write as _};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -381,7 +382,7 @@ impl Keeper {
             let version = self.routes.version();
             let set = self.set.lock().clone();
             if version != self.written || set != self.origin {
-                self.origin = set;
+                let before = mem::replace(&mut self.origin, set);
                 activity::now("writes the state file", &[&self.path.display().to_string()]);
                 match self.write() {
                     Ok(Write::Done) => {
@@ -390,6 +391,8 @@ impl Keeper {
                     }
                     Ok(Write::Held) => self.written = version,
                     Err(e) => {
+                        // The file says so still, and is written again.
+                        self.origin = before;
                         self.not_written(&e, Instant::now());
                         self.status.set(Err(e));
                     }

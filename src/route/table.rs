@@ -111,6 +111,8 @@ pub enum Absence {
 struct Inner {
     entries: HashMap<Box<str>, Entry>,
     evicted: EvictedRoutes,
+    /// What was last confirmed before then is of another root.
+    root_since_ms: u64,
     names: Option<Names>,
     /// No name has come since they were read.
     are_names_current: bool,
@@ -439,6 +441,16 @@ impl RouteWriter {
         None
     }
 
+    /// All that was known is of another root. What is cached serves on until it is read; what made room, or makes room
+    /// before it is read, is forgotten.
+    pub fn set_another_root(&self) {
+        let mut inner = self.table.inner.write();
+        inner.evicted = EvictedRoutes::default();
+        inner.root_since_ms = self.table.ms(Instant::now());
+        drop(inner);
+        self.table.version.fetch_add(1, SeqCst);
+    }
+
     /// The table is no more.
     pub fn remove(&self, table: &str) {
         let mut inner = self.table.inner.write();
@@ -512,7 +524,7 @@ impl RouteWriter {
 /// Makes room for a sixty-fourth at once, so that a full cache does not search itself for each new table. Returns how many
 /// were evicted.
 fn evict(inner: &mut Inner, capacity: usize) -> usize {
-    let Inner { entries, evicted, .. } = inner;
+    let Inner { entries, evicted, root_since_ms, .. } = inner;
     let room = (capacity / 64).max(1);
     // What is held cannot be read again, so it goes last.
     let worth = |entry: &Entry| (entry.is_held.load(Relaxed), entry.used_ms.load(Relaxed));
@@ -524,7 +536,11 @@ fn evict(inner: &mut Inner, capacity: usize) -> usize {
     entries.retain(|table, entry| {
         let goes = left > 0 && worth(entry) <= limit;
         left -= usize::from(goes);
-        if goes && let Cached::Route(route) = &entry.cached {
+        let known_ms = entry.changed_ms.max(entry.confirmed_ms.load(Relaxed));
+        if goes
+            && known_ms >= *root_since_ms
+            && let Cached::Route(route) = &entry.cached
+        {
             let (cluster, meta_addrs) =
                 (route.cluster_name.clone(), route.cluster.meta_addrs.clone());
             let record = Record { cluster, meta_addrs };

@@ -553,6 +553,9 @@ impl Dialer {
             _ => {}
         }
         while !self.inbox.wait(Some((&socket, PollFlags::OUT)), until)? {
+            if self.inbox.is_changed {
+                return Err(Ended::Changed);
+            }
             if Instant::now() >= until {
                 return Err(Ended::Unreachable);
             }
@@ -565,6 +568,9 @@ impl Dialer {
         let patience = self.patience();
         let until = Instant::now() + patience;
         loop {
+            if self.inbox.is_changed {
+                return Err(Ended::Changed);
+            }
             let moved = link.flush().and_then(|()| link.fill());
             if let Some(frame) = link.frame_at(0)? {
                 return Ok(frame);
@@ -598,6 +604,9 @@ impl Dialer {
         let patience = self.patience();
         let mut sent_at = Instant::now();
         loop {
+            if self.inbox.is_changed {
+                return Err(Ended::Changed);
+            }
             while let Some((ticket, op)) = self.inbox.asked.pop_front() {
                 link.ask(ticket, &op);
                 sent_at = Instant::now();
@@ -610,9 +619,6 @@ impl Dialer {
             // What came before the end counts.
             self.take_frames(link)?;
             moved?;
-            if self.inbox.is_changed {
-                return Err(Ended::Changed);
-            }
             if let Some(why) = self.inbox.given_up.take() {
                 return Err(Ended::Distrusted(why));
             }

@@ -138,6 +138,11 @@ impl Planner {
         }
     }
 
+    /// Paths of tables and clusters are from now on at most so much longer than their names.
+    pub fn set_parent_bytes(&mut self, parent_bytes: usize) {
+        self.parent_bytes = parent_bytes;
+    }
+
     /// These tables are cached, and no watch of theirs stands: each is to be read.
     pub fn distrust(&mut self, cached: Vec<Box<str>>) {
         self.unread = cached.into_iter().collect();

@@ -68,6 +68,11 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// Paths of tables and clusters are at most so much longer than their names.
+    pub fn parent_bytes(&self) -> usize {
+        self.clusters_root.as_ref().map_or(0, String::len).max(self.root.len()) + 1
+    }
+
     /// The znode of what is read.
     pub fn of(&self, what: &What) -> String {
         match what {

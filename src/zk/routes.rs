@@ -687,12 +687,16 @@ impl Routes {
         );
     }
 
-    /// An operator names another ZooKeeper, and all that is cached is to be read again. Without a root there, it is held.
+    /// An operator names another root or ZooKeeper, and all that is cached is to be read again. Without a root there, it is held.
     pub fn believe_another(&mut self) {
-        warn!("root {}: another ZooKeeper is set, and is taken as it is", self.root);
+        warn!(
+            "root {}: the settings name another root or ZooKeeper, which is taken as it is",
+            self.root
+        );
         for table in self.writer.held() {
             self.writer.set_held(&table, false);
         }
+        self.writer.set_another_root();
         self.absent_there = None;
         self.hold.start_anew(self.writer.by_use());
         self.start_anew();
@@ -733,6 +737,9 @@ impl Routes {
             self.writer.set_held(&table, false);
         }
         let absent = self.absent_there.take();
+        if shown.kind.is_of_root() {
+            self.writer.set_another_root();
+        }
         match shown.kind {
             Kind::TablesGone => {}
             Kind::RootMissing => {

@@ -231,8 +231,7 @@ impl Watch {
         status: Status,
         seed: u64,
     ) -> Self {
-        let parent = paths.clusters_root.as_ref().map_or(0, String::len).max(paths.root.len());
-        let mut planner = Planner::new(Instant::now(), seed, parent + 1);
+        let mut planner = Planner::new(Instant::now(), seed, paths.parent_bytes());
         planner.distrust(routes.by_use());
         Watch {
             routes,
@@ -415,28 +414,31 @@ impl Watch {
     fn apply(&mut self, settings: &ZooKeeperSettings) {
         self.status.asks(&settings.root, settings.timeout);
         self.preloads = settings.preload;
-        if let Some(shown) = self.routes.held().filter(|_| !settings.hold) {
+        let address = mem::replace(&mut self.address, settings.address.clone());
+        let before = mem::replace(&mut self.paths, paths(settings));
+        // Other tables, and it is the operator who says so.
+        let is_another = before.root != self.paths.root
+            || !address.iter().any(|server| self.address.contains(server));
+        let has_moved = self.move_control(settings) || before != self.paths;
+        if let Some(shown) = self.routes.held().filter(|_| !settings.hold && !is_another) {
             // What is held now is believed from now on, too.
             let _ = self.accept(shown.czxid(), shown.gone);
         }
         self.routes.set_limits(settings.cache_capacity, settings.hold);
-        let before = mem::replace(&mut self.address, settings.address.clone());
-        let paths = mem::replace(&mut self.paths, paths(settings));
-        let has_moved = paths != self.paths || self.move_control(settings);
         if let Some(connection) = &self.connection {
             connection.configure(options(settings));
         }
-        if has_moved {
-            // What is under way is about znodes that do not count any more.
-            self.down("the settings have other znodes");
-            self.routes.set_paths(&self.paths);
-        }
-        // Other tables, and it is the operator who says so.
-        let is_another_root = paths.root != self.paths.root;
-        if is_another_root || !before.iter().any(|server| self.address.contains(server)) {
-            self.routes.believe_another();
-        } else if !has_moved {
+        if !is_another && !has_moved {
             return;
+        }
+        // Answers that are under way come from servers and znodes that do not count any more.
+        self.down("the settings name other servers or znodes");
+        if before != self.paths {
+            self.routes.set_paths(&self.paths);
+            self.planner.set_parent_bytes(self.paths.parent_bytes());
+        }
+        if is_another {
+            self.routes.believe_another();
         }
         self.take_as_it_is();
     }
@@ -528,8 +530,9 @@ impl Watch {
             "zookeeper: connected to {server}, session={:#x} session_timeout={:?}, {cached} cached routes to confirm",
             session.id, session.timeout
         );
-        // Watches that the connection before had not set again yet are due since it came.
-        if !mem::take(&mut self.keeps_since) {
+        // Watches that the connection before had not set again yet are due since it came, unless what was seen then does
+        // not count any more.
+        if !mem::take(&mut self.keeps_since) || since < self.since {
             self.since = since;
         }
         self.status.connected(server, session);
@@ -803,6 +806,86 @@ mod tests {
     use super::*;
     use crate::route::table::{Cached, RouteTable};
     use crate::zk::status::Trust;
+
+    fn settings(root: &str, address: &str) -> ZooKeeperSettings {
+        let text = format!("zookeeper: {{root: {root}, address: ['{address}']}}");
+        crate::config::parse(&text, true).settings.unwrap().zookeeper.unwrap()
+    }
+
+    /// With these tables cached, from `/r` of `h:1`.
+    fn watch(tables: &[String]) -> Watch {
+        let (_, writer) = RouteTable::new(tables.len().max(1));
+        tables.iter().for_each(|table| writer.put(table, Cached::Unusable));
+        let clusters = Clusters::new(Upstream::unrouted());
+        let settings = settings("/r", "h:1");
+        let paths = paths(&settings);
+        let routes = Routes::new("/r".to_owned(), None, true, writer, clusters);
+        let status = Status::new("/r", settings.timeout);
+        let jobs = Arc::new(Jobs::default());
+        let mut watch = Watch::new(routes, paths, jobs, false, bounded(1).0, status, 7);
+        watch.address = settings.address;
+        watch
+    }
+
+    fn up(watch: &mut Watch, link: u64, since: i64) {
+        let session = Granting { id: 1, timeout: Duration::from_secs(6) };
+        watch.up(link, "127.0.0.1:1".parse().unwrap(), session, since, Instant::now());
+    }
+
+    /// Has what is cached set its watches again; returns how long the first request for that is.
+    fn watches_bytes(watch: &mut Watch) -> usize {
+        watch.planner.distrust(Vec::new()); // they have been read
+        up(watch, 1, 9);
+        let now = Instant::now();
+        assert_eq!(watch.planner.next_action(now), Some(Action::Read(What::Root)));
+        watch.planner.done(What::Root, Verdict::Settled, now);
+        let Some(Action::SetWatches(set)) = watch.planner.next_action(now) else {
+            panic!("there are watches to set again");
+        };
+        set.iter().map(|what| 4 + watch.paths.of(what).len()).sum()
+    }
+
+    #[test]
+    fn watches_below_a_longer_root_are_set_again_in_as_small_requests() {
+        let tables: Vec<String> = (0..9_000).map(|n| format!("t{n}")).collect();
+        let mut watch = watch(&tables);
+        let before = watches_bytes(&mut watch);
+        watch.apply(&settings(&format!("/{}", "r".repeat(200)), "h:1"));
+        let after = watches_bytes(&mut watch);
+        assert!(after <= 128 * 1024, "{before} -> {after}");
+    }
+
+    #[test]
+    fn answers_of_servers_that_the_settings_do_not_name_any_more_say_nothing() {
+        for (root, address) in [("/s", "h:1"), ("/r", "h:2")] {
+            let mut watch = watch(&["t".to_owned()]);
+            up(&mut watch, 1, 9);
+            let (read, _) = Read::begin(What::Root, &watch.paths);
+            watch.pending.insert(7, Pending::Read(read));
+            watch.apply(&settings(root, address));
+            let result = Ok(Answer::Stat(Stat { czxid: 5, ..Stat::default() }));
+            watch.hear(Event::Reply { ticket: 7, zxid: 8, result });
+            assert_eq!(watch.routes.newest_zxid(), 0, "{root} {address}");
+            assert!(!watch.routes.is_blind());
+            up(&mut watch, 2, 0);
+            let found = Ok(Found::Root(Stat { czxid: 3, ..Stat::default() }));
+            watch.take(What::Root, found, Instant::now());
+            assert!(watch.routes.held().is_none(), "{root} {address}: another root is no surprise");
+        }
+    }
+
+    #[test]
+    fn watches_are_set_again_since_nothing_when_what_was_seen_does_not_count() {
+        let mut watch = watch(&["t".to_owned()]);
+        watch.planner.distrust(Vec::new());
+        up(&mut watch, 1, 9);
+        watch.keeps_since = true;
+        up(&mut watch, 2, 12);
+        assert_eq!(watch.since, 9, "what fired while they were set is told again");
+        watch.keeps_since = true;
+        up(&mut watch, 3, 0);
+        assert_eq!(watch.since, 0);
+    }
 
     #[test]
     fn after_a_panic_it_starts_over_and_all_that_is_cached_is_stale() {

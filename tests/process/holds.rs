@@ -684,15 +684,15 @@ fn other_znodes_in_the_settings_are_taken_without_losing_a_route() {
         assert_eq!(page(&proxy, "/clusters")["zookeeper"]["root"], other);
         // A record that names its cluster only.
         assert_eq!(told(&proxy.ask("named")), "ERR_INVALID_DATA");
-        reload(settings(other, ", clusters_root: /clusters"));
-        eventually("clusters have znodes", SOON, || told(&proxy.ask("named")) == A);
-        world.zk.set(&format!("{other}/named"), r#"{"cluster":"e"}"#);
-        eventually("it follows", SOON, || told(&proxy.ask("named")) == B);
+        // Both at once.
         reload(settings(other, ", clusters_root: /clusters, control_root: /control"));
+        eventually("clusters have znodes", SOON, || told(&proxy.ask("named")) == A);
         let is_member = || {
             world.zk.exists("/control/members") && world.zk.children("/control/members").len() == 1
         };
         eventually("it tells that it is there", SOON, is_member);
+        world.zk.set(&format!("{other}/named"), r#"{"cluster":"e"}"#);
+        eventually("it follows", SOON, || told(&proxy.ask("named")) == B);
         reload(settings(other, ", clusters_root: /clusters, table_watcher_cache_capacity: 16"));
         eventually("it is none", SOON, || world.zk.children("/control/members").is_empty());
         drop(end);
@@ -713,4 +713,73 @@ fn other_znodes_in_the_settings_are_taken_without_losing_a_route() {
     proxy.terminate();
     let state = std::fs::read_to_string(world.state()).unwrap();
     assert!(state.lines().next().unwrap().contains(other), "{state}");
+}
+
+/// A hold ends with another root in the settings, and takes no table with it that is below both. Without holds from the
+/// same moment on, too.
+#[test]
+fn another_root_in_the_settings_ends_a_hold_and_no_table_that_is_in_both_is_lost() {
+    let world = World::new(20);
+    let other = "/other-root";
+    for table in &world.tables {
+        world.zk.create(&format!("{other}/{table}"), record("d", &[world.b.addr()]));
+    }
+    let proxy = world.start();
+    world.zk.delete_all(ROOT);
+    is_held(&proxy, "root_missing", 20, SOON);
+    let stops = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let end = End(&stops);
+        let asking = scope.spawn(|| {
+            let mut client = proxy.client();
+            while !stops.load(SeqCst) {
+                for table in &world.tables {
+                    let told = told(&client.ask(table));
+                    assert!(told == A || told == B, "{table}: {told}");
+                }
+            }
+        });
+        let (addr, state) = (world.network.addr(), world.state());
+        proxy.rewrite_config(&format!(
+            "zookeeper: {{address: ['{addr}'], root: {other}, timeout: 6000, hold: false, state_file: {}}}",
+            state.display()
+        ));
+        proxy.process().signal("HUP");
+        world.all_are(&proxy, B, SOON);
+        drop(end);
+        asking.join().unwrap();
+    });
+    is_not_held(&proxy, SOON);
+}
+
+/// Routes that made room are in the state file, and they are of the root before.
+#[test]
+fn tables_that_made_room_are_not_held_below_another_root() {
+    let world = World::new(40);
+    let other = "/other-root";
+    world.zk.create(&format!("{other}/t0"), record("d", &[world.b.addr()]));
+    let settings = |root: &str, capacity: usize| {
+        let (addr, state) = (world.network.addr(), world.state());
+        format!(
+            "zookeeper: {{address: ['{addr}'], root: {root}, timeout: 6000, state_file: {}, \
+             table_watcher_cache_capacity: {capacity}}}",
+            state.display()
+        )
+    };
+    let proxy = Proxy::builder(BINARY).config_extra(&settings(ROOT, 10)).start();
+    world.all_are(&proxy, A, SOON);
+    eventually("all are in the file", SOON, || world.kept() == 40);
+    proxy.rewrite_config(&settings(other, 10));
+    proxy.process().signal("HUP");
+    eventually("it is that of the other root", SOON, || told(&proxy.ask("t0")) == B);
+    for table in &world.tables[1..] {
+        eventually("it is gone", SOON, || told(&proxy.ask(table)) == "ERR_OBJECT_NOT_FOUND");
+    }
+    proxy.terminate();
+    assert_eq!(world.kept(), 1);
+    drop(proxy);
+    let proxy = Proxy::builder(BINARY).config_extra(&settings(other, 100)).start();
+    eventually("it is served", SOON, || told(&proxy.ask("t0")) == B && world.stale(&proxy) == 0);
+    assert!(hold(&proxy).is_null());
+    assert_eq!(told(&proxy.ask("t7")), "ERR_OBJECT_NOT_FOUND");
 }
