@@ -5,7 +5,7 @@
 //!               └─▶ create members/<session> ─┬─▶ done
 //!                                             └─ no parent, and the root is there ─▶ create control root, members, again
 //! ```
-//! It makes no parents where the root was not seen: another team's ZooKeeper gets none of our znodes. Its own znode is
+//! It watches its own znode, and makes it again when somebody deletes it. It makes no parents where the root was not seen: another team's ZooKeeper gets none of our znodes. Its own znode is
 //! ephemeral, so it goes with the session. A fault is told and changes nothing else: routes do not depend on it.
 
 use std::mem;
@@ -25,6 +25,8 @@ pub enum Asked {
         /// Its parents were made.
         again: bool,
     },
+    /// Whether it is there, and a watch on it.
+    Own,
     /// The control znode.
     Root,
     /// The znode above the members.
@@ -104,13 +106,16 @@ impl Control {
         mem::take(&mut self.lacks_parents).then(|| self.make_root())
     }
 
-    /// Whether this is the znode of the word.
-    pub fn is_word(&self, path: &str) -> bool {
-        self.path(ACCEPT) == path
+    /// A watch has fired. The answer is what to ask; none: it is not one of ours.
+    pub fn fired(&self, path: &str) -> Option<(Asked, Op)> {
+        if path == self.path(ACCEPT) {
+            return Some(self.word());
+        }
+        (path == self.own_path())
+            .then(|| (Asked::Own, Op::Exists { path: self.own_path(), watch: true }))
     }
 
-    /// The word has changed, or may have.
-    pub fn word(&self) -> (Asked, Op) {
+    fn word(&self) -> (Asked, Op) {
         (Asked::Word, Op::GetData { path: self.path(ACCEPT), watch: true })
     }
 
@@ -152,7 +157,13 @@ impl Control {
                 self.register(true).map_or(Heard::Nothing, |(asked, op)| Heard::Ask(asked, op))
             }
             // This session made it over another link.
-            (Asked::Member { .. }, Ok(_) | Err(Code::NODE_EXISTS)) => Heard::Member,
+            (Asked::Member { .. }, Ok(_) | Err(Code::NODE_EXISTS)) => {
+                Heard::Ask(Asked::Own, Op::Exists { path: self.own_path(), watch: true })
+            }
+            (Asked::Own, Ok(_)) => Heard::Member,
+            (Asked::Own, Err(Code::NO_NODE)) => {
+                self.register(false).map_or(Heard::Nothing, |(asked, op)| Heard::Ask(asked, op))
+            }
             (Asked::Root, Err(Code::NO_NODE)) => {
                 Heard::Fault(format!("{}: the znode above it does not exist", self.root))
             }
@@ -194,7 +205,7 @@ impl Control {
             Asked::Word | Asked::NoWord => self.path(ACCEPT),
             Asked::Root => self.root.clone(),
             Asked::Members => self.path(MEMBERS),
-            Asked::Member { .. } => self.own_path(),
+            Asked::Member { .. } | Asked::Own => self.own_path(),
         }
     }
 }
@@ -227,10 +238,17 @@ mod tests {
             assert_eq!(path, want);
             heard = control.answered(asked, result);
         }
-        assert_eq!(heard, Heard::Member);
+        let there = || Ok(Answer::Stat(Stat::default()));
+        let Heard::Ask(own, Op::Exists { watch: true, .. }) = heard else { panic!("{heard:?}") };
+        assert_eq!(control.answered(own, there()), Heard::Member);
+        // Somebody deletes it.
+        let (own, _) = control.fired("/c/members/0x7").unwrap();
+        let again = control.answered(own, Err(Code::NO_NODE));
+        assert!(matches!(again, Heard::Ask(Asked::Member { .. }, Op::Create { .. })), "{again:?}");
         assert_eq!(control.root_seen(), None);
         let [_, (asked, _)] = control.up(7).try_into().unwrap();
-        assert_eq!(control.answered(asked, Err(Code::NODE_EXISTS)), Heard::Member);
+        let there = control.answered(asked, Err(Code::NODE_EXISTS));
+        assert!(matches!(there, Heard::Ask(Asked::Own, _)), "it is ours: {there:?}");
         control.root_seen();
         let asked_root = control.answered(asked, Err(Code::NO_NODE));
         assert!(matches!(asked_root, Heard::Ask(Asked::Root, _)), "the root was seen before");
@@ -248,8 +266,8 @@ mod tests {
         let asked = control.up(7)[0].0;
         let Heard::Ask(exists, _) = control.answered(asked, Err(Code::NO_NODE)) else { panic!() };
         assert_eq!(control.answered(exists, Err(Code::NO_NODE)), Heard::Nothing);
-        assert!(control.is_word("/c/accept") && !control.is_word("/c/members"));
-        let (asked, _) = control.word();
+        assert_eq!(control.fired("/c/members"), None);
+        let (asked, _) = control.fired("/c/accept").unwrap();
         assert_eq!(control.answered(asked, said(5)), Heard::Word(Word::default()));
         let asked = control.up(8)[0].0;
         assert_eq!(control.answered(asked, said(5)), Heard::Nothing, "the link is another one");

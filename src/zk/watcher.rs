@@ -582,11 +582,10 @@ impl Watch {
                 self.routes.changed(&what, at);
                 self.planner.changed(what);
             }
-            None if self.control.as_ref().is_some_and(|control| control.is_word(path)) => {
-                let word = self.control.as_ref().map(Control::word);
-                self.control(word);
-            }
-            None => warn!("zookeeper: a watch told of {path}, which is not watched"),
+            None => match self.control.as_ref().and_then(|control| control.fired(path)) {
+                Some(ask) => self.control(Some(ask)),
+                None => warn!("zookeeper: a watch told of {path}, which is not watched"),
+            },
         }
     }
 

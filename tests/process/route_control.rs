@@ -62,6 +62,9 @@ fn the_tool_finds_the_proxies_by_themselves_also_those_that_come_and_go() {
     let set = ["set", "orders", "--cluster", "c4", "--metas", &metas];
     let done = tool(&world, &set, 0);
     assert_eq!(done.stdout.matches(": serves it, after ").count(), 1, "{done}");
+    // Somebody deletes its znode, and those above it.
+    world.zk.delete_all(CONTROL);
+    eventually("it tells again that it is there", SOON, || members(&world.zk).len() == 1);
     // Its session goes on over a cut, and is made anew when it has expired.
     let before = members(&world.zk);
     world.zk.expire_sessions_of(&[world.proxies[2].process()]);
@@ -133,7 +136,7 @@ fn a_plan_that_did_not_end_is_told_first_by_every_command() {
     let mut child = Command::new(BINARY);
     child.args(["route", "switch", "--plan", "p.json", "--apply", "--yes-tables", "300"]);
     child.args(["--zookeeper", &relay.addr().to_string(), "--root", ROOT]);
-    child.args(["--control-root", CONTROL]);
+    child.args(["--control-root", CONTROL, "--proxies", "none"]);
     let mut child = child.current_dir(world.scratch.path()).spawn().unwrap();
     let is_begun = || world.record("t010").as_ref() == Some(&world.c4.record());
     eventually("it writes", 3 * SOON, is_begun);
@@ -145,7 +148,10 @@ fn a_plan_that_did_not_end_is_told_first_by_every_command() {
     assert!(warned.stderr.contains("did not end") && warned.stderr.contains(&told), "{warned}");
     // From another host, by what the journal has.
     std::fs::remove_file(world.scratch.path().join("p.json")).unwrap();
-    tool(&world, &["switch", "--plan", id, "--apply", "--yes-tables", "300"], 0);
+    let again = ["switch", "--plan", id, "--apply", "--yes-tables", "300"];
+    let nobody = tool(&world, &again, 1);
+    assert!(nobody.stderr.contains("no proxy has told"), "{nobody}");
+    tool(&world, &[&again[..], &["--proxies", "none"]].concat(), 0);
     assert_eq!(tool(&world, &["ls", "--cluster", "c3"], 0).stdout.lines().count(), 1);
     let quiet = tool(&world, &["ls", "--like", "t000"], 0);
     assert_eq!(quiet.stderr, "", "{quiet}");

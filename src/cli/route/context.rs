@@ -87,6 +87,17 @@ impl Context {
         }
     }
 
+    /// Fails before anything is written if no proxy is where all of them should be.
+    pub fn must_find(&self, proxies: &[String]) -> Result<(), Fault> {
+        match (&self.proxies, proxies) {
+            (Proxies::Members, []) => Err(Fault::failed(
+                "no proxy has told below the control znode that it is there, so nobody sees whether they serve what is \
+                 written; --proxies HOST:PORT,... names them, --proxies none looks at none",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The pages of the proxies that there are now.
     pub fn proxies(&self, store: &mut Store) -> Result<Vec<String>, Fault> {
         match (&self.proxies, Control::of(store)) {

@@ -116,6 +116,7 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
         return Ok(Outcome::Done);
     }
     let proxies = context.proxies(store)?;
+    context.must_find(&proxies)?;
     refuse_while_held(&proxies)?;
     let mut run = apply::look(store, plan)?;
     confirm(args, plan, &moves)?;

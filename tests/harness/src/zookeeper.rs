@@ -61,7 +61,7 @@ const CLASSPATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-sim
 const MAIN_CLASS: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
 /// Small and quick to start: one compiler, one collector, nothing synced, no 64 MB log files.
 const JAVA_OPTIONS: [&str; 9] = [
-    "-Xmx128m",
+    "-Xmx1g",
     "-XX:TieredStopAtLevel=1",
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::http::get;
 use harness::proxy::Proxy;
 use harness::wait::poll;
 use harness::zookeeper::Sessions;
@@ -20,9 +21,11 @@ use harness::rng::Rng;
 /// Reconnects that are measured.
 const ROUNDS: usize = 3;
 /// Many proxies on one machine: fewer threads each.
-const SETTINGS: &str = "workers: 8";
+const SETTINGS: &str = "workers: 4";
 /// A proxy logs this when it has read all again.
 const CONFIRMED: &str = "cached routes are confirmed";
+/// Two cores read a million tables in some minutes.
+const CACHED_WITHIN: Duration = Duration::from_secs(600);
 /// Far more than it should take.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(120);
 /// Queries that are under way at once while a proxy is asked for all tables.
@@ -34,10 +37,12 @@ const SAMPLE_WITHIN: Duration = Duration::from_secs(30);
 /// Prints what a reconnect costs.
 pub fn reconnect(options: &Options) -> Result<(), String> {
     let names = (0..options.tables).map(|n| format!("table{n}"));
-    let world = populated(options, names.collect(), options.proxies);
     let (tables, proxies) = (options.tables, options.proxies);
+    let mut world = populated(options, names.collect(), 0);
+    world.preload();
     let start = Instant::now();
-    ask_for_all(&world)?;
+    world.start_proxies(&options.proxy, proxies);
+    all_cached(&world)?;
     println!(
         "scale tables={tables} proxies={proxies} cold_s={:.2} {}",
         seconds(start),
@@ -151,6 +156,20 @@ fn ask_for_all(world: &World) -> Result<(), String> {
             .into_iter()
             .collect()
     })
+}
+
+/// Waits until each proxy has cached all tables.
+fn all_cached(world: &World) -> Result<(), String> {
+    let all = format!("\"cached\": {},", world.writable());
+    let mut waiting = world.proxies();
+    poll(CACHED_WITHIN, || {
+        waiting.retain(|proxy| {
+            let page = get(proxy.admin(), "/clusters");
+            !(page.contains(&all) && page.contains("\"unconfirmed\": 0"))
+        });
+        waiting.is_empty().then_some(())
+    })
+    .ok_or_else(|| format!("{} proxies have not cached all tables in time", waiting.len()))
 }
 
 /// Whether a sample of tables is served as it is written, each at last, and an unknown one is unknown.

@@ -167,6 +167,11 @@ impl World {
     }
 
     /// Starts this many proxies.
+    /// Proxies that are started from now on cache all tables by themselves.
+    pub fn preload(&mut self) {
+        self.settings = self.settings.replace("STATE_FILE", ", preload: trueSTATE_FILE");
+    }
+
     pub fn start_proxies(&mut self, binary: &Path, count: usize) {
         self.binary = binary.to_owned();
         let start = |number| Mutex::new(Arc::new(self.start_proxy(number)));
