@@ -1,4 +1,4 @@
-//! What stands below the control znode, a znode beside the root: which proxies there are, and what an operator said. Pure.
+//! The control znode, a znode beside the root: which proxies there are, and what an operator said. Pure.
 //!
 //! ```text
 //! <control root>/members/<session>   by each proxy, ephemeral: where its pages are
@@ -71,7 +71,7 @@ pub struct Deletion {
     pub at_s: u64,
 }
 
-/// What an operator said.
+/// An operator's word.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Word {
     #[serde(default)]

@@ -140,7 +140,7 @@ pub fn load(path: &Path, origin: &Origin, writer: &RouteWriter, clusters: &mut C
     };
     match contents {
         Ok(Contents { root, mut routes }) => {
-            // What was held or cached goes first: the others have what room is left.
+            // Routes that were held or cached go first. The others have the room that is left.
             routes.sort_by_key(|kept| (!kept.is_held, kept.is_evicted));
             let tables = routes.len();
             info!("state file {shown}: {tables} routes, to be confirmed by ZooKeeper");
@@ -356,9 +356,9 @@ impl StateFile {
 
 struct Keeper {
     path: PathBuf,
-    /// What the file says.
+    /// As the file has it.
     origin: Origin,
-    /// What the settings say now.
+    /// As the settings have it now.
     set: Arc<Mutex<Origin>>,
     /// Version of the route table that the file has.
     written: u64,

@@ -5,9 +5,9 @@
 //!                 └─▶ names:   all tables there are, if known ◀── set_names ───────────┤ one thread
 //! admin, state file ─▶ hold:   whether absences are believed  ◀── set_hold ────────────┘
 //! ```
-//! A reader holds the lock for a map lookup and an Arc clone. What is not in the entries is unknown if the
-//! names are known and it is not among them, and otherwise missing: the writer's thread must look. While routes are held,
-//! nothing is unknown: nobody can tell.
+//! A reader holds the lock for a map lookup and an Arc clone. A table that is not in the entries is unknown if the
+//! names are known and do not have it. Otherwise it is missing, and the writer's thread must look. While routes are
+//! held, no table is unknown: nobody can tell.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -111,7 +111,7 @@ pub enum Absence {
 struct Inner {
     entries: HashMap<Box<str>, Entry>,
     evicted: EvictedRoutes,
-    /// What was last confirmed before then is of another root.
+    /// An entry that was last confirmed before then is of another root.
     root_since_ms: u64,
     names: Option<Names>,
     /// No name has come since they were read.
@@ -340,7 +340,7 @@ impl RouteWriter {
         }
     }
 
-    /// Notes why the record that is there now cannot be used, or that it can be. What is cached stays.
+    /// Notes why the record that is there now cannot be used, or that it can be. The cached route stays.
     pub fn set_fault(&self, table: &str, fault: Option<&str>) {
         let is_same = |entry: &Entry| entry.fault.as_deref() == fault;
         // As each read of a record does this, mostly with nothing new, workers are not held up.
@@ -368,7 +368,7 @@ impl RouteWriter {
         }
     }
 
-    /// A table is absent and its absence is held, or it is there again. What is held makes room last.
+    /// A table is absent and its absence is held, or it is there again. Held tables make room last.
     pub fn set_held(&self, table: &str, is_held: bool) {
         if let Some(entry) = self.table.inner.read().entries.get(table)
             && entry.is_held.swap(is_held, Relaxed) != is_held
@@ -441,8 +441,8 @@ impl RouteWriter {
         None
     }
 
-    /// All that was known is of another root. What is cached serves on until it is read; what made room, or makes room
-    /// before it is read, is forgotten.
+    /// All that was known is of another root. Cached tables serve on until they are read. Those that made room, or make
+    /// room before they are read, are forgotten.
     pub fn set_another_root(&self) {
         let mut inner = self.table.inner.write();
         inner.evicted = EvictedRoutes::default();
@@ -526,7 +526,7 @@ impl RouteWriter {
 fn evict(inner: &mut Inner, capacity: usize) -> usize {
     let Inner { entries, evicted, root_since_ms, .. } = inner;
     let room = (capacity / 64).max(1);
-    // What is held cannot be read again, so it goes last.
+    // Held tables cannot be read again, so they go last.
     let worth = |entry: &Entry| (entry.is_held.load(Relaxed), entry.used_ms.load(Relaxed));
     let mut used: Vec<(bool, u64)> = entries.values().map(worth).collect();
     let last = room.min(used.len()) - 1;

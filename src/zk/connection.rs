@@ -259,7 +259,7 @@ struct Inbox {
     /// The link that there is was made with other options.
     is_changed: bool,
     starts_over: bool,
-    /// What was seen after this zxid was of another ZooKeeper.
+    /// All that was seen after this zxid was of another ZooKeeper.
     forgets_since: Option<i64>,
     /// Why the link that there is is given up.
     given_up: Option<String>,
@@ -322,7 +322,7 @@ enum Ended {
     Foreign(Malformed),
     /// The digest is refused.
     Unproved(Code),
-    /// Who asks does not believe the server, for this reason.
+    /// The asker does not believe the server, for this reason.
     Distrusted(String),
 }
 
@@ -420,7 +420,7 @@ impl Dialer {
                     Err(ended) => (ended, None),
                 }
             };
-            // What is asked over this link, or still will be, finds it gone.
+            // Requests for this link, also those that are still to come, find it gone.
             self.inbox.link += 1;
             self.inbox.asked.clear();
             self.inbox.given_up = None;
@@ -616,7 +616,7 @@ impl Dialer {
                 sent_at = Instant::now();
             }
             let moved = link.flush().and_then(|()| link.fill());
-            // What came before the end counts.
+            // Frames that came before the end count.
             self.take_frames(link)?;
             moved?;
             if let Some(why) = self.inbox.given_up.take() {

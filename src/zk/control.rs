@@ -33,7 +33,7 @@ pub enum Asked {
     Members,
 }
 
-/// What an answer means.
+/// The meaning of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
     /// There is nothing to do.

@@ -194,7 +194,7 @@ impl Planner {
         }
     }
 
-    /// The connection is gone. What had fired and was not read yet, and what was being read, is read over the next.
+    /// The connection is gone. Znodes whose watch had fired, and those that were being read, are read over the next one.
     pub fn down(&mut self) {
         self.live_since = None;
         if mutant::is("forgets-what-fired") {
@@ -305,7 +305,7 @@ impl Planner {
         set
     }
 
-    /// What can be known of a table is known.
+    /// All that can be known of a table is known.
     pub fn confirmed(&mut self, table: &str, now: Instant) {
         if self.unconfirmed.remove(table) {
             self.note_confirmed(now);
@@ -441,7 +441,7 @@ impl Planner {
     }
 
     fn start(&mut self, what: What, is_wanted: bool) -> Action {
-        // What comes of this read says whether there must be another.
+        // The outcome of this read says whether there must be another.
         self.later.remove(&what);
         self.reading.insert(what.clone(), Reading { again: false, is_wanted });
         Action::Read(what)
@@ -455,7 +455,7 @@ impl Planner {
     /// When there may be something to do although nothing happens; `None`: never.
     pub fn wake_at(&self) -> Option<Instant> {
         self.live_since?;
-        // What is due but has no room waits for the end of a read, not for a time.
+        // A read that is due and has no room waits for the end of another one, not for a time.
         let has_room = self.reading.len() + self.resetting < self.max_reads();
         has_room.then(|| self.next_read_at())
     }

@@ -96,7 +96,7 @@ pub struct Read {
 #[derive(Debug)]
 enum Step {
     First,
-    /// What is above a root that is missing.
+    /// A znode above a root that is missing.
     Above(String),
     /// The root of a table that is missing.
     RootOf,
@@ -129,7 +129,6 @@ impl Read {
         (Read { what, path, step: Step::First }, op)
     }
 
-    /// What is read.
     pub fn what(&self) -> &What {
         &self.what
     }

@@ -146,7 +146,7 @@ pub struct Routes {
     clusters_root: Option<String>,
     writer: RouteWriter,
     hold: Hold<Cached>,
-    /// What the operator said last by way of the control znode.
+    /// The operator's last word in the control znode.
     word: Word,
     /// Cached tables that are not below a root that is held.
     absent_there: Option<Vec<Box<str>>>,
@@ -706,7 +706,7 @@ impl Routes {
         self.show_hold();
     }
 
-    /// What is held, if anything is.
+    /// The hold, if there is one.
     pub fn held(&self) -> Option<Shown> {
         self.hold.view().shown
     }

@@ -71,7 +71,7 @@ impl Session {
     /// Asks, and waits for the answer.
     pub fn request(&mut self, op: Op) -> Result<Answer, Failed> {
         let until = Instant::now() + self.limit;
-        // What happened since the last request.
+        // Events since the last request.
         while let Ok(event) = self.events.try_recv() {
             self.hear(event);
         }

@@ -118,7 +118,7 @@ impl Status {
         turn(&mut self.0.lock(), Trust::Confirmed);
     }
 
-    /// What was current may not be any more.
+    /// Routes that were current may not be any more.
     pub fn unconfirmed(&self) {
         let mut view = self.0.lock();
         if view.trust == Trust::Confirmed {

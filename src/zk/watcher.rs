@@ -192,7 +192,7 @@ struct Watch {
     connection: Option<Connection>,
     /// `None`: there is no control znode.
     control: Option<Control>,
-    /// What the proxy tells there, once it serves.
+    /// The proxy's own entry there, once it serves.
     member: Option<Member>,
     /// The number of the link that there is, and its server.
     link: Option<(u64, SocketAddr)>,
@@ -267,7 +267,7 @@ impl Watch {
         }
     }
 
-    /// What was going on is given up. All that is cached serves on, and is read again over a new connection.
+    /// Gives up all that was going on. All that is cached serves on, and is read again over a new connection.
     fn start_over(&mut self) {
         error!("zk-watch panicked, and starts over");
         self.give_up("zk-watch panicked".to_owned());
@@ -391,7 +391,7 @@ impl Watch {
         clusters.into_iter().for_each(|what| self.planner.changed(what));
     }
 
-    /// What is told of a table that is absent.
+    /// The answer for a table that is absent.
     fn why_absent(&self) -> OwnError {
         match self.routes.is_holding() {
             true => OwnError::Unavailable,
@@ -421,7 +421,7 @@ impl Watch {
             || !address.iter().any(|server| self.address.contains(server));
         let has_moved = self.move_control(settings) || before != self.paths;
         if let Some(shown) = self.routes.held().filter(|_| !settings.hold && !is_another) {
-            // What is held now is believed from now on, too.
+            // Absences that are held now are believed, too.
             let _ = self.accept(shown.czxid(), shown.gone);
         }
         self.routes.set_limits(settings.cache_capacity, settings.hold);

@@ -435,7 +435,7 @@ fn hidden_names_cost_a_read_for_each_unknown_table_now_and_then() {
 
 #[test]
 fn a_client_that_asks_while_a_routes_file_changes_is_answered() {
-    // So many that the change takes a while.
+    // There are enough of them for the change to take a while.
     const OTHERS: usize = 20_000;
     let meta = meta_with("zz", "10.0.0.1:34801");
     let to_meta = record("c", &[meta.addr()]);
@@ -635,7 +635,7 @@ fn tables_that_name_a_cluster_follow_its_znode() {
     world.zk.set(&znode("orders"), world.to_b());
     follows(&proxy, "orders", B, BY_WATCH);
     world.zk.set(&format!("{clusters}/c2"), meta_of(&world.a));
-    // What no watch told of, because the connection was cut.
+    // A change that no watch told of, because the connection was cut.
     world.network.refuse();
     world.zk.set(&format!("{clusters}/c2"), meta_of(&world.b));
     world.b.put_table("late", QueryCfgResponse::table(4, 1, addr(B)));

@@ -27,7 +27,7 @@ const AFTER_TROUBLE: Duration = Duration::from_secs(10);
 /// A change must be served in this time; the sweep, which finds it without a watch, takes 24 s and more.
 const BY_WATCH: Duration = Duration::from_secs(5);
 
-/// What a proxy may connect in a time, with one more for a grant at each end.
+/// The connects that a proxy may make in a time, with one more for a grant at each end.
 fn allowed(span: Duration) -> u64 {
     5 + 2 + span.as_secs()
 }
@@ -361,7 +361,7 @@ fn where_nothing_changed_no_route_is_read_again() {
         zk.set(&znode(&names[7]), world.to_a());
         follows(&proxy, &names[7], A, BY_WATCH);
     }
-    // What changes while nobody can tell is read, and nothing else.
+    // Znodes that change while nobody can tell are read, and nothing else.
     world.network.refuse();
     zk.set(&znode(&names[3]), world.to_b());
     zk.delete(&znode(&names[4]));

@@ -119,7 +119,7 @@ fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
-/// What one of the server's handshakes saw.
+/// Runs this script as a server, in a thread of its own.
 fn serve(
     script: impl FnOnce(TcpListener) + Send + 'static,
 ) -> (TcpListener, thread::JoinHandle<()>) {

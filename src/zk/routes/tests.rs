@@ -389,7 +389,7 @@ fn a_table_is_used_with_a_record_of_its_cluster_that_is_at_least_as_new() {
     assert_eq!(host_of(&routes, "u").unwrap(), "new2:1");
     read(&mut routes, &cluster("c1"), metas("new1", 8), false).unwrap();
     assert_eq!(host_of(&routes, "u").unwrap(), "new1:1");
-    // What was read since then need not be read again.
+    // A cluster that was read since then need not be read again.
     let taken = routes.take(&t, names("c1", 9), false).unwrap();
     assert!(taken.read.is_empty() && host_of(&routes, "t").unwrap() == "new1:1");
 }

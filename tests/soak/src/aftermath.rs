@@ -1,4 +1,4 @@
-//! What a fault leaves behind: how long until every route is current again, and whether the proxies hold as much as
+//! The aftermath of a fault: how long until every route is current again, and whether the proxies hold as much as
 //! before.
 
 use std::fmt;
@@ -55,7 +55,7 @@ pub fn await_current(world: &World) -> Option<Duration> {
     }
 }
 
-/// What all proxies hold.
+/// Threads, descriptors and memory of all proxies.
 #[derive(Clone, Copy, Debug)]
 pub struct Holdings {
     threads: usize,

@@ -9,12 +9,12 @@ use lexopt::{Arg, Parser, ValueExt};
 use crate::faults::{FAULTS, Fault};
 use crate::weather::Bounds;
 
-/// What to do.
+/// The task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Fault upon fault.
     Soak,
-    /// What a reconnect costs.
+    /// Measure a reconnect.
     Scale,
     /// Very many tables with very long names.
     LongNames,
@@ -30,7 +30,7 @@ pub struct Options {
     pub proxy: PathBuf,
     /// Time for faults.
     pub time: Duration,
-    /// Of all decisions.
+    /// All decisions follow from it.
     pub seed: u64,
     /// How many tables may exist.
     pub tables: usize,
@@ -68,12 +68,12 @@ impl Options {
         }
     }
 
-    /// What is promised, and what is granted to the machine on top of each promise.
+    /// The promises, and what is granted to the machine on top of each.
     pub fn bounds(&self) -> Bounds {
         Bounds::PROMISED.with_slack(self.slack)
     }
 
-    /// Who vouches for sessions.
+    /// Whether each server gives sessions by itself.
     pub fn sessions(&self) -> Sessions {
         match self.local_sessions.unwrap_or(self.seed % 2 == 1) {
             true => Sessions::Local,

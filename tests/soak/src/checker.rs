@@ -8,7 +8,7 @@
 //!         here, and is not older than one seen before,
 //!         must explain the answer
 //! ```
-//! What a proxy may say of each version:
+//! Answers that are allowed for each version:
 //!
 //! | version | answer |
 //! |---|---|
@@ -30,7 +30,7 @@ use crate::weather::{View, Weather};
 /// No query is under way for longer; what was seen before that has been seen by all who ask now.
 pub const LONGEST_QUERY: Duration = Duration::from_secs(10);
 
-/// What a query was told.
+/// The answer to a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// The answer of this cluster's MetaServer.
@@ -92,7 +92,7 @@ pub struct Right {
     pub cached: bool,
 }
 
-/// What the clients of one proxy had seen of one table, from a certain moment on.
+/// The newest version that clients of one proxy had seen of one table, from a certain moment on.
 #[derive(Clone, Copy)]
 struct Seen {
     at: Time,

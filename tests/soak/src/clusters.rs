@@ -96,7 +96,7 @@ impl Cluster {
         !self.troubles().iter().any(overlaps)
     }
 
-    /// What was wrong, and how long ago.
+    /// The last trouble, and how long ago it was.
     fn story(&self, now: Instant) -> String {
         let ago = |at: Instant| format!("{:.3} s ago", (now - at).as_secs_f64());
         let tell = |trouble: &Trouble| {
@@ -169,7 +169,7 @@ impl Fault {
     }
 }
 
-/// What was seen.
+/// All that was seen.
 #[derive(Default)]
 struct Seen {
     answers: usize,

@@ -1,4 +1,4 @@
-//! What can happen to ZooKeeper, the network and the proxies, one thing at a time.
+//! Faults of ZooKeeper, the network and the proxies, one at a time.
 //!
 //! ```text
 //! blow ─▶ some tables are moved ─▶ until every route is current ─▶ hold ─▶ blow ...
@@ -109,7 +109,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "another-ensemble", is_long: true, inflict: another_ensemble },
 ];
 
-/// What happens at the end of each run.
+/// The fault at the end of each run.
 pub const LAST: Fault = short("root-gone", root_gone);
 
 /// More than it takes to start a proxy, and less than a leader waits for a follower.
@@ -455,7 +455,7 @@ fn very_slow_links(scene: &mut Scene<'_>) {
         world.relays.iter().for_each(|relay| relay.delay(delay));
         world.hold(hold);
         world.relays.iter().for_each(|relay| relay.pass());
-        // What was under way arrives late all the same.
+        // Bytes that were under way arrive late all the same.
         world.hold(2 * delay);
     });
 }
@@ -495,13 +495,13 @@ fn lagging_follower(scene: &mut Scene<'_>) {
     let others = || (0..world.relays.len()).filter(|server| *server != follower);
     let restarted = scene.rng.below(world.proxy_count());
     world.write_through(world.another(follower, scene.rng));
-    // Who is connected to the follower would know nothing that it does not know.
+    // A client of the follower would know nothing that the follower does not know.
     scene.blow("the proxies leave a follower", |world| world.relays[follower].refuse());
     let gate = world.shut_gate();
     let late = Excuse::Late(LAG + LAG_MORE);
     let ticket = world.begin(&format!("follower {follower} lags {LAG:?}"), Whom::All, late);
     world.ensemble.delay_follower(follower, LAG);
-    // What is under way to it already is not late.
+    // Bytes that are under way to it already are not late.
     world.hold(LAG_MORE);
     for table in (0..world.writable()).step_by(2) {
         world.write_past_gate(table, |history| another_cluster(history, scene.rng));
@@ -522,7 +522,7 @@ fn lagging_follower(scene: &mut Scene<'_>) {
     world.disturb("all links are cut", cut);
     scene.hold_ms(1_000..=2_000);
     world.ensemble.delay_follower(follower, Duration::ZERO);
-    // What was under way arrives late all the same.
+    // Bytes that were under way arrive late all the same.
     world.hold(LAG);
     world.over(ticket);
     scene.settle();
@@ -545,7 +545,7 @@ fn hide_tables(scene: &mut Scene<'_>) {
     scene.settle();
 }
 
-/// The same, but they move meanwhile: ZooKeeper tells nobody of a change that he may not read, and forgets his watch. So
+/// Hides tables that move meanwhile: ZooKeeper tells nobody of a change that he may not read, and forgets his watch. So
 /// only the slow sweep through all tables finds them.
 fn move_hidden_tables(scene: &mut Scene<'_>) {
     let sweep = SWEEP_ROUND + SWEEP_STEP * scene.world.names() as u32;

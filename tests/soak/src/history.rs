@@ -1,4 +1,4 @@
-//! What was written to a table's znode, when: the truth that answers are held against. Pure.
+//! The history of a table's znode: the truth that answers are held against. Pure.
 //!
 //! ```text
 //! version      n                    n+1
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Since the run began.
 pub type Time = Duration;
 
-/// What a table's znode says.
+/// The record in a table's znode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
     /// The table lives in this cluster.
@@ -32,7 +32,7 @@ pub struct Version {
     pub sent: Time,
     /// Just after its answer came; `None` while it is under way.
     pub returned: Option<Time>,
-    /// What was written.
+    /// The record that was written.
     pub value: Value,
     /// Which change of ZooKeeper it was; `None` where that is not told.
     pub mzxid: Option<i64>,
@@ -45,7 +45,7 @@ pub struct History {
 }
 
 impl History {
-    /// Of a table that does not exist. That is its version 0.
+    /// The history of a table that does not exist. That is its version 0.
     pub fn new() -> Self {
         let never = Version {
             sent: Time::ZERO,

@@ -39,7 +39,7 @@ use std::process::ExitCode;
 use arguments::Command;
 
 fn main() -> ExitCode {
-    // What `zk-clients` starts this for.
+    // `zk-clients` starts this.
     if let [_, first, kind, addr, count] = &env::args().collect::<Vec<_>>()[..]
         && first == "zk-client"
     {

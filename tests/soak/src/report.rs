@@ -1,4 +1,4 @@
-//! What is printed of a wrong answer: enough to understand it without another run.
+//! The report of a wrong answer: enough to understand it without another run.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -54,7 +54,7 @@ fn trouble_line(trouble: &Trouble) -> String {
     format!("{from:.3?} to {until}: {what}, {whom:?}, {excuse:?}")
 }
 
-/// What a proxy logged of a table, and what last.
+/// A proxy's log lines of a table, and its last lines.
 fn proxy_log(world: &World, proxy: usize, table: &str) -> String {
     let log = world.proxy(proxy).log();
     let names = |line: &&str| {

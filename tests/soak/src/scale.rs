@@ -1,5 +1,5 @@
-//! What many tables and many proxies cost ZooKeeper when all connections break at once, and whether very many tables
-//! with very long names can be served.
+//! Measures what many tables and many proxies cost ZooKeeper when all connections break at once, and whether very many
+//! tables with very long names can be served.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -228,7 +228,7 @@ fn sum(world: &World, of: impl Fn(usize) -> u64) -> u64 {
     (0..world.ensemble.servers().len()).map(of).sum()
 }
 
-/// Of the proxies, the largest.
+/// The memory of the largest proxy.
 fn memory(world: &World) -> String {
     let rss = world.proxies().iter().map(|proxy| proxy.rss_bytes()).max().unwrap_or(0);
     format!("rss_max_mib={:.1}", rss as f64 / f64::from(1 << 20))

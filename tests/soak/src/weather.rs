@@ -1,4 +1,4 @@
-//! What was wrong with ZooKeeper, the network and the proxies, when: what excuses an old answer. Pure.
+//! Troubles of ZooKeeper, the network and the proxies, and when they were: they excuse an old answer. Pure.
 //!
 //! ```text
 //! trouble:        from ─────── until ── + recovery ──┐
@@ -26,7 +26,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// What a proxy promises.
+    /// The promises of a proxy.
     pub const PROMISED: Bounds = Bounds {
         calm: Duration::from_millis(100),
         recovery: Duration::from_secs(6),
@@ -45,7 +45,7 @@ impl Bounds {
     }
 }
 
-/// What a trouble excuses.
+/// The answers that a trouble excuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excuse {
     /// Not knowing any change, until the recovery is over.
@@ -58,7 +58,7 @@ pub enum Excuse {
     Gone,
 }
 
-/// What one proxy says of one table.
+/// One table as one proxy has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct View {
     /// The proxy's number.
@@ -67,7 +67,7 @@ pub struct View {
     pub table: usize,
 }
 
-/// Who suffers a trouble.
+/// The proxies and tables that suffer a trouble.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whom {
     /// All proxies.
@@ -83,9 +83,9 @@ pub enum Whom {
 pub struct Trouble {
     /// For people.
     pub what: String,
-    /// Who suffers it.
+    /// Those that suffer it.
     pub whom: Whom,
-    /// What it excuses.
+    /// The answers that it excuses.
     pub excuse: Excuse,
     /// Its begin.
     pub from: Time,

@@ -1,4 +1,4 @@
-//! What a run stands on: a real ensemble behind a network that can fail, real proxies, stand-in clusters, the true
+//! The ground of a run: a real ensemble behind a network that can fail, real proxies, stand-in clusters, the true
 //! history of every table, the weather, and one clock for all of them.
 //!
 //! ```text
@@ -40,7 +40,7 @@ pub const ROOT: &str = "/pegasus-cluster";
 pub const CLUSTERS_ROOT: &str = "/pegasus-clusters";
 /// Servers of the ensemble.
 const SERVERS: usize = 3;
-/// Stand-in clusters. So many that a table need not soon come back to one, for then the answers of both times would look
+/// Stand-in clusters: enough that a table need not soon come back to one, for then the answers of both times would look
 /// alike.
 pub const CLUSTERS: usize = 6;
 /// A client waits for an answer so long; far beyond what is allowed, so that an answer that is late is told from none.
@@ -79,7 +79,7 @@ pub struct World {
     pub ensemble: Ensemble,
     /// The proxies' way to each of them.
     pub relays: Vec<Relay>,
-    /// What routes lead to.
+    /// Routes lead to these.
     pub clusters: Vec<MetaServer>,
     /// Those under test. One that was started again is another process.
     proxies: Vec<Mutex<Arc<Proxy>>>,
@@ -88,7 +88,7 @@ pub struct World {
     settings: String,
     /// Where their state files are, if they have any.
     states: Option<Scratch>,
-    /// What proxies have logged that were ended.
+    /// The logs of proxies that were ended.
     earlier_logs: Mutex<String>,
     /// Each answer is told here, to be judged.
     judge: Mutex<Option<Sender<Asked>>>,
@@ -191,7 +191,7 @@ impl World {
         Some(self.states.as_ref()?.path().join(format!("proxy{number}")))
     }
 
-    /// What the state file of a proxy says; nothing if there is none.
+    /// The text of a proxy's state file; nothing if there is none.
     pub fn state_of(&self, number: usize) -> String {
         let path = self.state_file(number).unwrap_or_default();
         fs::read_to_string(path).unwrap_or_default()
@@ -258,7 +258,7 @@ impl World {
         &self.tables[table].name
     }
 
-    /// What was written to it so far.
+    /// Its history so far.
     pub fn history(&self, table: usize) -> MutexGuard<'_, History> {
         lock(&self.tables[table].history)
     }
@@ -274,7 +274,7 @@ impl World {
         self.write_past_gate(table, choose);
     }
 
-    /// The same for who has shut the gate.
+    /// Does so while the caller has shut the gate.
     pub fn write_past_gate(&self, table: usize, choose: impl FnOnce(&History) -> Value) {
         let Table { pen, history, .. } = &self.tables[table];
         let _pen = lock(pen);
@@ -339,7 +339,7 @@ impl World {
         (0..self.writable).filter(is_otherwise).map(|table| self.name(table).to_owned()).collect()
     }
 
-    /// What a znode of a table in this cluster holds.
+    /// The record of a table in this cluster.
     fn record(&self, cluster: usize) -> String {
         let meta = self.clusters[cluster].addr();
         format!(r#"{{"cluster_name": "cluster{cluster}", "meta_addrs": "{meta}"}}"#)
@@ -404,7 +404,7 @@ impl World {
 
     // ---- weather
 
-    /// What was wrong so far.
+    /// The troubles so far.
     pub fn weather(&self) -> MutexGuard<'_, Weather> {
         lock(&self.weather)
     }
@@ -490,7 +490,7 @@ impl World {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Who panicked has ended the run already.
+    // A thread that panicked has ended the run already.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -504,7 +504,7 @@ fn cluster_with(cluster: usize, names: &[String]) -> MetaServer {
     meta
 }
 
-/// What an answer about a table means.
+/// The meaning of an answer about a table.
 fn told(table: usize, answer: &Answer) -> Told {
     let other = || Told::Other(format!("{answer:?}"));
     let Ok(config) = QueryCfgResponse::decode(&answer.result) else { return other() };
@@ -581,7 +581,7 @@ impl End {
         lock(&self.state).failure.is_some()
     }
 
-    /// What was wrong.
+    /// The fault.
     pub fn failure(&self) -> Option<String> {
         lock(&self.state).failure.clone()
     }
