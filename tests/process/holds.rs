@@ -744,7 +744,13 @@ fn another_root_in_the_settings_ends_a_hold_and_no_table_that_is_in_both_is_lost
             "zookeeper: {{address: ['{addr}'], root: {other}, timeout: 6000, hold: false, state_file: {}}}",
             state.display()
         ));
+        world.network.black_hole();
         proxy.process().signal("HUP");
+        eventually("it connects anew", SOON, || {
+            page(&proxy, "/clusters")["zookeeper"]["root"] == other
+        });
+        world.all_are_now(&proxy, A);
+        world.network.pass();
         world.all_are(&proxy, B, SOON);
         drop(end);
         asking.join().unwrap();
