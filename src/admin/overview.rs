@@ -74,6 +74,10 @@ pub struct Hold {
 pub struct ZooKeeper {
     /// The znode above the tables.
     pub root: String,
+    /// czxid of the root whose routes are cached, as far as it is known: proxies of one ZooKeeper have the same.
+    pub root_czxid: Option<String>,
+    /// When that root was created, ms since 1970.
+    pub root_ctime_ms: Option<i64>,
     /// It does not exist.
     #[serde(skip)]
     pub is_rootless: bool,

@@ -185,8 +185,11 @@ impl Inside {
 
     fn zookeeper(&self, status: &Status, routes: &[Listed]) -> verdict::ZooKeeper {
         let view = status.view();
+        let known = self.routes.hold().known;
         verdict::ZooKeeper {
             root: view.root,
+            root_czxid: known.map(|root| format!("{:#x}", root.czxid)),
+            root_ctime_ms: known.map(|root| root.ctime_ms),
             is_rootless: self.routes.hold().is_rootless,
             state: view.trust,
             since_s: view.since.elapsed().as_secs(),

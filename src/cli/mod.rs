@@ -10,7 +10,7 @@ mod serve;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
@@ -77,9 +77,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Prints to stdout. A reader that closes it, as `head` does, has read enough.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+/// Prints to stdout, and says whether that was possible. A reader that closes it, as `head` does, has read enough.
+fn print(text: &str) -> bool {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            complain(&format!("stdout: {e}"));
+            false
+        }
+        _ => true,
+    }
 }
 
 /// Prints to stderr, if that can be written to.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::plan::{Plan, State, Znode, conflict};
-use super::proxies::Expected;
+use super::proxies::{Expected, Root};
 use super::record;
 use super::store::{Routes, Run, Store};
 use super::{Fault, Outcome};
 use crate::route::record::Target;
-use crate::zk::codec::{Answer, Op};
+use crate::zk::codec::{Answer, Op, Stat};
 
 /// Conflicts that are shown in full.
 const SHOWN_CONFLICTS: usize = 10;
@@ -80,7 +80,8 @@ pub fn write(
 pub fn expected(store: &mut Store, plan: &Plan, run: &Run) -> Result<Vec<Expected>, Fault> {
     let clusters = store.clusters()?;
     let deletes = plan.changes.iter().any(|change| change.is_deletion());
-    let root_zxid = if deletes { root_pzxid(store)? } else { 0 };
+    // zxid of the newest creation or deletion of a table.
+    let root_zxid = if deletes { root_stat(store)?.pzxid } else { 0 };
     let mut expected = Vec::new();
     let mut by_cluster: BTreeMap<&str, i64> = BTreeMap::new();
     for (change, state) in plan.changes.iter().zip(&run.states) {
@@ -123,11 +124,16 @@ pub fn znodes(store: &mut Store, plan: &Plan) -> Result<Vec<Option<Znode>>, Faul
     store.read(&paths)
 }
 
-/// zxid of the newest creation or deletion of a table.
-fn root_pzxid(store: &mut Store) -> Result<i64, Fault> {
+/// The root, which tells proxies of another ZooKeeper from those of this one.
+pub fn root(store: &mut Store) -> Result<Root, Fault> {
+    let stat = root_stat(store)?;
+    Ok(Root { path: store.place.root.clone(), czxid: stat.czxid, ctime_ms: stat.ctime_ms })
+}
+
+fn root_stat(store: &mut Store) -> Result<Stat, Fault> {
     let path = store.place.root.clone();
     match store.session().request(Op::Exists { path: path.clone(), watch: false }) {
-        Ok(Answer::Stat(stat)) => Ok(stat.pzxid),
+        Ok(Answer::Stat(stat)) => Ok(stat),
         Ok(other) => Err(Fault::failed(format!("{path}: {other:?}"))),
         Err(e) => Err(Fault::failed(format!("{path}: {e}"))),
     }

@@ -7,6 +7,7 @@
 //! delete   data v12   -          delete if version is 12   create, with the ACL of before
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::Error as _;
@@ -263,6 +264,11 @@ impl Plan {
         if self.changes.len() > MAX_CHANGES {
             let count = self.changes.len();
             return Err(format!("want at most {MAX_CHANGES} changes, got {count}"));
+        }
+        let znodes: BTreeSet<&str> =
+            self.changes.iter().map(|change| change.znode.as_str()).collect();
+        if znodes.len() < self.changes.len() {
+            return Err("want each znode once, got one twice".to_owned());
         }
         let parents = [Some(&self.root), self.clusters_root.as_ref()];
         for change in &self.changes {

@@ -57,6 +57,12 @@ impl fmt::Display for Hold {
 pub struct ZooKeeper {
     pub state: String,
     pub root: String,
+    /// czxid of its root in hexadecimal; none: it does not know it, or is older.
+    #[serde(default)]
+    pub root_czxid: Option<String>,
+    /// When that root was created, ms since 1970.
+    #[serde(default)]
+    pub root_ctime_ms: Option<i64>,
     /// The newest change that it knows to have happened.
     pub seen_zxid: i64,
 }
@@ -84,8 +90,16 @@ pub struct Expected {
     pub by_cluster: bool,
 }
 
-/// Whether a page shows what is expected, or why not.
-pub fn serves(page: &Page, expected: &Expected) -> Result<(), String> {
+/// The root that was written below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    pub path: String,
+    pub czxid: i64,
+    pub ctime_ms: i64,
+}
+
+/// Whether a page shows what is expected below that root, or why not.
+pub fn serves(page: &Page, root: &Root, expected: &Expected) -> Result<(), String> {
     let table = &expected.table;
     let listed = page.routes.iter().find(|listed| listed.table == *table);
     let Some(zookeeper) = &page.zookeeper else {
@@ -93,6 +107,15 @@ pub fn serves(page: &Page, expected: &Expected) -> Result<(), String> {
             "its page does not tell of ZooKeeper: it is older, or has a routes file".to_owned()
         );
     };
+    if zookeeper.root != root.path {
+        return Err(format!("its root is {}", zookeeper.root));
+    }
+    let czxid = format!("{:#x}", root.czxid);
+    let is_other = zookeeper.root_czxid.as_ref().is_some_and(|own| *own != czxid)
+        || zookeeper.root_ctime_ms.is_some_and(|own| own != root.ctime_ms);
+    if is_other {
+        return Err("it is at another ZooKeeper, or its root was another one".to_owned());
+    }
     let Some(listed) = listed else {
         // It reads the table when it is asked for it, from a server that has seen the change.
         return match (zookeeper.state.as_str(), zookeeper.seen_zxid >= expected.zxid) {
@@ -139,20 +162,20 @@ pub fn page(proxy: &str, resolver: &Resolver, table: Option<&str>) -> Result<Pag
     serde_json::from_slice(&body).map_err(|e| format!("want the page /routes, got {e}"))
 }
 
-/// The proxies that hold routes, of those that answer.
-pub fn holds(proxies: &[String]) -> Vec<(String, Hold)> {
+/// What each proxy holds; `Err`: it does not say so, and why.
+pub fn holds(proxies: &[String]) -> Vec<(String, Result<Option<Hold>, String>)> {
     let resolver = Resolver::start();
     let resolver = &resolver;
     thread::scope(|scope| {
         let look = |proxy: &String| {
             let proxy = proxy.clone();
             scope.spawn(move || {
-                let hold = page(&proxy, resolver, Some(".")).ok()?.hold?;
-                Some((proxy, hold))
+                let hold = page(&proxy, resolver, Some(".")).map(|page| page.hold);
+                (proxy, hold)
             })
         };
         let threads: Vec<_> = proxies.iter().map(look).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect()
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }
 
@@ -183,14 +206,14 @@ fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Looks at all proxies until each serves all that is expected, or the time is over.
-pub fn wait(proxies: &[String], expected: &[Expected], limit: Duration) -> Vec<Seen> {
+pub fn wait(proxies: &[String], root: &Root, expected: &[Expected], limit: Duration) -> Vec<Seen> {
     let (start, resolver) = (Instant::now(), Resolver::start());
     let resolver = &resolver;
     thread::scope(|scope| {
         let look = |proxy: &String| {
             let proxy = proxy.clone();
             scope.spawn(move || {
-                let served = wait_for(&proxy, resolver, expected, start + limit);
+                let served = wait_for(&proxy, resolver, root, expected, start + limit);
                 Seen { proxy, served, took: start.elapsed() }
             })
         };
@@ -202,13 +225,14 @@ pub fn wait(proxies: &[String], expected: &[Expected], limit: Duration) -> Vec<S
 fn wait_for(
     proxy: &str,
     resolver: &Resolver,
+    root: &Root,
     expected: &[Expected],
     end: Instant,
 ) -> Result<(), String> {
     let mut left: Vec<&Expected> = expected.iter().collect();
     let mut pause = PAUSES.0;
     loop {
-        let why = match missing(proxy, resolver, &mut left) {
+        let why = match missing(proxy, resolver, root, &mut left) {
             None => return Ok(()),
             Some(why) => why,
         };
@@ -225,7 +249,12 @@ fn wait_for(
 }
 
 /// Takes what is served from the list; why the rest is not. `None`: all is.
-fn missing(proxy: &str, resolver: &Resolver, left: &mut Vec<&Expected>) -> Option<String> {
+fn missing(
+    proxy: &str,
+    resolver: &Resolver,
+    root: &Root,
+    left: &mut Vec<&Expected>,
+) -> Option<String> {
     let mut why = None;
     let whole = match left.len() > FEW {
         true => match page(proxy, resolver, None) {
@@ -247,7 +276,8 @@ fn missing(proxy: &str, resolver: &Resolver, left: &mut Vec<&Expected>) -> Optio
                 &one
             }
         };
-        let served = page.as_ref().map_err(Clone::clone).and_then(|page| serves(page, expected));
+        let served =
+            page.as_ref().map_err(Clone::clone).and_then(|page| serves(page, root, expected));
         why = why.take().or(served.clone().err());
         served.is_err()
     });

@@ -73,6 +73,11 @@ fn fields_of(data: &[u8]) -> Option<Fields> {
     serde_json::from_slice(data).ok()
 }
 
+/// A record on one line, with every digit of its numbers; none: it is no JSON object.
+pub fn compact(data: &[u8]) -> Option<String> {
+    fields_of(data).map(|fields| text(&fields))
+}
+
 fn raw(text: &str) -> Box<RawValue> {
     to_raw_value(text).expect("a text has a form in JSON")
 }

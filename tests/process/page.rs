@@ -72,6 +72,8 @@ fn overview(clusters: usize, tables: usize) -> Overview {
         hold: None,
         zookeeper: Some(ZooKeeper {
             root: "/pegasus-cluster".to_owned(),
+            root_czxid: None,
+            root_ctime_ms: None,
             is_rootless: false,
             state: Trust::Confirmed,
             since_s: 86_400 * 3,

@@ -536,8 +536,58 @@ fn every_end_is_json_where_json_is_wanted() {
         assert!(code == 0 || code == 3 || has_error, "{args:?}: {told}");
         assert!(!has_error || told["exit_code"] == code, "{args:?}: {told}");
     }
-    // A disk without room for the plan leaves nothing that looks like one.
     world.c3.die();
+    let plan = plan(&world, "plan.json");
+    let nothing = ["undo", &plan, "--apply", "--proxies", "none"];
+    let told = json(&world.look(&[&nothing[..], &["--json"]].concat(), 0));
+    assert_eq!(told["changes"], 0, "{told}");
+    let lost = world.look_with(&["export"], "/dev/full", 1);
+    assert!(lost.contains("stdout: ") && lost.contains("not all printed"), "{lost}");
+    // A disk without room for the plan leaves nothing that looks like one.
     let full = world.look(&[&switch[..], &["--save", "/dev/full"]].concat(), 1);
     assert!(full.stderr.contains("/dev/full"), "{full}");
+}
+
+#[test]
+fn a_proxy_of_another_root_or_zookeeper_is_not_taken_for_one_that_serves_it() {
+    let world = World::without_proxies(&["orders"]);
+    let other_zk = harness::zookeeper::ZooKeeper::start();
+    other_zk.create(ROOT, "");
+    world.zk.create("/other", "");
+    // Far ahead, so that what it has seen is newer than anything here.
+    for n in 0..50 {
+        other_zk.create(&format!("{ROOT}/t{n}"), world.c3.record());
+    }
+    let elsewhere = |addr: std::net::SocketAddr, root: &str| {
+        harness::proxy::Proxy::builder(crate::support::BINARY)
+            .config_extra(&format!("zookeeper: {{address: ['{addr}'], root: {root}}}"))
+            .start()
+    };
+    world.c3.die();
+    let metas = world.c4.metas();
+    for (why, proxy) in [
+        ("its root is /other", elsewhere(world.zk.addr(), "/other")),
+        ("it is at another ZooKeeper", elsewhere(other_zk.addr(), ROOT)),
+    ] {
+        eventually("it knows its root", SOON, || {
+            !harness::http::get(proxy.admin(), "/clusters").contains("\"root_czxid\": null")
+        });
+        let mut command = world.command(&["set", "orders", "--cluster", "c4", "--metas", &metas]);
+        command.args(["--wait-s", "1", "--proxies", &proxy.admin().to_string()]);
+        let done = run(command, 6 * SOON).expect_code(4);
+        assert!(done.stdout.contains(&format!("DOES NOT SERVE IT: {why}")), "{done}");
+    }
+}
+
+#[test]
+fn a_proxy_that_does_not_say_whether_it_holds_is_named() {
+    let world = World::new(&["orders"]);
+    world.c3.die();
+    world.proxies[2].pause();
+    let metas = world.c4.metas();
+    let set = ["set", "orders", "--cluster", "c4", "--metas", &metas, "--wait-s", "1"];
+    let done = world.write(&set, 4);
+    let told = format!("WARN: {} does not say whether it holds", world.proxies[2].admin());
+    assert!(done.stdout.contains(&told), "{done}");
+    world.proxies[2].resume();
 }

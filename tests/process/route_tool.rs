@@ -124,6 +124,16 @@ impl World {
         run(self.command(args), 3 * SOON).expect_code(code)
     }
 
+    /// Runs a command whose output goes to a file. Returns what it says beside that.
+    #[track_caller]
+    pub fn look_with(&self, args: &[&str], stdout: &str, code: i32) -> String {
+        let mut command = self.command(args);
+        let stdout = std::fs::OpenOptions::new().write(true).open(stdout).unwrap();
+        let done = command.stdout(stdout).output().unwrap();
+        assert_eq!(done.status.code(), Some(code), "{done:?}");
+        String::from_utf8(done.stderr).unwrap()
+    }
+
     /// Runs one that may.
     #[track_caller]
     pub fn write(&self, args: &[&str], code: i32) -> Finished {

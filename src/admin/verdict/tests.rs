@@ -46,6 +46,8 @@ pub fn sample() -> Overview {
         hold: None,
         zookeeper: Some(ZooKeeper {
             root: "/pegasus-cluster".to_owned(),
+            root_czxid: None,
+            root_ctime_ms: None,
             is_rootless: false,
             state: Trust::Confirmed,
             since_s: 86_400 * 3,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::Ended;
@@ -90,7 +91,7 @@ fn of_clusters(args: &Args) -> Ended {
 fn of_file(args: &Args, file: &str) -> Ended {
     let context = Context::new(args)?;
     let text = fs::read_to_string(file).map_err(|e| Fault::usage(format!("{file}: {e}")))?;
-    let wanted: BTreeMap<String, Value> =
+    let wanted: BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(&text).map_err(|e| Fault::usage(format!("{file}: {e}")))?;
     check_names(wanted.keys().map(String::as_str))?;
     let mut store = context.open()?;
@@ -100,7 +101,7 @@ fn of_file(args: &Args, file: &str) -> Ended {
         rows.into_iter().map(|row| (row.table.clone(), row)).collect();
     let mut changes = Vec::new();
     for (table, record) in &wanted {
-        let data = record.to_string().into_bytes();
+        let data = record.get().as_bytes().to_vec();
         let place = store.place_of(&data, &clusters);
         place.map_err(|why| Fault::usage(format!("{file}: {table}: {why}")))?;
         let row = now.remove(table);
@@ -142,7 +143,7 @@ fn of_file(args: &Args, file: &str) -> Ended {
 
 fn finish(args: &Args, context: &Context, mut store: Store, changes: Vec<Change>) -> Ended {
     if changes.is_empty() {
-        return Ok(Outcome::Done);
+        return Ok(context.nothing_to_do("nothing is to be written"));
     }
     let applies = args.is_set("apply");
     let act = Performance::new(make(args, context, changes), applies);

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::args::Args;
 use crate::config;
 use crate::ops::control::Control;
@@ -115,6 +117,16 @@ impl Context {
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// There is nothing to do, which is told as text or as JSON.
+    pub fn nothing_to_do(&self, why: &str) -> Outcome {
+        self.say(&format!("{why}\n"));
+        if self.json {
+            let told = json!({ "changes": 0, "why": why, "exit_code": Outcome::Done as u8 });
+            crate::cli::print(&format!("{told:#}\n"));
+        }
+        Outcome::Done
     }
 
     /// Prints, unless JSON is wanted.

@@ -76,7 +76,9 @@ pub fn history(args: &Args) -> Ended {
     }
     for one in &shown {
         crate::cli::print(&table(&head, &[line(one)]));
-        one.1.iter().for_each(|change| crate::cli::print(&diff(change)));
+        if let Some(change) = &one.1 {
+            crate::cli::print(&diff(change));
+        }
     }
     Ok(Outcome::Done)
 }
@@ -174,7 +176,16 @@ fn holders(control: &Control, store: &mut Store) -> Result<Vec<Holder>, Fault> {
     }
     let pages: Vec<String> = members.iter().filter_map(|member| member.pages.clone()).collect();
     let holds = proxies::holds(&pages);
-    let holder = |(pages, hold): (String, Hold)| {
+    let holder = |(pages, hold): (String, Result<Option<Hold>, String>)| {
+        let hold = match hold {
+            Ok(hold) => hold?,
+            Err(why) => {
+                crate::cli::complain(&format!(
+                    "WARN: {pages} does not say whether it holds: {why}"
+                ));
+                return None;
+            }
+        };
         let member = members.iter().find(|member| member.pages.as_deref() == Some(&pages))?;
         Some(Holder { member: member.id.clone(), pages, hold })
     };

@@ -1,11 +1,14 @@
 //! `route ls`, `get` and `export`: what is there.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 
 use super::args::Args;
 use super::context::Context;
 use super::perform::served_by;
 use super::{Ended, text};
+use crate::ops::record;
 use crate::ops::store::check_name;
 use crate::ops::view::Row;
 use crate::ops::{Fault, Outcome};
@@ -87,14 +90,14 @@ pub fn get(args: &Args) -> Ended {
 pub fn export(args: &Args) -> Ended {
     let context = Context::new(args)?;
     let rows = context.open()?.routes()?.rows;
-    let mut records = Map::new();
+    let mut records = BTreeMap::new();
     let mut outcome = Outcome::Done;
     for row in rows {
-        match serde_json::from_slice::<Value>(&row.znode.data) {
-            Ok(Value::Object(record)) => {
-                records.insert(row.table, Value::Object(record));
+        match record::compact(&row.znode.data) {
+            Some(record) => {
+                records.insert(row.table, record);
             }
-            _ => {
+            None => {
                 crate::cli::complain(&format!(
                     "{}: left out: its record is no JSON object",
                     row.table
@@ -106,6 +109,8 @@ pub fn export(args: &Args) -> Ended {
     // A line a table, for people and `diff`.
     let lines: Vec<String> =
         records.iter().map(|(table, record)| format!("  {}: {record}", json!(table))).collect();
-    crate::cli::print(&format!("{{\n{}\n}}\n", lines.join(",\n")));
-    Ok(outcome)
+    match crate::cli::print(&format!("{{\n{}\n}}\n", lines.join(",\n"))) {
+        true => Ok(outcome),
+        false => Err(Fault::failed("the routes are not all printed")),
+    }
 }

@@ -33,6 +33,18 @@ pub fn switch(args: &Args) -> Ended {
     let place = target(&mut store, to, args.value("metas"))?;
     let routes = store.routes()?;
     let tables = wanted(args, &routes)?;
+    let broken: Vec<&str> = routes
+        .rows
+        .iter()
+        .filter(|row| row.place.is_err() && !tables.contains(row.table.as_str()))
+        .map(|row| row.table.as_str())
+        .collect();
+    if args.is_set("from") && !broken.is_empty() {
+        crate::cli::complain(&format!(
+            "WARN: records that cannot be used are of no cluster and stay as they are: {}",
+            broken.join(", ")
+        ));
+    }
     let rows = routes.rows.iter().filter(|row| tables.contains(row.table.as_str()));
     let mut changes = Vec::new();
     for row in rows.filter(|row| row.place.as_ref() != Ok(&place)) {
@@ -40,9 +52,8 @@ pub fn switch(args: &Args) -> Ended {
         changes.push(change_to(&store, &routes.clusters, &[], &row.table, znode, &place)?);
     }
     if changes.is_empty() {
-        context
-            .say(&format!("{}: all of them are routed to {to}\n", counted(tables.len(), "table")));
-        return Ok(Outcome::Done);
+        let why = format!("{}: all of them are routed to {to}", counted(tables.len(), "table"));
+        return Ok(context.nothing_to_do(&why));
     }
     context.say(
         "WARN: writes that the old cluster took and had not sent to the new one are missing there, and nobody can tell \
@@ -99,8 +110,7 @@ pub fn undo(args: &Args) -> Ended {
         Fault::new(Outcome::Differs, format!("{why}\n{}", conflicts.join("\n")))
     })?;
     if changes.is_empty() {
-        context.say(&format!("{file}: nothing of it is to be undone\n"));
-        return Ok(Outcome::Done);
+        return Ok(context.nothing_to_do(&format!("{file}: nothing of it is to be undone")));
     }
     context.say(
         "WARN: no rule is checked. Clients that hold the addresses of the cluster that the tables leave go on \
@@ -128,8 +138,8 @@ pub fn metas(args: &Args) -> Ended {
             row.place.as_ref().is_ok_and(|place| place.metas.iter().any(|meta| meta == new))
         };
         if routes.rows.iter().any(is_new) {
-            context.say(&format!("{cluster}: {new} is in its routes, and {old} in none\n"));
-            return Ok(Outcome::Done);
+            let why = format!("{cluster}: {new} is in its routes, and {old} in none");
+            return Ok(context.nothing_to_do(&why));
         }
         return Err(Fault::failed(format!("{cluster}: no route of it lists {old}")));
     }

@@ -63,7 +63,9 @@ fn once(args: &Args, context: &Context) -> Ended {
         let shown: Vec<Value> = found.iter().map(shown).collect();
         crate::cli::print(&format!("{:#}\n", json!({ "findings": shown })));
     } else {
-        found.iter().for_each(|finding| crate::cli::print(&format!("{finding}\n")));
+        for finding in &found {
+            crate::cli::print(&format!("{finding}\n"));
+        }
     }
     let bad = found.iter().filter(|finding| !finding.is_allowed).count();
     context.say(&format!("{}\n", counted(bad, "finding")));

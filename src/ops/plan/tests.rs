@@ -99,9 +99,11 @@ fn an_undo_takes_back_what_the_plan_wrote_and_nothing_else() {
 fn a_plan_is_read_back_as_it_was_written_and_touches_children_of_the_root_only() {
     let mut whole = plan(vec![change(Some(("a", 3, 30)), Some("b")), change(None, Some("b"))]);
     whole.changes[0].before.as_mut().unwrap().data = Data(vec![0xff, 0]);
+    assert!(Plan::from_file(&whole.to_file()).unwrap_err().contains("twice"));
+    whole.changes[1].znode = "/r/items".to_owned();
     let file = whole.to_file();
     assert_eq!(Plan::from_file(&file), Ok(whole.clone()));
-    assert_eq!(file.lines().filter(|line| line.contains("/r/orders")).count(), 2, "{file}");
+    assert_eq!(file.lines().filter(|line| line.contains("\"/r/")).count(), 2, "{file}");
     let none = plan(Vec::new());
     assert_eq!(Plan::from_file(&none.to_file()), Ok(none));
     for (why, znode) in [
