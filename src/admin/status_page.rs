@@ -211,14 +211,13 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
     )
 }
 
-/// Those that need a look, and the healthy ones by name, folded if they are many. A search unfolds them.
+/// Those that need a look, failing ones before those with a warning, then the healthy ones, folded if they are many. Each
+/// kind is sorted by name. A search unfolds the healthy ones.
 fn clusters(clusters: &[Cluster], q: &str) -> String {
-    let found: Vec<&Cluster> = clusters.iter().filter(|cluster| is_found(cluster, q)).collect();
-    let (mut ill, mut healthy): (Vec<&Cluster>, Vec<&Cluster>) =
+    let mut found: Vec<&Cluster> = clusters.iter().filter(|cluster| is_found(cluster, q)).collect();
+    found.sort_by_key(|cluster| (cluster.failing_s.is_none(), &cluster.name));
+    let (ill, healthy): (Vec<&Cluster>, Vec<&Cluster>) =
         found.into_iter().partition(|cluster| !state(cluster).0.is_empty());
-    healthy.sort_by(|a, b| a.name.cmp(&b.name));
-    // Those that fail come first.
-    ill.sort_by_key(|cluster| (state(cluster).0 != "bad", &cluster.name));
     let count = thousands(healthy.len() as u64);
     let folded = match (clusters.is_empty(), healthy.is_empty(), ill.is_empty()) {
         (true, ..) => "<p class=\"more\">None: no route is cached yet.</p>".to_owned(),
@@ -252,8 +251,8 @@ fn cluster_table(clusters: &[&Cluster]) -> String {
         n => format!("<p class=\"more\">and {} more, see /clusters</p>", thousands(n as u64)),
     };
     format!(
-        "<table><thead><tr><th>cluster</th><th>state</th><th class=\"addr\">leader</th>\
-         <th class=\"n wide\">usual answer</th><th class=\"n wide\">tables</th>\
+        "<table class=\"clusters\"><thead><tr><th>cluster</th><th>state</th><th class=\"leader\">leader</th>\
+         <th class=\"n\">usual answer</th><th class=\"n wide\">tables</th>\
          <th class=\"n wide\">calls</th><th class=\"n wide\">waiting</th>\
          <th class=\"n wide\">answers</th><th class=\"n wide\">errors</th></tr></thead>\
          <tbody>{rows}</tbody></table>{more}"
@@ -290,7 +289,7 @@ fn cluster_row(cluster: &Cluster) -> String {
     format!(
         "<tr class=\"{class}\"><th scope=\"row\"><a href=\"/?q={}\">{}</a></th>\
          <td class=\"state\">{state}{reasons}</td>\
-         <td>{}<small class=\"wide\">{}</small></td><td class=\"n wide\">{}</td>\
+         <td class=\"leader\">{}<small class=\"wide\">{}</small></td><td class=\"n\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td><td class=\"n wide\">{}</td>\
          <td class=\"n wide\">{}</td><td class=\"n wide\">{}</td></tr>",
         encoded(&cluster.name),
@@ -527,7 +526,8 @@ mod tests {
         overview.clusters = (0..60)
             .map(|n| Cluster { name: format!("c{:02}", 59 - n), ..cluster.clone() })
             .collect();
-        overview.clusters[7].failing_s = Some(40);
+        (overview.clusters[7].failing_s, overview.clusters[57].failing_s) = (Some(40), Some(5));
+        (overview.clusters[1].failures, overview.clusters[49].failures) = (1, 7);
         overview.routes[1].cluster = None;
         overview.routes[1].fault = Some("want a JSON object".to_owned());
         overview.routes[1].zxid = 0;
@@ -541,8 +541,8 @@ mod tests {
         assert!(!text.contains("0x0<"), "a zxid that is none");
         let at = |id: &str| text.find(&format!("id=\"{id}\"")).unwrap();
         assert!(at("verdict") < at("broken") && at("broken") < at("numbers"));
-        assert_eq!(rows(&text, "clusters"), ["c52"], "the one that fails");
-        assert!(text.contains("<details id=\"healthy\"><summary>59 clusters are well"), "{text}");
+        assert_eq!(rows(&text, "clusters"), ["c02", "c52", "c10", "c58"], "failing ones, warnings");
+        assert!(text.contains("<details id=\"healthy\"><summary>56 clusters are well"), "{text}");
         assert!(text.contains("<a href=\"/?q=c58\">c58</a>"), "{text}");
         let text = page(&overview, "c31");
         assert!(text.contains("<details id=\"healthy\" open><summary>1 cluster is well"), "{text}");

@@ -25,9 +25,9 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SI
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
-use super::log_file;
+use super::log_file::{self, InUse};
 use crate::activity;
-use crate::config::{self, Fault, Settings};
+use crate::config::{self, Checked, Fault, Settings};
 use crate::logging;
 use crate::process::life::Phase;
 use crate::process::reload;
@@ -44,7 +44,7 @@ Usage:
   meta-proxy [--listen IP:PORT] --routes FILE [CONFIG [LOGFILE]]
 
   CONFIG             the settings, see README, Settings; check them with `meta-proxy check CONFIG`
-  LOGFILE            where the log goes instead of stderr; it is never a settings file
+  LOGFILE            where the log goes instead of stderr; it is never a file of settings or routes
   --routes FILE      routes from this file instead of ZooKeeper; it is read again when it changes
   --listen IP:PORT   where clients connect, instead of `listen` and `listeners` in CONFIG
 
@@ -88,7 +88,7 @@ pub fn parse(parser: &mut Parser) -> Result<Option<Options>, lexopt::Error> {
     Ok(Some(options))
 }
 
-/// 0 after an ordered stop, 1 if the proxy cannot start or its accept loop fails, 2 if LOGFILE is no log.
+/// 0 after an ordered stop, 1 if the proxy cannot start or its accept loop fails, 2 if LOGFILE is another file of the proxy.
 pub fn run(options: &Options) -> ExitCode {
     let given = systemd::given();
     // Before anything else starts, so that no signal finds nobody listening.
@@ -100,16 +100,23 @@ pub fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Nothing is written anywhere before it is known that the one file is there and the other is no settings file.
+    // Nothing is written anywhere before it is known that CONFIG is there and that LOGFILE holds nothing but a log.
     if let Some(config) = &options.config
         && let Err(e) = File::open(config)
     {
         super::complain(&format!("{}: {e}", config.display()));
         return ExitCode::FAILURE;
     }
+    let checked = read_config(options);
     if let Some(file) = &options.log_file {
         let shown = file.display();
-        if let Err(why) = log_file::refuse(file, options.config.as_deref()) {
+        let zookeeper = checked.settings.as_ref().ok().and_then(|good| good.zookeeper.as_ref());
+        let in_use = InUse {
+            config: options.config.as_deref(),
+            routes: options.routes.as_deref(),
+            state_file: zookeeper.and_then(|zookeeper| zookeeper.state_file.as_deref()),
+        };
+        if let Err(why) = log_file::refuse(file, &in_use) {
             super::complain(&format!("log file {shown}: {why}; nothing was written to it"));
             return ExitCode::from(2);
         }
@@ -121,7 +128,7 @@ pub fn run(options: &Options) -> ExitCode {
         super::complain(&format!("log: {e}"));
         return ExitCode::FAILURE;
     }
-    match serve(options, given, signals) {
+    match serve(options, checked, given, signals) {
         Ok(()) => ExitCode::SUCCESS,
         Err(faults) => {
             faults.iter().for_each(|fault| error!("{fault}"));
@@ -136,12 +143,13 @@ pub fn run(options: &Options) -> ExitCode {
 
 fn serve(
     options: &Options,
+    checked: Checked,
     given: io::Result<Given>,
     mut signals: Signals,
 ) -> Result<(), Vec<String>> {
     let fault = |what: &'static str| move |e: io::Error| vec![format!("{what}: {e}")];
     let given = given.map_err(fault("LISTEN_FDS"))?;
-    let (mut settings, source) = read_settings(options)?;
+    let (mut settings, source) = read_settings(options, checked)?;
     let (version, commit) = (version::VERSION, version::COMMIT);
     info!("meta-proxy {version} commit {commit} starts, process {}", std::process::id());
     let all_left = signals.handle();
@@ -226,7 +234,7 @@ impl UnusedSignals {
 /// SIGHUP: the log file is reopened, and the settings that can change do.
 fn reload(options: &Options, running: &mut Settings, server: &Server) {
     logging::reopen();
-    let new = match read_settings(options) {
+    let new = match read_settings(options, read_config(options)) {
         Ok((new, _)) => new,
         Err(faults) => {
             faults.iter().for_each(|fault| error!("{fault}"));
@@ -252,12 +260,19 @@ fn reload(options: &Options, running: &mut Settings, server: &Server) {
     info!("SIGHUP: {}", told.join(", "));
 }
 
-/// The settings, or every fault. What only looks wrong is logged.
-fn read_settings(options: &Options) -> Result<(Settings, Source), Vec<String>> {
+fn read_config(options: &Options) -> Checked {
     let needs_zookeeper = options.routes.is_none();
-    let (shown, checked) = match &options.config {
-        Some(path) => (path.display().to_string(), config::read(path, needs_zookeeper)),
-        None => ("defaults".to_owned(), config::parse("", needs_zookeeper)),
+    match &options.config {
+        Some(path) => config::read(path, needs_zookeeper),
+        None => config::parse("", needs_zookeeper),
+    }
+}
+
+/// The settings, or every fault. What only looks wrong is logged.
+fn read_settings(options: &Options, checked: Checked) -> Result<(Settings, Source), Vec<String>> {
+    let shown = match &options.config {
+        Some(path) => path.display().to_string(),
+        None => "defaults".to_owned(),
     };
     if let Ok(settings) = &checked.settings {
         logging::apply(&settings.log);

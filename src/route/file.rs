@@ -49,6 +49,12 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Record>, Faults> {
     parse(&text).map_err(|faults| faults.iter().map(|fault| format!("{shown}: {fault}")).collect())
 }
 
+/// Whether a text is meant as routes, with faults or without: one JSON object whose values are objects.
+pub fn looks_like_routes(text: &str) -> bool {
+    let tables = serde_json::from_str(text).map(|Tables(tables)| tables).unwrap_or_default();
+    !tables.is_empty() && tables.iter().all(|(_, record)| record.get().starts_with('{'))
+}
+
 fn parse(text: &str) -> Result<BTreeMap<String, Record>, Faults> {
     let Tables(tables) = serde_json::from_str(text).map_err(|e| vec![e.to_string()])?;
     let mut routes = BTreeMap::new();

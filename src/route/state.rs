@@ -177,6 +177,13 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Whether a text begins as a state file does.
+pub fn looks_like_state(text: &str) -> bool {
+    let first = text.lines().next().unwrap_or_default();
+    let head: Value = serde_json::from_str(first).unwrap_or_default();
+    head.get("origin_checksum").is_some()
+}
+
 fn parse(bytes: &[u8], origin: &Origin) -> Result<Contents, Unused> {
     let damaged = Unused::Damaged;
     let end = bytes.iter().position(|&byte| byte == b'\n');

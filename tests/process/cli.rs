@@ -440,12 +440,15 @@ fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn a_typing_error_never_costs_the_settings_file() {
+fn a_typing_error_never_costs_a_file_of_settings_or_routes() {
     let scratch = Scratch::new("typo");
     for name in ["my.yml", "my.yaml", "my.conf"] {
         scratch.write(name, GOOD);
     }
     let at = |name: &str| path_text(&scratch.path().join(name)).to_owned();
+    let state_file = format!("cluster, state_file: {}}}", at("state"));
+    scratch.write("my.yml", GOOD.replace("cluster}", &state_file));
+    scratch.write("routes.json", r#"{"orders": {"cluster_name": "c3", "meta_addrs": "h:1"}}"#);
     let before = content(scratch.path());
     for (args, want, code) in [
         (["chek", &at("my.yml")], "no such command: chek; did you mean check?", 2),
@@ -455,11 +458,17 @@ fn a_typing_error_never_costs_the_settings_file() {
         ([&at("my.conf"), &at("my.yml")], "want a log, not a YAML file", 2),
         ([&at("my.yml"), &at("my.conf")], "want a log, and this reads as settings", 2),
         ([&at("my.yml"), &at("new.yaml")], "want a log, not a YAML file", 2),
+        ([&at("my.yml"), &at("routes.json")], "want a log, and this reads as routes", 2),
+        ([&at("my.yml"), &at("state")], "want a log, not zookeeper.state_file itself", 2),
     ] {
         let done = meta_proxy(args).expect_code(code);
         assert!(done.stderr.starts_with("meta-proxy: ") && done.stderr.contains(want), "{done}");
         assert_eq!(content(scratch.path()), before, "{args:?}");
     }
+    let routes = at("routes.json");
+    let done = meta_proxy(["--routes", &routes, &at("my.yml"), &routes]).expect_code(2);
+    assert!(done.stderr.contains("want a log, not the routes file itself"), "{done}");
+    assert_eq!(content(scratch.path()), before);
 }
 
 #[test]
