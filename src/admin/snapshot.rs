@@ -321,7 +321,7 @@ fn cluster(named: Named) -> verdict::Cluster {
         waiting: state.waiting,
         failing_s: state.failing.map(|span| span.as_secs()),
         failures: state.failures,
-        meta_failures: cluster.stats.failures().into_iter().map(failure).collect(),
+        meta_failures: cluster.meta_failures().into_iter().map(failure).collect(),
         probes: state.servers.iter().map(probe).collect(),
         usual_us: state.usual.map(|usual| usual.as_micros() as u64),
         answers_ok: sum(true),

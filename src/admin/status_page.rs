@@ -4,6 +4,7 @@
 //! fetches it again and again. Every text that comes from outside goes through [`Text`].
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::fmt;
 
 use super::http_message::Response;
@@ -27,6 +28,9 @@ const MAX_OPEN: usize = 8;
 /// MetaServers of a cluster whose failures are shown.
 const MAX_REASONS: usize = 3;
 
+/// Name and MetaServers of each cluster that does not answer.
+type Dead<'a> = HashSet<(&'a str, &'a [String])>;
+
 /// The page; of the routes those with `q` in their table, cluster or addresses. `nonce` tells its own script and style
 /// from any that got into it, so nobody may guess it.
 pub fn response(overview: &Overview, q: &str, nonce: &str) -> Response {
@@ -44,6 +48,12 @@ fn render(overview: &Overview, q: &str, nonce: &str) -> String {
         Level::Warning => "warning",
         Level::Bad => "bad",
     };
+    let dead: Dead = overview
+        .clusters
+        .iter()
+        .filter(|cluster| cluster.failing_s.is_some())
+        .map(|cluster| (cluster.name.as_str(), &cluster.metas[..]))
+        .collect();
     fill(HTML, |name| match name {
         "title" => {
             let mark = if verdict.level == Level::Well { "" } else { "! " };
@@ -62,7 +72,7 @@ fn render(overview: &Overview, q: &str, nonce: &str) -> String {
             let list = if details.is_empty() { details } else { format!("<ul>{details}</ul>") };
             format!("{}{list}", Text(&verdict.headline))
         }
-        "broken" => broken(&overview.routes),
+        "broken" => broken(&overview.routes, &dead),
         "numbers" => numbers(overview),
         "zookeeper" => overview.zookeeper.as_ref().map_or_else(
             || "<p>Routes come from a file, without ZooKeeper.</p>".to_owned(),
@@ -70,7 +80,7 @@ fn render(overview: &Overview, q: &str, nonce: &str) -> String {
         ),
         "clusters" => clusters(&overview.clusters, q),
         "q" => Text(q).to_string(),
-        "routes" => routes(&overview.routes, q),
+        "routes" => routes(&overview.routes, &dead, q),
         other => unreachable!("page.html has {other}"),
     })
 }
@@ -334,7 +344,7 @@ fn trouble(route: &Route) -> Option<u8> {
 }
 
 /// The routes with a record that cannot be used, or whose cluster answers with an error.
-fn broken(routes: &[Route]) -> String {
+fn broken(routes: &[Route], dead: &Dead) -> String {
     let mut found: Vec<&Route> = routes.iter().filter(|route| trouble(route).is_some()).collect();
     if found.is_empty() {
         return String::new();
@@ -345,11 +355,11 @@ fn broken(routes: &[Route]) -> String {
         n => format!("<p class=\"more\">and {} more, see Routes below</p>", thousands(n as u64)),
     };
     found.truncate(MAX_BROKEN);
-    format!("<h2>Routes that need a look</h2>{}{more}", route_table(&found))
+    format!("<h2>Routes that need a look</h2>{}{more}", route_table(&found, dead))
 }
 
 /// Those that need a look first, then the busiest.
-fn routes(routes: &[Route], q: &str) -> String {
+fn routes(routes: &[Route], dead: &Dead, q: &str) -> String {
     let wanted = q.trim().to_lowercase();
     let has = |text: &str| text.to_lowercase().contains(&wanted);
     let mut found: Vec<&Route> = routes
@@ -361,7 +371,8 @@ fn routes(routes: &[Route], q: &str) -> String {
         })
         .collect();
     found.sort_by_key(|route| {
-        (trouble(route).unwrap_or(u8::MAX), !route.stale, Reverse(route.queries))
+        let calm = (!is_dead(route, dead), !route.stale);
+        (trouble(route).unwrap_or(u8::MAX), calm, Reverse(route.queries))
     });
     let all = thousands(routes.len() as u64);
     let count = thousands(found.len() as u64);
@@ -369,7 +380,7 @@ fn routes(routes: &[Route], q: &str) -> String {
         (0, true) => "No table has been asked for yet.".to_owned(),
         (0, false) => format!("None of {all} tables has this in it."),
         (n, _) if n > MAX_ROUTES => format!(
-            "{MAX_ROUTES} of {count} are shown, stale ones and the busiest first; search for the \
+            "{MAX_ROUTES} of {count} are shown, those that need a look and the busiest first; search for the \
              others, or see /routes"
         ),
         (_, true) => String::new(),
@@ -377,11 +388,11 @@ fn routes(routes: &[Route], q: &str) -> String {
     };
     let told = if told.is_empty() { told } else { format!("<p class=\"more\">{told}</p>") };
     found.truncate(MAX_ROUTES);
-    if found.is_empty() { told } else { format!("{}{told}", route_table(&found)) }
+    if found.is_empty() { told } else { format!("{}{told}", route_table(&found, dead)) }
 }
 
-fn route_table(routes: &[&Route]) -> String {
-    let rows: String = routes.iter().map(|route| route_row(route)).collect();
+fn route_table(routes: &[&Route], dead: &Dead) -> String {
+    let rows: String = routes.iter().map(|route| route_row(route, dead)).collect();
     format!(
         "<table><thead><tr><th>table</th><th>cluster</th><th>state</th>\
          <th class=\"n wide\">confirmed</th><th class=\"n wide\">changed</th>\
@@ -390,9 +401,14 @@ fn route_table(routes: &[&Route]) -> String {
     )
 }
 
-fn route_row(route: &Route) -> String {
+fn is_dead(route: &Route, dead: &Dead) -> bool {
+    route.cluster.as_deref().is_some_and(|cluster| dead.contains(&(cluster, &route.metas[..])))
+}
+
+fn route_row(route: &Route, dead: &Dead) -> String {
     let (class, state) = match route {
         Route { cluster: None, .. } => ("bad", "unusable"),
+        _ if is_dead(route, dead) => ("bad", "cluster does not answer"),
         Route { error: Some(ERR_OBJECT_NOT_FOUND), .. } => ("bad", "not in its cluster"),
         Route { held: true, .. } => ("warning", "held"),
         Route { fault: Some(_), .. } => ("warning", "last good one"),
@@ -500,7 +516,9 @@ mod tests {
         let reason = "failing for 40 s<small>17 calls in a row</small>\
             <small>10.1.0.2:34601: timeout, 3 s ago</small>";
         assert!(page.contains(reason), "{page}");
-        assert!(page.contains("last good one</span><small>want a JSON object</small>"), "{page}");
+        let dead = "cluster does not answer</span><small>";
+        assert!(page.contains(&format!("{dead}want a JSON object</small>")), "{page}");
+        assert_eq!(page.matches(dead).count(), 3, "{page}");
         assert_eq!(rows(&page, "routes"), ["items", "orders", "users"]);
     }
 

@@ -28,7 +28,7 @@ use super::link::{Link, LinkError};
 use super::resolver::Resolver;
 use super::sharing::{Batch, Sent, Sharing};
 use super::slow_start::SlowStart;
-use super::stats::Stats;
+use super::stats::{Failures, Stats};
 use crate::client::ask::Ask;
 use crate::config::UpstreamLimits;
 use crate::logging::Throttle;
@@ -315,6 +315,15 @@ impl Cluster {
             usual: (usual_us < NEVER_US).then(|| Duration::from_micros(usual_us.into())),
             servers: core.memory.servers().iter().map(server).collect(),
         }
+    }
+
+    /// Failures of the MetaServers that it has now, and of leaders that they named. Those of the past, and of other clusters
+    /// with its name, are counted in `stats` only.
+    pub fn meta_failures(&self) -> Vec<(SocketAddr, &'static str, Failures)> {
+        let mut failures = self.stats.failures();
+        let core = self.core.lock();
+        failures.retain(|(meta, ..)| core.memory.is_known(meta));
+        failures
     }
 
     /// A query wants this cluster's answer. `routes_version` is that of before its route was looked up.

@@ -52,7 +52,7 @@ impl Memory {
 
     /// Whether the list has this address, or a follower named it since the list is as it is. An answer of any other was on
     /// its way when the list changed.
-    fn is_known(&self, addr: &SocketAddr) -> bool {
+    pub fn is_known(&self, addr: &SocketAddr) -> bool {
         self.servers.contains(addr) || self.named.contains(addr)
     }
 

@@ -420,6 +420,28 @@ fn clusters_that_need_a_look_come_first_and_have_their_reason() {
 }
 
 #[test]
+fn a_metaserver_that_was_replaced_is_no_trouble_any_more() {
+    let (old, live) = (meta_with("t", "10.1.1.1:34801"), meta_with("t", "10.1.1.2:34801"));
+    let gone = old.addr();
+    drop(old);
+    let mut routes = Routes::new([("t", record("a", &[gone, live.addr()]))]);
+    let proxy = routes.proxy_with("probe_interval_s: 1");
+    let page = || get(proxy.admin(), "/");
+    eventually("it is told of", 3 * SOON, || {
+        proxy.ask("t");
+        page().contains(&format!("MetaServer {gone} of a gave no usable answer: refused"))
+    });
+    routes.put("t", record("a", &[live.addr()]));
+    eventually("it is not any more", SOON, || {
+        proxy.ask("t");
+        page().contains("All is well")
+    });
+    let failures = format!(r#"region="test",pegasus_cluster="a",meta="{gone}",kind="refused""#);
+    let counted = metric(&proxy, &format!("meta_proxy_upstream_failures_total{{{failures}}}"));
+    assert!(counted >= Some(1.0), "a counter never goes back: {counted:?}");
+}
+
+#[test]
 fn a_falcon_agent_gets_the_metrics() {
     let agent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let routes = Routes::new([]);
