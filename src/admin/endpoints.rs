@@ -230,7 +230,7 @@ fn log_levels(request: &Request) -> Response {
     Response::text(200, format!("{}\n", logging::levels()))
 }
 
-/// What became of it: a proxy that stops neither drains nor comes back.
+/// Tells whether it was done: a proxy that stops neither drains nor comes back.
 fn in_service(inside: &Inside) -> Response {
     Response::text(200, format!("{}\n", inside.life.is_ready().err().unwrap_or("in service")))
 }

@@ -45,7 +45,7 @@ pub struct FalconOptions {
     pub agent: SocketAddr,
     /// Whole seconds.
     pub step: Duration,
-    /// Whose numbers these are: the name of the host.
+    /// The name of the host that these numbers are of.
     pub endpoint: String,
     /// Names and values that all numbers have.
     pub tags: Vec<(String, String)>,

@@ -20,7 +20,7 @@ const MAX_HEADERS: usize = 64;
 /// A POST wants this header, with any value. No page of another site can have a browser send it unasked.
 pub const DELIBERATE: &str = "X-Meta-Proxy";
 
-/// What is wanted. HEAD is a GET whose answer loses its body on the way.
+/// A request's method and target. HEAD is a GET whose answer loses its body on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Tell something.

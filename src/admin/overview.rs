@@ -27,7 +27,7 @@ pub struct Overview {
     pub clusters: Vec<Cluster>,
     /// The cached routes.
     pub routes: Vec<Route>,
-    /// What clients do.
+    /// Connections and queries of clients.
     pub clients: Clients,
     /// Refusals since the start.
     pub refused: Vec<Refused>,
@@ -212,7 +212,7 @@ pub struct Route {
     pub error_queries: u64,
 }
 
-/// What clients do.
+/// Connections and queries of clients.
 #[derive(Clone, Debug)]
 pub struct Clients {
     /// Connections.
@@ -234,7 +234,7 @@ pub struct Clients {
 /// Refusals of clients.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// What, and why.
+    /// The thing that is refused, and why.
     pub what: Refusable,
     /// Since the start.
     pub count: u64,
@@ -251,7 +251,7 @@ pub enum Refusable {
     Query(Shed),
 }
 
-/// What no query waits for, and an operator misses later.
+/// Work beside queries: none waits for it, but an operator misses it later.
 #[derive(Clone, Debug, Default)]
 pub struct Upkeep {
     /// Why the settings file was not taken at the last SIGHUP, and how long ago that was, in seconds.

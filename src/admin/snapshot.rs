@@ -249,7 +249,7 @@ pub struct SettingsFile {
 
 fn refused(metrics: &Metrics) -> Vec<Refused> {
     let connections = metrics.refused.all().map(|(why, n)| (Refusable::Connection(why), n));
-    // Of queries to a failing cluster the cluster tells.
+    // The cluster itself tells of queries to a cluster that fails.
     let queries = metrics.shed.all().filter(|(why, _)| *why != Shed::FailingCluster);
     let queries = queries.map(|(why, n)| (Refusable::Query(why), n));
     let refused = |(what, n): (_, &Tally)| {

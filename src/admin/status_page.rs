@@ -23,7 +23,7 @@ const MAX_ROUTES: usize = 200;
 const MAX_CLUSTERS: usize = 100;
 /// Rows of routes that need a look, right under the headline.
 const MAX_BROKEN: usize = 20;
-/// So many healthy clusters are shown; more are folded away until somebody opens or searches them.
+/// More healthy clusters than these are folded away until somebody opens or searches them.
 const MAX_OPEN: usize = 8;
 /// MetaServers of a cluster whose failures are shown.
 const MAX_REASONS: usize = 3;
@@ -31,7 +31,7 @@ const MAX_REASONS: usize = 3;
 /// Name and MetaServers of each cluster that does not answer.
 type Dead<'a> = HashSet<(&'a str, &'a [String])>;
 
-/// The page; of the routes those with `q` in their table, cluster or addresses. `nonce` tells its own script and style
+/// The page, with the routes that have `q` in their table, cluster or addresses. `nonce` tells its own script and style
 /// from any that got into it, so nobody may guess it.
 pub fn response(overview: &Overview, q: &str, nonce: &str) -> Response {
     let policy = format!(

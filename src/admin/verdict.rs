@@ -35,7 +35,7 @@ pub enum Level {
     Bad,
 }
 
-/// What was refused or lost for the last time so long ago is no news any more.
+/// A refusal or a loss is shown for this long after the last one.
 const NEWS_S: u64 = 60;
 /// A table that its cluster does not have is told of for this long after the last query.
 const MISSING_S: u64 = 3_600;

@@ -26,7 +26,7 @@ Usage:
 Exit codes: 0 it is good, 1 it has faults (or warnings, with --strict), 2 arguments that mean nothing.
 ";
 
-/// What the arguments said.
+/// The arguments of the command.
 pub struct Options {
     /// `-`: standard input.
     config: Option<PathBuf>,

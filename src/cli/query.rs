@@ -34,11 +34,11 @@ Usage:
 Exit codes: 0 the answer is ERR_OK, 1 it is another, or there is none, 2 arguments that mean nothing.
 ";
 
-/// What the arguments said.
+/// The arguments of the command.
 pub struct Options {
     /// The table.
     pub table: String,
-    /// Whom to ask, `host:port`.
+    /// The proxy or MetaServer to ask, `host:port`.
     pub via: String,
     /// How to ask.
     pub protocol: Protocol,

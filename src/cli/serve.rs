@@ -54,7 +54,7 @@ SIGHUP reads CONFIG again and reopens LOGFILE; SIGTERM lets clients leave; SIGIN
 Exit codes: 0 after an ordered stop, 1 it cannot start or its accept loop fails, 2 arguments that mean nothing.
 ";
 
-/// What the arguments said.
+/// The arguments of the command.
 pub struct Options {
     /// The settings file; without it all settings have their defaults.
     pub config: Option<PathBuf>,

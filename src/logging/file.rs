@@ -37,7 +37,7 @@ pub struct LogFile {
     /// As given: where it is opened again.
     path: PathBuf,
     file: File,
-    /// The same without symbolic links; `None` for what is no file, as /dev/null, and is never put aside.
+    /// Its path without symbolic links; `None` for what is no file, as /dev/null, and is never put aside.
     real: Option<PathBuf>,
     size: u64,
     /// The last write stopped within a line.

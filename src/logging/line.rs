@@ -114,7 +114,7 @@ impl Utc {
         Utc(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// The same as a part of a file name: `2026-11-23T08-00-00.123`. Stamps sort as their times do.
+    /// The time as a part of a file name: `2026-11-23T08-00-00.123`. Stamps sort as their times do.
     pub fn stamp(self) -> String {
         self.to_string().trim_end_matches('Z').replace(':', "-")
     }

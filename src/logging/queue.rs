@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::config::Keep;
 
-/// What waits at most: tens of thousands of lines, which is seconds of the worst that can happen here.
+/// Bytes that wait at most: tens of thousands of lines, which is seconds of the worst that can happen here.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// An order to the thread, for when it has written the lines that came before.

@@ -430,7 +430,7 @@ fn version_and_help() {
     }
 }
 
-/// What stands in a folder, files and their content.
+/// The files of a folder and their content.
 fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("it").path());
     let mut files: Vec<_> =
@@ -524,7 +524,7 @@ fn options_of_another_command_mean_nothing() {
 
 // ---- start
 
-/// What is in a log beside times.
+/// The errors in a log, without their times.
 fn errors(log: &str) -> Vec<&str> {
     log.lines().filter_map(|line| Some(line.split_once(" ERROR main serve: ")?.1)).collect()
 }

@@ -23,7 +23,7 @@ const DASHBOARD: &str = "docs/grafana.json";
 /// How names of metrics begin.
 const BEGINNINGS: [&str; 4] = ["meta_proxy_", "client_", "zk_", "process_"];
 
-/// What the rows of tables begin with, `| name |` in backticks.
+/// The names that rows of tables begin with, `| name |` in backticks.
 fn first_cells(page: &str) -> Vec<String> {
     let text = read(page);
     let cells = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
@@ -147,7 +147,6 @@ fn prometheus_takes_the_queries_of_the_dashboard() {
     promtool(&["check", "rules", file.to_str().expect("scratch directories have plain names")]);
 }
 
-/// What Grafana needs of each panel to draw it, and that no two lie on each other.
 /// Grafana's own types, generated from its schema: a key that it does not know is an error, also in the options of panels.
 #[test]
 fn the_dashboard_is_as_grafanas_schema_wants_it() {
@@ -200,6 +199,25 @@ fn the_dashboard_begins_with_numbers_and_no_panels_overlap() {
 
 fn alerts(rules: &str) -> Vec<&str> {
     rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect()
+}
+
+#[test]
+fn both_languages_have_the_same_chapters_commands_and_rows() {
+    let [english, chinese] = PAGES.map(read);
+    let chapters = |page: &str| page.lines().filter(|line| line.starts_with("## ")).count();
+    assert_eq!(chapters(&english), chapters(&chinese));
+    // Lines between fences, without their comments.
+    let code = |page: &str| -> Vec<String> {
+        let blocks = page.split("```").skip(1).step_by(2);
+        let lines = blocks.flat_map(str::lines).map(|line| {
+            let code = line.split("  #").next().unwrap_or_default();
+            code.trim_end().to_owned()
+        });
+        lines.collect()
+    };
+    assert_eq!(code(&english), code(&chinese));
+    let [english, chinese] = PAGES.map(first_cells);
+    assert_eq!(english, chinese);
 }
 
 #[test]

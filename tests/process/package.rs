@@ -148,7 +148,7 @@ fn the_unit_goes_with_the_settings() {
     assert!(settings["zookeeper.state_file"].starts_with(&state), "{state}");
 }
 
-/// What systemd 219 knows, of what a unit of ours may need.
+/// The directives that systemd 219 knows, as far as a unit of ours may need them.
 const KNOWN_TO_219: [&str; 30] = [
     "Description",
     "Documentation",

@@ -108,7 +108,7 @@ fn overview(clusters: usize, tables: usize) -> Overview {
     }
 }
 
-/// The same with ZooKeeper down, a cluster dead, and a broken record over a good one.
+/// A proxy with ZooKeeper down, a cluster dead, and a broken record over a good one.
 fn in_trouble() -> Overview {
     let mut overview = overview(5, 37);
     if let Some(zookeeper) = &mut overview.zookeeper {
