@@ -51,7 +51,7 @@ fn render(overview: &Overview, q: &str, nonce: &str) -> String {
     let dead: Dead = overview
         .clusters
         .iter()
-        .filter(|cluster| cluster.failing_s.is_some())
+        .filter(|cluster| cluster.is_down())
         .map(|cluster| (cluster.name.as_str(), &cluster.metas[..]))
         .collect();
     fill(HTML, |name| match name {
@@ -225,7 +225,7 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
 /// kind is sorted by name. A search unfolds the healthy ones.
 fn clusters(clusters: &[Cluster], q: &str) -> String {
     let mut found: Vec<&Cluster> = clusters.iter().filter(|cluster| is_found(cluster, q)).collect();
-    found.sort_by_key(|cluster| (cluster.failing_s.is_none(), &cluster.name));
+    found.sort_by_key(|cluster| (!cluster.is_down(), &cluster.name));
     let (ill, healthy): (Vec<&Cluster>, Vec<&Cluster>) =
         found.into_iter().partition(|cluster| !state(cluster).0.is_empty());
     let count = thousands(healthy.len() as u64);
@@ -272,17 +272,18 @@ fn cluster_table(clusters: &[&Cluster]) -> String {
 /// The class of a cluster's row, and what its state is; no class: it is healthy.
 fn state(cluster: &Cluster) -> (&'static str, String) {
     let failures = counted(cluster.failures.into(), "call");
-    match (cluster.failing_s, cluster.failures) {
-        (Some(failing_s), _) => {
+    match (cluster.failing_s, cluster.mute_s(), cluster.failures) {
+        (Some(failing_s), ..) => {
             let state = format!("failing for {}", span(failing_s));
             ("bad", format!("{state}<small>{failures} in a row</small>"))
         }
-        (None, 1..) => ("warning", format!("{failures} failed")),
-        (None, 0) if cluster.usual_us.is_none() => ("", "not asked yet".to_owned()),
-        (None, 0) if !cluster.fresh_failures().is_empty() => {
+        (None, Some(mute_s), _) => ("bad", format!("no answer to probes for {}", span(mute_s))),
+        (None, None, 1..) => ("warning", format!("{failures} failed")),
+        (None, None, 0) if !cluster.fresh_failures().is_empty() => {
             ("warning", "answers, but for:".to_owned())
         }
-        (None, 0) => ("", "answers".to_owned()),
+        (None, None, 0) if cluster.usual_us.is_none() => ("", "not asked yet".to_owned()),
+        (None, None, 0) => ("", "answers".to_owned()),
     }
 }
 
@@ -445,6 +446,7 @@ fn route_row(route: &Route, dead: &Dead) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::MetaProbe;
     use super::super::verdict::tests::sample;
     use super::*;
 
@@ -520,6 +522,41 @@ mod tests {
         assert!(page.contains(&format!("{dead}want a JSON object</small>")), "{page}");
         assert_eq!(page.matches(dead).count(), 3, "{page}");
         assert_eq!(rows(&page, "routes"), ["items", "orders", "users"]);
+    }
+
+    #[test]
+    fn a_dead_cluster_that_nobody_has_asked_is_not_well() {
+        let mut overview = sample();
+        let probe = |host: usize, said| MetaProbe {
+            meta: format!("10.1.0.{host}:34601"),
+            said: Some(said),
+            since_s: 10 * host as u64,
+        };
+        let cluster = &mut overview.clusters[0];
+        (cluster.usual_us, cluster.leader) = (None, None);
+        cluster.probes = vec![probe(1, "refused"), probe(2, "timeout")];
+        let text = page(&overview, "");
+        let headline = "Cluster c3srv-ad does not answer: no MetaServer has answered a probe for 10 s, 2 tables affected";
+        assert!(text.contains(headline), "{text}");
+        assert!(text.contains("no answer to probes for 10 s"), "{text}");
+        assert_eq!(text.matches("cluster does not answer</span>").count(), 2, "its tables: {text}");
+        assert!(text.contains("1 cluster is well"), "{text}");
+
+        // One that answers is enough: the other is a warning, also if nobody has asked yet.
+        let cluster = &mut overview.clusters[0];
+        cluster.probes[1] = probe(2, "follower");
+        let meta = "10.1.0.1:34601".to_owned();
+        cluster.meta_failures = vec![MetaFailure { meta, kind: "refused", count: 1, last_s: 3 }];
+        let text = page(&overview, "");
+        assert!(text.contains("class=\"live warning\""), "{text}");
+        assert!(text.contains("answers, but for:"), "{text}");
+
+        // Before the first probe nothing is known.
+        let cluster = &mut overview.clusters[0];
+        cluster.meta_failures.clear();
+        cluster.probes.iter_mut().for_each(|probe| probe.said = None);
+        let text = page(&overview, "");
+        assert!(text.contains("All is well") && text.contains("not asked yet"), "{text}");
     }
 
     #[test]

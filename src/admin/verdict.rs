@@ -68,7 +68,7 @@ impl Overview {
             let server = self.zookeeper.as_ref().and_then(|zookeeper| zookeeper.server.as_deref());
             found.push((Level::Bad, hold.wrong(server)));
         }
-        let failing = self.clusters.iter().filter(|cluster| cluster.failing_s.is_some());
+        let failing = self.clusters.iter().filter(|cluster| cluster.is_down());
         let failing: Vec<&Cluster> = failing.collect();
         match failing[..] {
             [] => {}
@@ -118,7 +118,7 @@ impl Overview {
 
     /// MetaServers that fail while others of their cluster answer.
     fn mute_metas(&self) -> Option<String> {
-        let working = self.clusters.iter().filter(|cluster| cluster.failing_s.is_none());
+        let working = self.clusters.iter().filter(|cluster| !cluster.is_down());
         let failing: Vec<(&Cluster, &MetaFailure)> = working
             .flat_map(|cluster| cluster.fresh_failures().into_iter().map(move |of| (cluster, of)))
             .collect();
@@ -249,9 +249,29 @@ impl Cluster {
         found
     }
 
+    /// Whether clients get no answer of it: queries failed, or probes show that they would.
+    pub fn is_down(&self) -> bool {
+        self.failing_s.is_some() || self.mute_s().is_some()
+    }
+
+    /// No MetaServer of it has answered a probe for this long, and none a query since.
+    pub fn mute_s(&self) -> Option<u64> {
+        let is_silent = |probe: &&MetaProbe| {
+            probe.said.is_some_and(|said| said != "leader" && said != "follower")
+        };
+        let silent = self.probes.iter().filter(is_silent);
+        let since_s = silent.clone().map(|probe| probe.since_s).min()?;
+        let is_mute = silent.count() == self.probes.len() && self.leader.is_none();
+        is_mute.then_some(since_s)
+    }
+
     fn wrong(&self) -> String {
         let Cluster { name, failures, tables, .. } = self;
-        let since = span(self.failing_s.unwrap_or_default());
+        let since = span(self.failing_s.or(self.mute_s()).unwrap_or_default());
+        let failures = match self.failing_s {
+            Some(_) => format!("{failures} failures in {since}"),
+            None => format!("no MetaServer has answered a probe for {since}"),
+        };
         let metas = self.fresh_failures();
         let metas: Vec<String> =
             metas.iter().map(|failure| format!("{} {}", failure.meta, failure.kind)).collect();
@@ -260,9 +280,7 @@ impl Cluster {
             false => format!("; {}", some_of(metas.iter().map(String::as_str))),
         };
         let tables = counted(*tables as u64, "table");
-        format!(
-            "Cluster {name} does not answer: {failures} failures in {since}, {tables} affected{why}"
-        )
+        format!("Cluster {name} does not answer: {failures}, {tables} affected{why}")
     }
 }
 
