@@ -70,6 +70,7 @@ pub struct App {
     pub is_available: bool,
     /// A duplication of it was made, of whatever status.
     pub is_duplicating: bool,
+    pub is_bulk_loading: bool,
     pub envs: BTreeMap<String, String>,
 }
 
@@ -101,7 +102,7 @@ pub fn query_duplication(seq: i32, table: &str) -> Vec<u8> {
 }
 
 /// `fields` are those of the request struct, without its end.
-fn request(method: &str, seq: i32, fields: &[u8]) -> Vec<u8> {
+pub(super) fn request(method: &str, seq: i32, fields: &[u8]) -> Vec<u8> {
     let args = [&[12, 0, 1][..], fields, &[0, 0]].concat();
     let mut out = Vec::new();
     message::write_call(method, seq, CLIENT_TIMEOUT_MS, &args, &mut out);
@@ -155,6 +156,7 @@ fn read_app(input: &mut Input<'_>) -> thrift::Result<App> {
             }
             (8, TType::I32) => app.max_replica_count = input.read_i32()?,
             (12, TType::Bool) => app.is_duplicating = input.read_bool()?,
+            (14, TType::Bool) => app.is_bulk_loading = input.read_bool()?,
             (_, kind) => skip(input, kind)?,
         }
         Ok(())
@@ -177,7 +179,7 @@ fn read_remote(input: &mut Input<'_>) -> thrift::Result<Option<String>> {
 }
 
 /// Reads the response struct but for its field 1, the error.
-fn read(
+pub(super) fn read(
     frame: &[u8],
     method: &str,
     seq: i32,
@@ -214,7 +216,7 @@ fn read(
     }
 }
 
-fn list<'a, T>(
+pub(super) fn list<'a, T>(
     input: &mut Input<'a>,
     mut item: impl FnMut(&mut Input<'a>) -> thrift::Result<T>,
 ) -> thrift::Result<Vec<T>> {

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod address;
+pub mod admin_move;
 pub mod admin_rpc;
 pub mod answer;
 pub mod config_view;

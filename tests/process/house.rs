@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "ops/plan.rs",
     "ops/record.rs",
     "ops/view.rs",
+    "wire/admin_move.rs",
     "wire/admin_rpc.rs",
     "admin/exposition.rs",
     "admin/family.rs",

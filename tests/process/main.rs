@@ -1,6 +1,7 @@
 //! Tests of the real binary: real processes, real ZooKeeper, real clients, faults in between.
 
 mod admin;
+mod admin_move;
 mod cli;
 mod clients;
 mod crowd;
