@@ -22,6 +22,8 @@ pub struct App {
     pub envs: BTreeMap<String, String>,
     pub create_second: i64,
     pub duplicating: bool,
+    pub is_splitting: bool,
+    pub is_bulk_loading: bool,
 }
 
 /// The result struct of [`CLUSTER_INFO`].
@@ -56,8 +58,9 @@ pub fn list_apps(err: &str, apps: &[App]) -> Vec<u8> {
         w.field_i64(10, app.create_second);
         w.field_i64(11, 0);
         w.0.extend([BOOL, 0, 12, u8::from(app.duplicating)]);
-        w.field_i32(13, app.partition_count);
-        w.0.extend([BOOL, 0, 14, 0, BOOL, 0, 15, 0]);
+        // While it is being split, the count that it had before.
+        w.field_i32(13, app.partition_count >> u8::from(app.is_splitting));
+        w.0.extend([BOOL, 0, 14, u8::from(app.is_bulk_loading), BOOL, 0, 15, 0]);
         w.stop();
     }
     end(w)
@@ -97,7 +100,7 @@ pub fn query_duplication(
     end(w)
 }
 
-fn begin(err: &str) -> Writer {
+pub(crate) fn begin(err: &str) -> Writer {
     let mut w = Writer::default();
     w.field_struct(0);
     w.field_struct(1);
@@ -105,14 +108,14 @@ fn begin(err: &str) -> Writer {
     w
 }
 
-fn list(w: &mut Writer, id: i16, kind: u8, len: usize) {
+pub(crate) fn list(w: &mut Writer, id: i16, kind: u8, len: usize) {
     w.0.push(LIST);
     w.0.extend(id.to_be_bytes());
     w.0.push(kind);
     w.0.extend((len as u32).to_be_bytes());
 }
 
-fn end(mut w: Writer) -> Vec<u8> {
+pub(crate) fn end(mut w: Writer) -> Vec<u8> {
     w.stop();
     w.stop();
     w.0

@@ -11,6 +11,7 @@ mod listener;
 pub mod meta_server;
 pub mod names;
 mod peer;
+pub mod pegasus;
 pub mod process;
 pub mod proxy;
 pub mod rdsn;

@@ -25,6 +25,8 @@ const STACK_BYTES: usize = 256 << 10;
 const BACKLOG: i32 = 4096;
 /// A peer that reads nothing for so long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of the head of a request over HTTP.
+const MAX_HEAD: usize = 8 << 10;
 /// How long to wait for a descriptor to become free before trying to accept again.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
@@ -217,6 +219,22 @@ impl Link {
         if (&self.stream).write_all(&out).is_err() {
             self.close();
         }
+    }
+
+    /// The path that is asked for, if the peer speaks HTTP; it has read the head then. Blocks for the first bytes.
+    pub(crate) fn http_path(&self) -> Option<String> {
+        let mut first = [0; 4];
+        if self.stream.peek(&mut first).ok()? == 0 || first[0] != b'G' {
+            return None;
+        }
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && head.len() < MAX_HEAD {
+            (&self.stream).read_exact(&mut byte).ok()?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).ok()?;
+        head.split(' ').nth(1).map(str::to_owned)
     }
 
     pub(crate) fn close(&self) {

@@ -33,6 +33,10 @@ const MAX_VIOLATIONS: usize = 1000;
 const ADMIN: [&str; 3] =
     [admin_rpc::CLUSTER_INFO, admin_rpc::LIST_APPS, admin_rpc::QUERY_DUPLICATION];
 
+/// Makes the result struct for a method, its arguments, and the error that a server which does not lead has to tell;
+/// `None`: no server has this method.
+type Oracle = dyn Fn(&str, &[u8], &str) -> Option<Vec<u8>> + Send + Sync;
+
 /// How the server answers QueryConfig. The faults, from `Mute` on, are suffered by every other method too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Behaviour {
@@ -122,6 +126,14 @@ impl MetaServer {
         }
         self.core.state().behaviour = behaviour;
         self.core.late.notify_one();
+    }
+
+    /// Answers every method by this from now on, as far as the behaviour lets it.
+    pub(crate) fn answer_by(
+        &self,
+        oracle: impl Fn(&str, &[u8], &str) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) {
+        self.core.state().oracle = Some(Box::new(oracle));
     }
 
     /// Adds or replaces a table.
@@ -233,6 +245,7 @@ struct Core {
 #[derive(Default)]
 struct State {
     behaviour: Behaviour,
+    oracle: Option<Box<Oracle>>,
     answers: HashMap<String, Arc<Answer>>,
     muted: HashSet<String>,
     /// What administrators are told, besides the tables.
@@ -258,6 +271,7 @@ struct Call {
     received: Instant,
     /// Of a question about one table that is no QueryConfig.
     table: String,
+    args: Vec<u8>,
 }
 
 /// The reaction to a call, decided under the lock and done without it.
@@ -320,6 +334,7 @@ impl Core {
             admin_rpc::QUERY_DUPLICATION => table_of(&request.args),
             _ => String::new(),
         };
+        let args = if state.oracle.is_some() { request.args.clone() } else { Vec::new() };
         if !state.forget_requests {
             state.requests.push(request);
         }
@@ -339,7 +354,7 @@ impl Core {
             }
         }
 
-        let call = Call { link: Arc::clone(link), method, seq, query, received, table };
+        let call = Call { link: Arc::clone(link), method, seq, query, received, table, args };
         if state.delay_left(&call) > Duration::ZERO {
             state.delayed.push_back(call);
             self.late.notify_one();
@@ -412,13 +427,9 @@ impl State {
     fn content(&self, call: &Call) -> Content {
         match (&call.query, &self.behaviour) {
             (None, _) if call.method == NEGOTIATION => Content::Made(NEGOTIATION_RESULT.to_vec()),
-            (None, behaviour) if ADMIN.contains(&call.method.as_str()) => {
-                let err = match behaviour {
-                    Behaviour::Follower { .. } => "ERR_FORWARD_TO_OTHERS",
-                    Behaviour::NotReady(err) => err,
-                    _ => ERR_OK,
-                };
-                Content::Made(self.admin(call, err))
+            (None, _) if self.oracle.is_some() => self.ask_oracle(call),
+            (None, _) if ADMIN.contains(&call.method.as_str()) => {
+                Content::Made(self.admin(call, self.err()))
             }
             (None, _) => Content::FrameError("ERR_HANDLER_NOT_FOUND"),
             (Some(_), Behaviour::Follower { leader }) => {
@@ -427,8 +438,24 @@ impl State {
             (Some(_), Behaviour::NotReady(err)) => {
                 Content::Made(QueryCfgResponse::error(err).encode())
             }
+            (Some(_), _) if self.oracle.is_some() => self.ask_oracle(call),
             (Some(query), _) => self.look_up(query),
         }
+    }
+
+    /// The error that an administrator is told.
+    fn err(&self) -> &'static str {
+        match self.behaviour {
+            Behaviour::Follower { .. } => "ERR_FORWARD_TO_OTHERS",
+            Behaviour::NotReady(err) => err,
+            _ => ERR_OK,
+        }
+    }
+
+    fn ask_oracle(&self, call: &Call) -> Content {
+        let made =
+            self.oracle.as_ref().and_then(|oracle| oracle(&call.method, &call.args, self.err()));
+        made.map_or(Content::FrameError("ERR_HANDLER_NOT_FOUND"), Content::Made)
     }
 
     /// The answer to an administrator; with an error it says nothing else.
@@ -471,6 +498,7 @@ impl State {
                 envs: self.envs.get(name).cloned().unwrap_or_default(),
                 create_second: 0,
                 duplicating: self.duplications.contains_key(name),
+                ..App::default()
             })
         });
         tables.collect()

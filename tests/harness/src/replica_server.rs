@@ -21,8 +21,8 @@ use crate::wire::{
     self, ERR_OK, Malformed, NEGOTIATION, NEGOTIATION_RESULT, Reader, Request, Writer,
 };
 
-const PUT: &str = "RPC_RRDB_RRDB_PUT";
-const GET: &str = "RPC_RRDB_RRDB_GET";
+pub(crate) const PUT: &str = "RPC_RRDB_RRDB_PUT";
+pub(crate) const GET: &str = "RPC_RRDB_RRDB_GET";
 
 /// RocksDB's error numbers, which is what these answers carry.
 const OK: i32 = 0;
@@ -107,36 +107,53 @@ impl Store {
         let Some(partition) = partitions.get_mut(&(request.app_id, request.partition)) else {
             return Ok(("ERR_OBJECT_NOT_FOUND", Vec::new()));
         };
-        let mut result = Writer::default();
-        result.field_struct(0);
-        match request.method.as_str() {
+        let (app_id, index) = (request.app_id, request.partition);
+        let result = match request.method.as_str() {
             PUT => {
                 let (key, value) = read_put(&request.args)?;
                 partition.insert(key, value);
-                result.field_i32(1, OK);
-                result.field_i32(2, request.app_id);
-                result.field_i32(3, request.partition);
-                result.field_i64(4, 1);
-                result.field_string(5, "stand-in");
+                put(app_id, index, 1)
             }
             GET => {
-                let value = partition.get(&read_get(&request.args)?);
-                result.field_i32(1, if value.is_some() { OK } else { NOT_FOUND });
-                result.field_struct(2);
-                result.blob(value.map_or(b"", Vec::as_slice));
-                result.field_i32(3, request.app_id);
-                result.field_i32(4, request.partition);
-                result.field_string(6, "stand-in");
+                let key = read_get(&request.args)?;
+                got(app_id, index, partition.get(&key).map(Vec::as_slice))
             }
             _ => return Ok(("ERR_HANDLER_NOT_FOUND", Vec::new())),
-        }
-        result.stop();
-        result.stop();
-        Ok((ERR_OK, result.0))
+        };
+        Ok((ERR_OK, result))
     }
 }
 
-fn read_put(args: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
+/// The result struct of [`PUT`].
+pub(crate) fn put(app_id: i32, partition: i32, decree: i64) -> Vec<u8> {
+    let mut result = Writer::default();
+    result.field_struct(0);
+    result.field_i32(1, OK);
+    result.field_i32(2, app_id);
+    result.field_i32(3, partition);
+    result.field_i64(4, decree);
+    result.field_string(5, "stand-in");
+    result.stop();
+    result.stop();
+    result.0
+}
+
+/// The result struct of [`GET`].
+pub(crate) fn got(app_id: i32, partition: i32, value: Option<&[u8]>) -> Vec<u8> {
+    let mut result = Writer::default();
+    result.field_struct(0);
+    result.field_i32(1, if value.is_some() { OK } else { NOT_FOUND });
+    result.field_struct(2);
+    result.blob(value.unwrap_or_default());
+    result.field_i32(3, app_id);
+    result.field_i32(4, partition);
+    result.field_string(6, "stand-in");
+    result.stop();
+    result.stop();
+    result.0
+}
+
+pub(crate) fn read_put(args: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
     let (mut key, mut value) = (Vec::new(), Vec::new());
     let mut at = Reader::new(args);
     at.each_field(|_, _, at| {
@@ -153,7 +170,7 @@ fn read_put(args: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
     Ok((key, value))
 }
 
-fn read_get(args: &[u8]) -> Result<Vec<u8>, Malformed> {
+pub(crate) fn read_get(args: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut key = Vec::new();
     let mut at = Reader::new(args);
     at.each_field(|_, _, at| {

@@ -800,7 +800,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn u8(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
         Ok(self.array::<1>()?[0])
     }
 
@@ -812,7 +812,7 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    fn i32(&mut self) -> Result<i32, Malformed> {
+    pub(crate) fn i32(&mut self) -> Result<i32, Malformed> {
         self.array().map(i32::from_be_bytes)
     }
 
@@ -825,7 +825,7 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
-    fn string(&mut self) -> Result<String, Malformed> {
+    pub(crate) fn string(&mut self) -> Result<String, Malformed> {
         Ok(String::from_utf8_lossy(self.blob()?).into_owned())
     }
 
@@ -853,7 +853,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         want: u8,
         read: impl Fn(&mut Self) -> Result<T, Malformed>,
