@@ -18,6 +18,7 @@ mod names;
 mod overload;
 mod package;
 mod page;
+mod pegasus;
 mod pipeline;
 mod rdsn;
 mod route_control;

@@ -17,6 +17,7 @@ mod meta;
 mod replica;
 mod ship;
 mod state;
+pub mod writer;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,12 +1,14 @@
 // Package check is what the programs for the different versions of the Go client have in common: arguments to exit code.
 //
-//	[-expect-error TABLE | -load DURATION] META_HOST:PORT[,META_HOST:PORT...] TABLE...
+//	[-expect-error TABLE | -load DURATION | -write] META_HOST:PORT[,META_HOST:PORT...] TABLE...
 //
 // Each table is opened through one client, a key is set and read back, and "ok TABLE" is printed. Then the table of
 // -expect-error is opened too, which has to fail soon and with an error that has a name; "error TABLE: what" is printed.
 //
 // With -load the tables are opened one after the other, so that the last is opened when the time is over, and meanwhile
 // keys are set and read back all the time. Each failure is printed, and in the end "load ok=N failed=N".
+//
+// With -write keys are written to the first table until the input ends: see write.go.
 //
 // Quirks of the client that matter here:
 //   - of several MetaServers it asks the one that answered last; after a second without an answer it asks all others;
@@ -49,12 +51,16 @@ type Open func(ctx context.Context, table string) (Table, error)
 func Main(newClient func(metas []string) Open) {
 	expectError := flag.String("expect-error", "", "a table which must fail to open, soon and with a named error")
 	load := flag.Duration("load", 0, "open the tables during so long, and set and get all the time")
+	write := flag.Bool("write", false, "write numbered keys until the input ends, and tell of each that is acknowledged")
 	flag.Parse()
 	if flag.NArg() < 1 || (flag.NArg() == 1 && *expectError == "") {
-		fmt.Fprintln(os.Stderr, "usage: [-expect-error TABLE | -load DURATION] META_HOST:PORT[,...] TABLE...")
+		fmt.Fprintln(os.Stderr, "usage: [-expect-error TABLE | -load DURATION | -write] META_HOST:PORT[,...] TABLE...")
 		os.Exit(2)
 	}
 	open := newClient(strings.Split(flag.Arg(0), ","))
+	if *write {
+		os.Exit(runWrite(open, flag.Arg(1)))
+	}
 	if *load > 0 {
 		os.Exit(runLoad(open, flag.Args()[1:], *load))
 	}

@@ -259,7 +259,8 @@ mod tests {
         let first = Replica { app_id: 4, index: 3, ballot: 5, status: 4, decrees: [11, 12, 10] };
         let ours = replicas(&[first]);
         let real = golden("61-query-replica-info");
-        let one = &ours[ours.len() - 2 - 100..ours.len() - 2];
+        // Both end in two stops.
+        let one = &ours[replicas(&[]).len() - 2..ours.len() - 2];
         assert!(real.windows(one.len()).any(|window| window == one), "{one:02x?}");
     }
 }
