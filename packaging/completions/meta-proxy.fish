@@ -15,9 +15,11 @@ complete -c meta-proxy -n '__fish_seen_subcommand_from check' -l strict -d 'Warn
 complete -c meta-proxy -n '__fish_seen_subcommand_from check' -l json -d 'Print JSON'
 complete -c meta-proxy -n '__fish_seen_subcommand_from check' -l routes -r -d 'Check this routes file, too'
 complete -c meta-proxy -n '__fish_seen_subcommand_from help' -x -a 'run check query'
-complete -c meta-proxy -n '__fish_seen_subcommand_from route' -x -a 'ls get set rm switch undo metas import verify history accept export'
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -x -a 'ls get set rm switch move finish fence undo metas import verify history accept export'
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l apply
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l back
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l broken
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l clients-moved
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l cluster -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l clusters-root -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l config -r
@@ -30,10 +32,12 @@ complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l file -r
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l from -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l if-version -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l json
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l keep-undo
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l last -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l like -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l listen -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l max-delete -x
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l max-refused -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l metas -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l not-for-go
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l other-name
@@ -45,6 +49,7 @@ complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l replace -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l root -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l save -r
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l split-brain-accepted
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l table -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l tables-file -r
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l target-accepted
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l timeout-ms -x

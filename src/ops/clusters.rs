@@ -131,7 +131,8 @@ fn ask(addr: SocketAddr, end: Instant) -> Heard {
     }
 }
 
-fn plain(why: BadAnswer) -> String {
+/// In words.
+pub fn plain(why: BadAnswer) -> String {
     match why {
         BadAnswer::Malformed(why) | BadAnswer::Refused(why) => why,
     }
@@ -152,7 +153,8 @@ pub fn remotes(leader: SocketAddr, table: &str, limit: Duration) -> Result<Vec<S
     frame.and_then(|frame| admin_rpc::read_remotes(&frame, SEQ)).map_err(plain)
 }
 
-fn exchange(addr: SocketAddr, request: &[u8], end: Instant) -> Result<Vec<u8>, BadAnswer> {
+/// One request, and the frame of its answer.
+pub fn exchange(addr: SocketAddr, request: &[u8], end: Instant) -> Result<Vec<u8>, BadAnswer> {
     let answer = || {
         let mut exchange = Exchange::begin(addr, request, end)?;
         let mut frame = exchange.read(LEN_BYTES)?;

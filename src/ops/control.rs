@@ -234,6 +234,11 @@ impl Control {
         Plan::from_file(&text).map_err(bad)
     }
 
+    /// A znode below it.
+    pub fn below(&self, path: &str) -> String {
+        format!("{}/{path}", self.root)
+    }
+
     fn entry(&self, id: &str) -> String {
         format!("{}/{JOURNAL}/{id}", self.root)
     }
@@ -270,7 +275,7 @@ impl Control {
     }
 
     /// Creates a znode, and those above it that are missing.
-    fn create(&self, store: &mut Store, path: &str, data: Vec<u8>) -> Result<Answer, Failed> {
+    pub fn create(&self, store: &mut Store, path: &str, data: Vec<u8>) -> Result<Answer, Failed> {
         let op = |path: &str, data: Vec<u8>| Op::Create {
             path: path.to_owned(),
             data,

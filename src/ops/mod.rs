@@ -35,10 +35,14 @@ pub mod store;
 
 pub mod control;
 
+pub mod http;
+
 pub mod clusters;
 pub mod proxies;
 
 pub mod apply;
+
+pub mod moving;
 
 use std::fmt;
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use super::http;
 use super::record::Place;
-use crate::upstream::exchange::Exchange;
 use crate::upstream::resolver::Resolver;
 
 /// A page of a hundred thousand routes.
@@ -184,10 +184,7 @@ fn get(proxy: &str, resolver: &Resolver, path: &str) -> Result<Vec<u8>, String> 
     let end = Instant::now() + PAGE_LIMIT;
     let mut why = "the host has no address".to_owned();
     for addr in resolver.resolve(proxy, end) {
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n");
-        let answer = Exchange::begin(addr, request.as_bytes(), end)
-            .and_then(|mut exchange| exchange.read_to_end(MAX_PAGE_BYTES));
-        match answer.and_then(|answer| body(&answer)) {
+        match http::get(addr, path, MAX_PAGE_BYTES, end).and_then(body) {
             Ok(body) => return Ok(body),
             Err(e) => why = e,
         }
@@ -195,13 +192,10 @@ fn get(proxy: &str, resolver: &Resolver, path: &str) -> Result<Vec<u8>, String> 
     Err(why)
 }
 
-fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
-    let end = end.ok_or("want an answer of HTTP, got something else")?;
-    let (head, body) = (String::from_utf8_lossy(&answer[..end]), &answer[end + 4..]);
-    match head.split(' ').nth(1) {
-        Some("200") => Ok(body.to_vec()),
-        _ => Err(String::from_utf8_lossy(body).trim().to_owned()),
+fn body((code, body): (u16, Vec<u8>)) -> Result<Vec<u8>, String> {
+    match code {
+        200 => Ok(body),
+        _ => Err(String::from_utf8_lossy(&body).trim().to_owned()),
     }
 }
 

@@ -36,19 +36,24 @@ impl Exchange {
         Ok(bytes)
     }
 
-    /// All that comes until the other side closes, `max` bytes at most.
-    pub fn read_to_end(&mut self, max: usize) -> Result<Vec<u8>, String> {
+    /// All that comes until it is whole or the other side closes, `max` bytes at most.
+    pub fn read_until(
+        &mut self,
+        max: usize,
+        is_whole: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, String> {
         const CHUNK_BYTES: usize = 64 * 1024;
         let (mut bytes, mut chunk) = (Vec::new(), vec![0; CHUNK_BYTES]);
-        loop {
+        while !is_whole(&bytes) {
             match self.read_some(&mut chunk)? {
-                0 => return Ok(bytes),
+                0 => break,
                 n if bytes.len() + n > max => {
                     return Err(format!("want an answer of at most {max} bytes, got more"));
                 }
                 n => bytes.extend_from_slice(&chunk[..n]),
             }
         }
+        Ok(bytes)
     }
 
     fn read_some(&mut self, room: &mut [u8]) -> Result<usize, String> {

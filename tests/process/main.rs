@@ -14,6 +14,7 @@ mod house;
 mod interop;
 mod life;
 mod logs;
+mod moving;
 mod names;
 mod overload;
 mod package;

@@ -90,7 +90,7 @@ impl Pair {
 }
 
 /// The answer's frame.
-fn ask(server: SocketAddr, request: &[u8]) -> Vec<u8> {
+pub fn ask(server: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.write_all(request).unwrap();

@@ -10,7 +10,7 @@ use super::args::Args;
 use crate::config;
 use crate::ops::control::Control;
 use crate::ops::store::{Store, Where};
-use crate::ops::{Fault, Outcome};
+use crate::ops::{Fault, Outcome, moving};
 use crate::route::control::Member;
 use crate::wire::address::is_host_port;
 
@@ -73,6 +73,13 @@ impl Context {
                     entry.kind, entry.by, entry.made, entry.id, entry.id
                 ));
             }
+        }
+        match moving::journal::all(&mut store) {
+            Ok(journals) => journals.iter().for_each(|journal| {
+                crate::cli::complain(&format!("WARN: {}; {}", journal.stands(), journal.way_on()));
+            }),
+            // Other commands do not need it.
+            Err(fault) => crate::cli::complain(&format!("WARN: moves are not known: {fault}")),
         }
         Ok(store)
     }

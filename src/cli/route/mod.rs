@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! args ─▶ context: settings, ZooKeeper, proxies ─┬▶ look (ls, get, export), verify, control (history, accept) ─▶ text or JSON
+//!                                                ├▶ moving (move), fence (finish, fence): two clusters, step by step
 //!                                                └▶ a plan: single (set, rm), many (switch, undo, metas), bring (import)
 //!                                                     └▶ perform: rules, file, journal, writes, proxies ─▶ exit code
 //! ```
@@ -10,8 +11,10 @@ mod args;
 mod bring;
 mod context;
 mod control;
+mod fence;
 mod look;
 mod many;
+mod moving;
 mod perform;
 mod single;
 mod text;
@@ -48,6 +51,9 @@ pub fn run(Options(args): &Options) -> ExitCode {
         "switch" => many::switch(args),
         "metas" => many::metas(args),
         "undo" => many::undo(args),
+        "move" => moving::route_move(args),
+        "finish" => fence::finish(args),
+        "fence" => fence::fence(args),
         "import" => bring::import(args),
         "verify" => verify::verify(args),
         "history" => control::history(args),

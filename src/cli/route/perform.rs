@@ -379,7 +379,7 @@ pub fn served_by(proxies: &[String], table: &str) -> Vec<(String, String)> {
 }
 
 /// Routes that are held are nobody's to write: what the proxies serve is not what is in ZooKeeper.
-fn refuse_while_held(context: &Context, proxies: &[String]) -> Result<(), Fault> {
+pub fn refuse_while_held(context: &Context, proxies: &[String]) -> Result<(), Fault> {
     for (proxy, hold) in proxies::holds(proxies) {
         match hold {
             Ok(None) => {}

@@ -29,7 +29,7 @@ const PAGES: &str = "/metrics  for Prometheus\n/healthz  whether the process liv
 
 pub fn verify(args: &Args) -> Ended {
     let context = Context::new(args)?;
-    let every = args.value("every").map(span).transpose()?;
+    let every = args.value("every").map(|text| span("every", text)).transpose()?;
     let listen = args.value("listen").map(|text| {
         text.parse::<SocketAddr>()
             .map_err(|_| Fault::usage(format!("--listen: want IP:port, got {text:?}")))
@@ -41,9 +41,9 @@ pub fn verify(args: &Args) -> Ended {
     }
 }
 
-/// `30s`, `5m`, `1h`.
-fn span(text: &str) -> Result<Duration, Fault> {
-    let bad = || Fault::usage(format!("--every: want a span as 30s, 5m or 1h, got {text:?}"));
+/// `30s`, `5m`, `1h`: the value of an option.
+pub fn span(option: &str, text: &str) -> Result<Duration, Fault> {
+    let bad = || Fault::usage(format!("--{option}: want a span as 30s, 5m or 1h, got {text:?}"));
     let (number, seconds) = match text.as_bytes().last() {
         Some(b's') => (&text[..text.len() - 1], 1),
         Some(b'm') => (&text[..text.len() - 1], 60),

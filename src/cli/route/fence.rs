@@ -1,0 +1,176 @@
+//! `route finish` opens the old cluster's table again when nobody needs it closed. `route fence` closes what a cluster
+//! that came back still has of tables that live elsewhere.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use super::Ended;
+use super::args::Args;
+use super::context::Context;
+use super::perform::confirm_tables;
+use super::single::target;
+use super::text::counted;
+use crate::ops::moving::journal::{Journal, Keeper, Phase};
+use crate::ops::moving::look::Cluster;
+use crate::ops::proxies::{self, Expected};
+use crate::ops::store::check_name;
+use crate::ops::{Fault, Outcome, apply};
+use crate::wire::admin_move::DENY_ALL;
+
+/// Each step at a cluster is tried so often: a leader may be elected meanwhile.
+const TRIES: u32 = 5;
+/// After the first try; doubles.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Ends what a move left: the old cluster's table denies its clients.
+pub fn finish(args: &Args) -> Ended {
+    let context = Context::new(args)?;
+    let table = args.operand.as_deref().unwrap_or_default();
+    check_name(table)?;
+    let mut store = context.open()?;
+    let keeper = Keeper::of(&store, table);
+    let place = keeper.place();
+    let journal = keeper.read(&mut store)?;
+    let journal =
+        journal.ok_or_else(|| Fault::failed(format!("{place}: there is no move of {table}")))?;
+    if journal.phase != Phase::Moved {
+        let why = format!("the move did not end: {}; {}", journal.shown(), journal.way_on());
+        return Err(Fault::new(Outcome::Refused, why));
+    }
+    let Journal { from, to, .. } = &journal;
+    store.sync()?;
+    let path = store.znode_of(table);
+    let clusters = store.clusters()?;
+    let znode = store.read(std::slice::from_ref(&path))?.into_iter().next().flatten();
+    let now = znode.as_ref().and_then(|znode| store.place_of(&znode.data, &clusters).ok());
+    let Some(znode) = znode.filter(|_| now.as_ref() == Some(to)) else {
+        let why = format!("{path}: want a route to {}, got another one", to.shown());
+        return Err(Fault::new(Outcome::Differs, why));
+    };
+    context.must_know_proxies()?;
+    let proxies = context.proxies(&mut store)?;
+    let zxid = znode.stat.mzxid;
+    let place = Some(to.clone());
+    let expected = [Expected { table: table.to_owned(), zxid, place, by_cluster: false }];
+    context.must_find(&proxies)?;
+    let root = apply::root(&mut store)?;
+    let seen = proxies::wait(&proxies, &root, &expected, context.wait);
+    for one in &seen {
+        if let Err(why) = &one.served {
+            let why = format!(
+                "refused, nothing is changed: {} does not serve {}: {why}",
+                one.proxy, to.cluster
+            );
+            return Err(Fault::new(Outcome::Refused, why));
+        }
+    }
+    context.say(&format!(
+        "{} proxies serve {}, none serves {}.\nA client that neither read nor wrote since the move may still hold the \
+         route to {}. Nobody can see it, and what it writes there after this is lost.\n",
+        seen.len(),
+        to.cluster,
+        from.cluster,
+        from.cluster
+    ));
+    if !args.is_set("apply") {
+        context.say("Nothing is changed. Do it: the same with --clients-moved --apply\n");
+        return Ok(Outcome::Done);
+    }
+    if !args.is_set("clients-moved") {
+        let why = "refused, nothing is changed: want --clients-moved, when every client was restarted or has used the \
+                   table since";
+        return Err(Fault::new(Outcome::Refused, why));
+    }
+    let mut old = Cluster::new(from.clone(), table, context.limit);
+    insist(|| match old.app()? {
+        Some(app) if app.denies().is_none() => Ok(()),
+        Some(_) => old.delete_env(),
+        // It was dropped.
+        None => Ok(()),
+    })
+    .map_err(Fault::failed)?;
+    keeper.delete(&mut store)?;
+    context.say(&format!(
+        "done: {} takes clients of the table again, within its config-sync interval\n",
+        from.cluster
+    ));
+    Ok(Outcome::Done)
+}
+
+/// Closes a cluster for the tables that live elsewhere, and ends what it would still ship there.
+pub fn fence(args: &Args) -> Ended {
+    let context = Context::new(args)?;
+    let name = args.operand.as_deref().unwrap_or_default();
+    let mut store = context.open()?;
+    let place = target(&mut store, name, args.value("metas"))?;
+    let view = Cluster::new(place.clone(), "", context.limit).view();
+    let leader = view.leader.as_ref();
+    let leader = leader.ok_or_else(|| {
+        let why = view.why_no_leader();
+        Fault::failed(format!("{name}: no leader answers: {why}; fence it when one does"))
+    })?;
+    let wanted: Vec<&str> = args.values("table").collect();
+    let rows = store.routes()?.rows.into_iter();
+    let elsewhere: BTreeMap<String, String> = rows
+        .filter(|row| leader.apps.contains_key(&row.table))
+        .filter(|row| wanted.is_empty() || wanted.contains(&row.table.as_str()))
+        .filter_map(|row| Some((row.table, row.place.ok()?.cluster)))
+        .filter(|(_, cluster)| cluster != name)
+        .collect();
+    if elsewhere.is_empty() {
+        let why = format!("{name} has no table that is routed elsewhere");
+        return Ok(context.nothing_to_do(&why));
+    }
+    for (table, cluster) in &elsewhere {
+        context.say(&format!("{table}: it is routed to {cluster}, and {name} has it, too\n"));
+    }
+    context.say(&format!(
+        "WARN: until each replica server of {name} hears of it, for some 30 s, it may take writes that are lost, and ship \
+         late writes over newer ones. Only cutting its network prevents that.\n"
+    ));
+    let count = counted(elsewhere.len(), "table");
+    if !args.is_set("apply") {
+        context
+            .say(&format!("Nothing is changed. Close {name} for {count}: the same with --apply\n"));
+        return Ok(Outcome::Done);
+    }
+    if elsewhere.len() > 1 {
+        confirm_tables(args, elsewhere.len(), name)?;
+    }
+    let mut failed: Vec<String> = Vec::new();
+    for (table, cluster) in &elsewhere {
+        let mut old = Cluster::new(place.clone(), table, context.limit);
+        // First what ships, for that hurts at once.
+        let closed = insist(|| {
+            let duplications = old.duplications()?.into_iter();
+            for duplication in duplications.filter(|one| one.remote == *cluster) {
+                old.remove_duplication(duplication.id)?;
+            }
+            old.set_env(DENY_ALL)
+        });
+        match closed {
+            Ok(()) => context.say(&format!(
+                "{table}: {name} denies its clients, and ships nothing to {cluster}\n"
+            )),
+            Err(why) => failed.push(format!("{table}: {why}")),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    Err(Fault::new(Outcome::Partly, format!("not all is closed:\n{}", failed.join("\n"))))
+}
+
+/// Tries with a growing pause.
+fn insist(mut step: impl FnMut() -> Result<(), String>) -> Result<(), String> {
+    let mut pause = PAUSE;
+    for _ in 1..TRIES {
+        if let Ok(()) = step() {
+            return Ok(());
+        }
+        thread::sleep(pause);
+        pause *= 2;
+    }
+    step()
+}

@@ -1,0 +1,72 @@
+//! What is seen of a move at one look. Pure.
+
+use std::net::SocketAddr;
+
+use crate::wire::admin_move::{Duplication, Replica, Shipping};
+
+/// Where the route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To A, and this is the znode's version.
+    Old { version: i32 },
+    /// To B.
+    New,
+    /// Elsewhere, or nowhere: somebody changed it.
+    Elsewhere(String),
+}
+
+/// The table in one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Side {
+    /// What its environment variable denies its clients.
+    pub denies: Option<String>,
+    /// Its duplication to the other side.
+    pub duplication: Option<Duplication>,
+}
+
+/// A partition by its primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    pub server: SocketAddr,
+    pub replica: Replica,
+    /// `None`: the primary does not know of the duplication.
+    pub shipping: Option<Shipping>,
+}
+
+impl Partition {
+    pub fn is_duplicating(&self) -> bool {
+        self.shipping.as_ref().is_some_and(|shipping| shipping.is_duplicating)
+    }
+
+    pub fn unsent(&self) -> Option<i64> {
+        self.shipping.as_ref().map(|shipping| shipping.unsent)
+    }
+
+    /// A write is on its way through its replicas.
+    pub fn is_writing(&self) -> bool {
+        self.replica.prepared != self.replica.committed
+    }
+}
+
+/// One look. The route is read first, then the sides, then the decrees, then how much is unsent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When the route and the sides had been read, and no decree. By a clock that never goes back.
+    pub now_ms: u64,
+    /// When all had been read.
+    pub end_ms: u64,
+    pub route: Route,
+    pub old: Side,
+    pub new: Side,
+    /// All partitions in A, in order.
+    pub partitions: Vec<Partition>,
+    /// All partitions in B, in order, with the duplication back; empty unless it is wanted.
+    pub reverse: Vec<Partition>,
+}
+
+impl Seen {
+    /// Mutations that B does not have. `None`: not known of each partition.
+    pub fn unsent(&self) -> Option<i64> {
+        self.partitions.iter().map(Partition::unsent).sum()
+    }
+}
