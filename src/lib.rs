@@ -37,6 +37,17 @@
 //!    `route::hold`'s decision: a root that is missing or another one, and tables that go by the many, are held until they
 //!    are back or an operator accepts it.
 //!
+//! # The route tool
+//! ```text
+//! meta-proxy route ─▶ cli::route ─▶ ops: plan, rules, journal ──compare-and-set──▶ ZooKeeper ──event──▶ each proxy
+//!         ▲                          └─▶ clusters' leaders: names, tables               ▲                  │
+//!         └────────── done, when each shows it ◀── pages ◀──────────────────────────────┼──────────────────┘
+//!                     control znode: members ◀── `zk::control` of each proxy ───────────┘
+//! ```
+//! A command of its own, which ends. It shares the protocols (`zk::session`, `wire::admin_rpc`) with the proxy, and no thread.
+//! What both write below the control znode is `route::control`. The proxy depends on nothing that is there but for the
+//! operator's word: accepted holds, and deletions that are meant.
+//!
 //! # Threads
 //! | thread | owner | blocks on | ends when |
 //! |---|---|---|---|
@@ -62,8 +73,8 @@
 //! # What bounds it
 //! Connections, frames, pending queries, unread answers and half frames: settings. Queue: each connection at most once;
 //! jobs: the pending queries and the calls under way. A cluster: eight calls, as many slow links, eight idle links to a
-//! server. Questions of a call: 64, of 64 KiB. Name look-ups: 32 threads, a quarter for one zone. Waits: [`patience`]. Routes: the capacity of the cache. Reads of ZooKeeper at once: 64. Connects to
-//! ZooKeeper: five at once, then one a second.
+//! server. Questions of a call: 64, of 64 KiB. Name look-ups: 32 threads, a quarter for one zone. Waits: [`patience`].
+//! Routes: the capacity of the cache. Reads of ZooKeeper at once: 64. Connects to ZooKeeper: five at once, then one a second.
 //!
 //! # Choices that may surprise
 //! - A notice that a connection closed goes to `accept` as a note, not as an epoll event: shutting down a socket
@@ -111,6 +122,10 @@
 //!   otherwise, so that a Prometheus which scrapes that one finds them.
 //! - ZooKeeper's protocol is spoken by some hundred lines of our own: the `zookeeper` crate reconnects without a pause
 //!   while an ensemble is in trouble, cannot be closed then, and cannot set watches again.
+//! - A proxy is a member of the control znode by its session, and tells a process id of its own: while it holds routes it tries
+//!   server after server with a new session each, and an operator's accept must find it all the same.
+//! - A word below the control znode is never taken back: it names the process, or the change that a deleted route had last, so
+//!   that it cannot mean anything later.
 //! - The metrics' label of a cluster is `pegasus_cluster`: operators have tags named `cluster`.
 //! - The service manager is told by some lines of our own: `sd-notify` does not know abstract sockets.
 //! - Idle connections leave at 61 s, not 60: a Go client counts its minute from when it learned that it is connected,
