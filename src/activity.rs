@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// What a worker does that makes no call: with nothing to do it waits for clients.
+/// The work of a worker that makes no call: with nothing to do it waits for clients.
 pub const SERVING: &str = "serves clients";
 
 /// The work of one thread.

@@ -72,7 +72,7 @@ Usage:
     --seconds N                   [5]
 ";
 
-/// What to do.
+/// The command.
 enum Task {
     All(Box<run::Options>),
     Meta(meta::Options),

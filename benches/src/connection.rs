@@ -20,7 +20,7 @@ pub struct Connection {
     unsent: Vec<u8>,
 }
 
-/// What a read came to.
+/// The outcome of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
     /// All that is there.
@@ -31,7 +31,7 @@ pub enum Taken {
     End,
 }
 
-/// What an event asks for.
+/// The wishes of an event.
 #[derive(Clone, Copy)]
 pub struct Ready {
     /// There is something to read.

@@ -40,7 +40,7 @@ const OTHERS_RATE: f64 = 2_000.0;
 /// Hosts of the clients that ask these. The watched clients come from one of them.
 const OTHERS_HOSTS: usize = 16;
 
-/// What happens beside the healthy cluster.
+/// The trouble beside the healthy cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
     Mute,

@@ -5,7 +5,7 @@
 //! request  | header | 80 01 00 01 | n + method     | seq | args
 //! answer   | total_len | n + frame error | 80 01 00 02 | n + method_ACK | seq | 0c 0000 | 0c 0001 | n + err | ...
 //! ```
-//! Pure: no socket, no clock. What the bytes mean is told in `harness::wire`, which also made every frame sent here.
+//! Pure: no socket, no clock. `harness::wire` tells what the bytes mean, and made every frame sent here.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use harness::wire::{self, ERR_OK, QUERY_CONFIG, QueryCfgResponse, Request, Versi
 
 const V0_HEADER: usize = 48;
 const V1_HEADER: usize = 16;
-/// Of the result struct up to the error code's length: field 0 STRUCT, field 1 STRUCT.
+/// Part of the result struct, up to the error code's length: field 0 STRUCT, field 1 STRUCT.
 const RESULT_START: &[u8] = b"\x0c\0\0\x0c\0\x01";
 
 /// Bytes that are not what they should be.
@@ -81,7 +81,7 @@ pub fn request_seq(frame: &[u8]) -> Result<i32, Malformed> {
     }
 }
 
-/// What a client needs of an answer.
+/// The part of an answer that a client needs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer<'a> {
     /// That of the request.

@@ -31,7 +31,7 @@ use crate::tally::Tally;
 
 /// A target that answers nothing for so long has failed; meta-proxy itself answers within 1.5 s, whatever happens.
 const SILENCE: Duration = Duration::from_secs(5);
-/// What a phase may take beyond the time it was given.
+/// Time that a phase may take beyond the time it was given.
 const OVERTIME: Duration = Duration::from_secs(30);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Connections from one source address: meta-proxy takes 4,096 of each.
@@ -58,7 +58,7 @@ pub struct Load {
 struct Client {
     connection: Connection,
     last_seq: i32,
-    /// What is under way, oldest first: seq, and the time it counts from.
+    /// The queries under way, oldest first: seq, and the time it counts from.
     asked: VecDeque<(i32, Instant)>,
 }
 
@@ -341,9 +341,9 @@ impl Load {
     }
 }
 
-/// What came of an open loop.
+/// The outcome of an open loop.
 pub struct Open {
-    /// Of the queries.
+    /// That of the queries.
     pub tally: Tally,
     /// How long after they were due the generator sent them.
     pub lateness: Tally,

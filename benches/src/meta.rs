@@ -33,7 +33,7 @@ const BACKLOG: i32 = 16_384;
 /// A connection whose peer leaves so much unread is not read from until it has taken it.
 const MAX_UNSENT: usize = 4 << 20;
 
-/// What the arguments of `bench meta` said.
+/// The arguments of `bench meta`.
 pub struct Options {
     /// Where to listen.
     pub listen: SocketAddr,
@@ -80,7 +80,7 @@ struct Counters {
     faults: AtomicU64,
 }
 
-/// Who started this process has ended, or wants it to, when stdin ends.
+/// When stdin ends, the process that started this one has ended, or wants it to end.
 fn control(counters: &Counters) -> ! {
     let mut line = String::new();
     let mut stdin = io::stdin().lock();
@@ -105,7 +105,7 @@ struct Server {
     answers: Vec<u8>,
 }
 
-/// What becomes of a connection.
+/// The fate of a connection.
 #[derive(PartialEq, Eq)]
 enum Fate {
     Stays,
@@ -227,7 +227,7 @@ impl MetaProcess {
         self.addr
     }
 
-    /// Of the table in its answers.
+    /// The number that the table has in its answers.
     pub fn partitions(&self) -> i32 {
         self.partitions
     }
@@ -237,7 +237,7 @@ impl MetaProcess {
         self.process.pid()
     }
 
-    /// How many queries it has answered. What it could not read is a fault of who asked, and an error here.
+    /// How many queries it has answered. A request that it could not read is the asker's fault, and an error here.
     pub fn calls(&mut self) -> io::Result<u64> {
         self.stdin.write_all(b"\n")?;
         let mut line = String::new();

@@ -39,7 +39,7 @@ const CROWDS: &[(&str, &str)] = &[
     ("crowd-greedy-host", "300 greedy clients of one host"),
     ("crowd-greedy-hosts", "300 greedy clients of 300 hosts"),
 ];
-/// Of a client of a healthy cluster beside them, ms.
+/// The wait of a client of a healthy cluster beside them, ms.
 const CROWD_P99: Goal = Goal::AtMost(50.0);
 const CROWD_WORST: Goal = Goal::AtMost(250.0);
 

@@ -41,13 +41,13 @@ type Values = Result<Vec<Value>, String>;
 /// How much is measured.
 #[derive(Clone, Debug)]
 pub struct Sizes {
-    /// Of a steady load.
+    /// Time of a steady load.
     pub phase: Duration,
     /// Before it.
     pub warm_up: Duration,
-    /// Of an open loop, whose tail needs more time.
+    /// Time of an open loop, whose tail needs more.
     pub open_phase: Duration,
-    /// Of a crowd; half of it is trouble.
+    /// Time of a crowd; half of it is trouble.
     pub crowd_phase: Duration,
     /// Clients that ask at once.
     pub herd: usize,
@@ -148,7 +148,7 @@ impl Bed {
 pub struct Row {
     /// For `--only`.
     pub id: &'static str,
-    /// Whom it is about.
+    /// The targets that it is about.
     pub about: About,
     /// Measures once.
     pub measure: fn(&mut Bed, &Target) -> Values,
@@ -331,7 +331,7 @@ fn churn(bed: &mut Bed, target: &Target) -> Values {
 }
 
 fn idle(bed: &mut Bed, target: &Target) -> Values {
-    // What a busy target holds for itself is not to be counted as memory of connections.
+    // Memory that a busy target holds for itself does not count as that of connections.
     all_ok(connect(target, CLIENTS, &[TABLE.to_owned()])?.closed(1, bed.sizes.warm_up))?;
     thread::sleep(SETTLE);
     let process = target.process().ok_or("no process")?;
@@ -534,7 +534,7 @@ fn metered(bed: &mut Bed, target: &Target, phase: impl FnOnce() -> io::Result<Ta
     Ok(values)
 }
 
-/// What all who take part have used so far.
+/// Processor time of all that take part, so far.
 struct Meter {
     target: Option<Usage>,
     meta: Usage,

@@ -15,7 +15,7 @@ use crate::routes::{self, TABLE};
 use crate::rows::{About, Bed, CROWD, ROWS, Row, SYSCALLS, Sizes, WIDE};
 use crate::target::{self, Kind, Launcher};
 
-/// What the arguments of `bench all` said.
+/// The arguments of `bench all`.
 pub struct Options {
     /// How often everything is measured.
     pub rounds: usize,
@@ -27,7 +27,7 @@ pub struct Options {
     pub launcher: Launcher,
     /// Queries per second of the open loop.
     pub rate: Option<f64>,
-    /// Of the table in the answers.
+    /// Partitions of the table in the answers.
     pub partitions: i32,
     /// Whether routes stand in ZooKeeper or in a file.
     pub zookeeper: bool,

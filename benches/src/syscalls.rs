@@ -23,7 +23,7 @@ pub const NAMES: [&str; 10] = [
     "sched_yield",
     "clock_gettime",
 ];
-/// What [`Counter::finish`] calls the sum of all, these or others.
+/// The name that [`Counter::finish`] gives the sum of all, these or others.
 pub const TOTAL: &str = "total";
 
 const PERF_TOTAL: &str = "raw_syscalls:sys_enter";

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What was answered in one phase.
+/// The answers of one phase.
 pub struct Tally {
     start: Instant,
     last: Instant,

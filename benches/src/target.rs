@@ -1,4 +1,4 @@
-//! What is measured: no proxy at all, HAProxy, another proxy, meta-proxy. Each is started anew for each measurement, as
+//! The targets of a measurement: no proxy at all, HAProxy, another proxy, meta-proxy. Each is started anew for each measurement, as
 //! a child process that is looked at from outside through /proc.
 //!
 //! ```text
@@ -228,7 +228,7 @@ impl Target {
         }
     }
 
-    /// What it has used so far; nothing, if it is nothing.
+    /// Its use of the machine so far; nothing, if there is no process.
     pub fn usage(&self) -> Option<Usage> {
         Usage::of(Path::new("/proc").join(self.process()?.pid().to_string()).as_path())
     }
@@ -271,7 +271,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of the process with this folder in /proc.
+    /// The use of the process with this folder in /proc.
     pub fn of(proc: &Path) -> Option<Self> {
         let mut usage = Usage::default();
         for task in fs::read_dir(proc.join("task")).ok()?.flatten() {
@@ -290,7 +290,7 @@ impl Usage {
         Some(usage)
     }
 
-    /// What was used between then and now.
+    /// The use between then and now.
     pub fn since(self, before: Self) -> Self {
         Usage {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),

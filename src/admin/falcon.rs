@@ -76,7 +76,7 @@ impl Falcon {
         Ok(Falcon { stop, thread })
     }
 
-    /// Ends the thread within a slice. What it has not pushed stays unsaid.
+    /// Ends the thread within a slice. Numbers that it has not pushed stay unsaid.
     pub fn stop(self) {
         drop(self.stop);
         let _ = self.thread.join();
@@ -244,7 +244,7 @@ impl Fresh {
     }
 }
 
-/// Adds `,name=value`. What divides tags cannot stand in a value.
+/// Adds `,name=value`. Signs that divide tags cannot stand in a value.
 fn add_tag(tags: &mut String, name: &str, value: &str) {
     let divides = |c: char| c == ',' || c == '=' || c.is_whitespace() || c.is_control();
     tags.extend([",", name, "=", &value.replace(divides, "_")]);

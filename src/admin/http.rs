@@ -195,7 +195,7 @@ enum Phase {
     Head(Vec<u8>),
     /// This is on its way out, and so much of it has gone.
     Answer(Vec<u8>, usize),
-    /// All is said. What the client still sends, so many bytes by now, is read and thrown away: to close
+    /// All is said. The client's further bytes, counted so far, are read and thrown away: to close
     /// with something unread would reset the connection, and the client might lose the answer.
     Linger(u64),
 }

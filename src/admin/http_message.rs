@@ -32,7 +32,7 @@ pub enum Method {
 /// A request, checked and decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What is wanted.
+    /// The page that is wanted.
     pub method: Method,
     /// Whether only the head of the answer is wanted.
     pub is_head: bool,

@@ -438,7 +438,7 @@ fn route_row(route: &Route, dead: &Dead) -> String {
         Text(&route.metas.join(", ")),
         Text(beside),
         route.confirmed_age_s.map_or_else(|| "never".to_owned(), ago),
-        // What is known is since when it is so here.
+        // It is known only since when it is so here.
         route.written_s.map_or_else(|| format!("{}, here", ago(route.age_s)), ago),
         thousands(route.queries),
     )

@@ -268,7 +268,7 @@ fn read_config(options: &Options) -> Checked {
     }
 }
 
-/// The settings, or every fault. What only looks wrong is logged.
+/// The settings, or every fault. Settings that only look wrong are logged.
 fn read_settings(options: &Options, checked: Checked) -> Result<(Settings, Source), Vec<String>> {
     let shown = match &options.config {
         Some(path) => path.display().to_string(),

@@ -1,4 +1,4 @@
-//! The keys of a file, each taken once, checked, and noted with its value. What nobody took is told in the end.
+//! The keys of a file, each taken once, checked, and noted with its value. Keys that nobody took are told in the end.
 
 use std::fmt;
 use std::net::SocketAddr;

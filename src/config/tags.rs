@@ -46,7 +46,7 @@ pub fn read(list: &[String], kind: MetricKind) -> Vec<Result<(String, String), S
     read
 }
 
-/// What is wanted instead of this name beside those before it.
+/// The wish in place of this name, beside those before it.
 fn wrong_name(name: &str, before: &[&str], kind: MetricKind) -> Option<&'static str> {
     if before.iter().any(|other| is_same_label(other, name)) {
         return Some("each name once");
@@ -76,7 +76,7 @@ fn is_tag_name(name: &str, kind: MetricKind) -> bool {
     }
 }
 
-/// The label of a tag. What falcon allows in a name, Prometheus need not.
+/// The label of a tag. Falcon allows signs in a name that Prometheus does not.
 pub fn label_name(tag: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = tag.chars().map(allowed).collect();

@@ -105,7 +105,7 @@ fn files_that_are_no_settings() {
         let faults = parse(text, false).settings.unwrap_err();
         assert!(faults[0].to_string().contains(want), "{why}: {}", faults[0]);
     }
-    // What an operator reads is not advice for users of a library.
+    // Operators read no advice for users of a library.
     for text in ["a: [1", "a: 1\n b: 2", "%YAML", "a: *b", "\t- a", "--- a\n--- b"] {
         let fault = parse(text, false).settings.unwrap_err()[0].to_string();
         for word in ["Options", "Policy", "serde", "from_", "::", "deserial"] {

@@ -94,7 +94,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Adds whole lines, and sets files aside on the way. What cannot be put aside grows, and `complain` is told.
+    /// Adds whole lines, and sets files aside on the way. A file that cannot be put aside grows, and `complain` is told.
     pub fn write(
         &mut self,
         mut lines: &[u8],
@@ -147,7 +147,7 @@ impl LogFile {
             fs::rename(real, aside)?;
             self.last_aside = now.0;
             self.reopen()?;
-            // Who may read the old one may read the new one; where that is refused the log matters more.
+            // The new one has the readers of the old one; where that is refused the log matters more.
             let _ = self.file.set_permissions(permissions);
         } else {
             self.reopen()?;

@@ -1,4 +1,4 @@
-//! One record as one line: text for people, or JSON for programs. What a record says may come from anywhere; its
+//! One record as one line: text for people, or JSON for programs. A record's words may come from anywhere; its
 //! line stays one record. In text, a line that starts with spaces belongs to the one above it.
 
 use std::fmt::{self, Write};

@@ -1,4 +1,4 @@
-//! Lines on their way to thread `log`. Who logs appends a line and goes on, whatever the disk does; the thread
+//! Lines on their way to thread `log`. A thread that logs appends a line and goes on, whatever the disk does; the thread
 //! takes all that is there at once. When the disk stalls the queue fills, and lines are dropped and counted.
 
 use std::mem;

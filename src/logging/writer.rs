@@ -277,7 +277,7 @@ mod tests {
     fn a_file_that_cannot_be_put_aside_grows_and_says_so() {
         let own = Own::start("mp.log", 500, |_| ());
         own.log(0..1);
-        // What is renamed away under the log is not its own to put aside, and here it finds no folder for a new one.
+        // A file that is renamed away under the log is not its own to put aside, and here it finds no folder for a new one.
         let moved = own.folder.path().with_extension("moved");
         fs::rename(own.folder.path(), &moved).unwrap();
         own.log(1..50);

@@ -76,7 +76,7 @@ pub fn write(
     }
 }
 
-/// What each proxy serves when the plan is done.
+/// The routes that each proxy serves when the plan is done.
 pub fn expected(store: &mut Store, plan: &Plan, run: &Run) -> Result<Vec<Expected>, Fault> {
     let clusters = store.clusters()?;
     let deletes = plan.changes.iter().any(|change| change.is_deletion());

@@ -25,7 +25,7 @@ pub struct Move {
     pub names_cluster: bool,
 }
 
-/// What a rule says of a table.
+/// A rule's word on a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub rule: Accepted,
@@ -53,7 +53,7 @@ pub const RULES: [Accepted; 5] = [
     Accepted::NotForGo,
 ];
 
-/// What the rules refuse of these moves, but for rules that somebody set aside.
+/// The moves that the rules refuse, but for rules that somebody set aside.
 pub fn refusals(moves: &[Move], views: &Views, accepted: &[Accepted]) -> Vec<Refusal> {
     let mut refused = Vec::new();
     for each in moves {

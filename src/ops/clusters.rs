@@ -45,7 +45,7 @@ pub fn look(sets: impl IntoIterator<Item = Vec<String>>, limit: Duration) -> Vie
     views
 }
 
-/// What was learned of one server.
+/// The answer of one server, read.
 enum Heard {
     Leader(Box<Leader>),
     Follower(Option<SocketAddr>),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::record::Place;
 use super::view::{Row, View};
 
-/// What the clusters' lists mean for the routes.
+/// The meaning of the clusters' lists for the routes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// Tables without a route, and where they live.

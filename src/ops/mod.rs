@@ -1,4 +1,4 @@
-//! What operators do with routes: planned, checked, written one compare-and-set at a time, and seen at every proxy.
+//! The work of operators on routes: planned, checked, written one compare-and-set at a time, and seen at every proxy.
 //!
 //! ```text
 //! what is there ─┐                                  ┌─ rules: a cluster that lives, has another name, lacks the table
@@ -55,7 +55,7 @@ pub enum Outcome {
     Failed = 1,
     /// The arguments mean nothing.
     Usage = 2,
-    /// What is there differs from what was expected. Nothing was changed.
+    /// Something else is there than was expected. Nothing was changed.
     Differs = 3,
     /// Some of it is done, or some proxy does not serve it yet.
     Partly = 4,
@@ -68,7 +68,7 @@ pub enum Outcome {
 pub struct Fault {
     pub outcome: Outcome,
     pub why: String,
-    /// What is printed as JSON has it already.
+    /// The printed JSON has it already.
     pub is_told: bool,
 }
 

@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for Data {
     }
 }
 
-/// Who may do what with a znode.
+/// The rights that somebody has on a znode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Right {
     /// ZooKeeper's bits: read 1, write 2, create 4, delete 8, admin 16.
@@ -182,7 +182,7 @@ pub fn state(change: &Change, now: Option<&Znode>) -> State {
     }
 }
 
-/// What the plan shows, and what is there instead.
+/// The znode as the plan shows it, and as it is instead.
 pub fn conflict(change: &Change, now: Option<&Znode>) -> String {
     let shown = |data: &[u8], version: i32| {
         format!("{} (version {version})", String::from_utf8_lossy(data))
@@ -218,13 +218,13 @@ pub struct Plan {
     pub kind: String,
     /// When, RFC 3339.
     pub made: String,
-    /// Who made it, `user@host`.
+    /// Its maker, `user@host`.
     pub by: String,
     pub zookeeper: Vec<String>,
     pub root: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clusters_root: Option<String>,
-    /// What it is for, in the operator's words.
+    /// Its purpose, in the operator's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// The plan that this one undoes.

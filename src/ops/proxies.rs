@@ -29,7 +29,7 @@ pub struct Page {
     pub routes: Vec<Listed>,
 }
 
-/// What it holds.
+/// The hold of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Hold {
     pub kind: String,
@@ -78,7 +78,7 @@ pub struct Listed {
     pub held: bool,
 }
 
-/// What each proxy is to serve.
+/// The route that each proxy is to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
     pub table: String,
@@ -162,7 +162,7 @@ pub fn page(proxy: &str, resolver: &Resolver, table: Option<&str>) -> Result<Pag
     serde_json::from_slice(&body).map_err(|e| format!("want the page /routes, got {e}"))
 }
 
-/// What each proxy holds; `Err`: it does not say so, and why.
+/// The hold of each proxy; `Err`: it does not say so, and why.
 pub fn holds(proxies: &[String]) -> Vec<(String, Result<Option<Hold>, String>)> {
     let resolver = Resolver::start();
     let resolver = &resolver;

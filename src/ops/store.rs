@@ -79,7 +79,7 @@ impl Store {
         format!("{}/{table}", self.place.root)
     }
 
-    /// What is read after it is as new as the leader is now.
+    /// A read after it is as new as the leader is now.
     pub fn sync(&mut self) -> Result<(), Fault> {
         let path = self.place.root.clone();
         let fault = failed(&path);
@@ -164,7 +164,7 @@ impl Store {
         }
     }
 
-    /// Who may do what with a znode.
+    /// The rights on a znode.
     pub fn acl(&mut self, path: &str) -> Result<Vec<Right>, Fault> {
         match self.session.request(Op::GetAcl { path: path.to_owned() }) {
             Ok(Answer::Acl(acl, _)) => Ok(acl.into_iter().map(Right::from).collect()),
@@ -183,7 +183,7 @@ impl Store {
     }
 
     /// Makes what is due of the changes, each if its znode is as it was seen, and stops at the first one that is refused.
-    /// What became of a request without an answer is looked at in the end, if ZooKeeper can be reached.
+    /// A request without an answer is looked after in the end, if ZooKeeper can be reached.
     pub fn write(
         &mut self,
         changes: &[Change],

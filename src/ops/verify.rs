@@ -9,7 +9,7 @@ use super::view::{Leader, Row, Said, View, Views, is_same_cluster};
 pub const KINDS: [&str; 9] =
     ["NOWHERE", "TWICE", "UNROUTED", "BROKEN", "DEAD", "ALIAS", "META", "NAME", "ENV"];
 
-/// What does not go together.
+/// A route and a cluster that do not go together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// One of [`KINDS`].

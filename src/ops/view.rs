@@ -1,4 +1,4 @@
-//! What was seen: routes in ZooKeeper, and clusters as their own leaders show them. Pure.
+//! Things as they were seen: routes in ZooKeeper, and clusters as their own leaders show them. Pure.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ pub struct Row {
     pub place: Result<Place, String>,
 }
 
-/// What one address of a cluster said.
+/// The answer of one address of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     Leader,

@@ -1,4 +1,4 @@
-//! What servers are asked when a table moves to another cluster: its environment variables, its duplications, and the
+//! Questions to servers when a table moves to another cluster: its environment variables, its duplications, and the
 //! decrees of its partitions. Pure. The envelope is that of [`admin_rpc`](super::admin_rpc).
 //!
 //! ```text
@@ -30,7 +30,7 @@ pub const DENY_WRITES: &str = "reconfig*write";
 /// Refuses clients' reads too.
 pub const DENY_ALL: &str = "reconfig*all";
 
-/// What a MetaServer says to a duplication that is there already.
+/// A MetaServer's answer to a duplication that is there already.
 pub const ERR_DUP_EXIST: &str = "ERR_DUP_EXIST";
 
 const AS_AVAILABLE: i32 = 1;
@@ -130,7 +130,7 @@ pub fn add_duplication(seq: i32, table: &str, remote: &str) -> Vec<u8> {
     request(ADD_DUPLICATION, seq, &fields.0)
 }
 
-/// The request that ends a duplication. What was not sent is forgotten.
+/// The request that ends a duplication. Mutations that were not sent are forgotten.
 pub fn remove_duplication(seq: i32, table: &str, id: i32) -> Vec<u8> {
     let mut fields = Fields::default();
     fields.text(1, table);

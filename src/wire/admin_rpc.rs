@@ -109,7 +109,7 @@ pub(super) fn request(method: &str, seq: i32, fields: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What a cluster says of itself, by key: `cluster_name`, `zookeeper_root`, `meta_servers` and others.
+/// A cluster's account of itself, by key: `cluster_name`, `zookeeper_root`, `meta_servers` and others.
 pub fn read_cluster_info(frame: &[u8], seq: i32) -> Result<BTreeMap<String, String>, BadAnswer> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     read(frame, CLUSTER_INFO, seq, |input, field| match field {

@@ -1,4 +1,4 @@
-//! What operators see: pages over HTTP, and metrics.
+//! The operators' view: pages over HTTP, and metrics.
 
 use std::fs;
 use std::io::{Read, Write};

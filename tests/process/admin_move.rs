@@ -1,4 +1,4 @@
-//! What moves a table, byte for byte as a real server and a real administrator have it.
+//! The requests that move a table, byte for byte as a real server and a real administrator have it.
 
 use meta_proxy::wire::admin_move::{self, Duplication, Replica, Shipping};
 use meta_proxy::wire::admin_rpc::{self, BadAnswer, DENY_ENV};

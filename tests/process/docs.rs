@@ -1,4 +1,4 @@
-//! What the documents for operators say, against the proxy that they are about.
+//! The documents for operators, against the proxy that they are about.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -134,7 +134,7 @@ fn prometheus_takes_the_queries_of_the_dashboard() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("JSON");
     let mut queries = String::new();
     expressions(&dashboard, &mut queries);
-    // What Grafana puts in the place of its variables.
+    // Values that Grafana puts in the place of its variables.
     let queries = queries.replace("$__rate_interval", "5m");
     let queries = queries.replace("$instance", "a").replace("$cluster", "c");
     assert!(!queries.contains('$'), "{queries}");

@@ -7,6 +7,9 @@ use std::process::Command;
 
 /// Crates that `cargo tree -e normal` may list.
 const MAX_CRATES: usize = 60;
+/// Lines of code of the proxy, and of the commands with the route tool. More is a reason to look for what can go.
+const MAX_LINES: usize = 17_500;
+const MAX_TOOL_LINES: usize = 7_000;
 
 /// The layers, lowest first: a folder, or a file that stands lower or higher than the rest of its folder. A file names
 /// only files of its own layer and of those before it.
@@ -292,4 +295,89 @@ fn unsafe_code_is_forbidden() {
         let (_, code) = sources().into_iter().find(|(path, _)| path == Path::new(file)).unwrap();
         assert!(code.contains("#![forbid(unsafe_code)]"), "{file}");
     }
+}
+
+/// Words that a sentence does not begin with: its subject comes first. A question may, and a heading.
+const NO_SUBJECT: [&str; 7] = ["Of", "So many", "Who", "Whom", "Whose", "The same", "What"];
+
+/// Files of these endings below these folders, and their comments or, in documents, their text.
+fn texts() -> Vec<(PathBuf, Vec<String>)> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> =
+        ["src", "tests", "benches", "docs"].map(|folder| root().join(folder)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is = |ending: &str| path.extension().is_some_and(|of_file| of_file == ending);
+            if path.is_dir() && !path.ends_with("target") {
+                folders.push(path);
+            } else if is("rs") || is("md") {
+                let is_code = is("rs");
+                let text = fs::read_to_string(&path).unwrap();
+                let lines = text.lines().filter_map(|line| said(line, is_code)).collect();
+                found.push((path.strip_prefix(root()).unwrap().to_owned(), lines));
+            }
+        }
+    }
+    found
+}
+
+/// The comment of a line, or the line of a document that is no heading.
+fn said(line: &str, is_code: bool) -> Option<String> {
+    if !is_code {
+        return (!line.starts_with('#'))
+            .then(|| line.trim_start_matches(['-', '|', ' ']).to_owned());
+    }
+    let comment = match line.trim_start().strip_prefix("//") {
+        Some(comment) => comment,
+        None => line.split_once(" // ")?.1,
+    };
+    Some(comment.trim_start_matches(['/', '!', ' ']).to_owned())
+}
+
+fn has_no_subject(sentence: &str) -> bool {
+    let begins = |word: &&str| {
+        let rest = sentence.strip_prefix(*word);
+        rest.is_some_and(|rest| rest.starts_with(' '))
+    };
+    NO_SUBJECT.iter().any(begins) && !sentence.ends_with('?')
+}
+
+#[test]
+fn sentences_begin_with_their_subject() {
+    let mut found = Vec::new();
+    for (path, lines) in texts() {
+        for line in &lines {
+            let ends = [". ", ": ", "! "];
+            let mut sentences = vec![line.as_str()];
+            for end in ends {
+                sentences = sentences.into_iter().flat_map(|part| part.split(end)).collect();
+            }
+            let bad = sentences.into_iter().filter(|sentence| has_no_subject(sentence));
+            found.extend(bad.map(|sentence| format!("{}: {sentence}", path.display())));
+        }
+    }
+    assert_eq!(found, [""; 0]);
+    assert!(has_no_subject("What it holds.") && !has_no_subject("Whatever it holds."));
+}
+
+/// For whoever reviews: `scripts/test house:: -- --nocapture` prints them.
+#[test]
+fn the_size_of_each_room_is_known() {
+    let mut lines: BTreeMap<String, usize> = BTreeMap::new();
+    for (path, code) in sources() {
+        let room = path.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        let is_code = |line: &&str| {
+            let line = line.trim_start();
+            !line.is_empty() && !line.starts_with("//")
+        };
+        *lines.entry(room).or_default() += code.lines().filter(is_code).count();
+    }
+    let tool: usize = ["cli", "ops"].iter().filter_map(|room| lines.get(*room)).sum();
+    let all: usize = lines.values().sum();
+    println!(
+        "{lines:#?}\nlines of code: {all}, the tool and the commands: {tool}, the proxy: {}",
+        all - tool
+    );
+    assert!(all - tool <= MAX_LINES && tool <= MAX_TOOL_LINES, "{lines:#?}");
 }

@@ -1,4 +1,4 @@
-//! Real clients of Pegasus, set and get through the real proxy. What each program does: `tests/interop`.
+//! Real clients of Pegasus, set and get through the real proxy. The programs: `tests/interop`.
 //!
 //! Their quirks are the reason for much of what the proxy does, so nothing here is played by a stand-in but the
 //! clusters behind it.

@@ -237,7 +237,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     for _ in 0..120 {
         assert_eq!(client.ask_all(vec!["orders"; 500]).len(), 500);
     }
-    // Who reads at last learns how much there was to read.
+    // A reader who comes at last learns how much there was to read.
     let is_told = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -182,7 +182,7 @@ impl Running {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    /// What it said, when it ends with this code.
+    /// Its output, when it ends with this code.
     #[track_caller]
     fn end(mut self, code: i32) -> String {
         while self.out.read_line(&mut self.said).unwrap() > 0 {}

@@ -48,7 +48,7 @@ fn p99(proxy: &Proxy, during: Duration) -> Duration {
 
 #[test]
 fn a_black_hole_and_a_slow_cluster_leave_others_as_they_were() {
-    // So many tables that their calls, one for each at once, would take every worker.
+    // Enough tables that their calls, one for each at once, would take every worker.
     const TABLES: usize = 50;
     let (gone, slow, good) = (MetaServer::start(), MetaServer::start(), meta_with("good", PRIMARY));
     let network = Relay::to(gone.addr());
@@ -118,7 +118,7 @@ fn crowds_that_misbehave_at_a_full_house() {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(5) {
         for (kind, crowd) in crowds.iter_mut().enumerate() {
-            // Who is closed comes again: the house stays full.
+            // A client that is closed comes again: the house stays full.
             let is_there = |client: &mut Client| match kind {
                 0 => true,
                 1 => client.try_send(&frame[at % 40..at % 40 + 1]).is_ok(),

@@ -1,4 +1,4 @@
-//! What is installed beside the binary, against the binary: settings file, unit, manual, completions, documents.
+//! The files that are installed beside the binary, against the binary: settings file, unit, manual, completions, documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

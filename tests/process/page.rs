@@ -163,7 +163,7 @@ fn browse(server: SocketAddr, path: &str, arguments: &[&str]) -> Finished {
         .args(arguments)
         .arg(format!("http://{server}{path}"));
     let done = run(command, BROWSER_WITHIN).expect_code(0);
-    // What the page's policy forbids, and what its script throws.
+    // Lines of what the page's policy forbids, and of what its script throws.
     for bad in ["Refused to", "Content Security Policy", "Uncaught", "\"SyntaxError"] {
         assert!(!done.stderr.contains(bad), "{bad}\n{done}");
     }

@@ -41,7 +41,7 @@ impl Pair {
         Pair { a, b }
     }
 
-    /// What the primaries of the first have not sent, by partition, as their pages say.
+    /// Mutations that the primaries of the first have not sent, by partition, as their pages say.
     fn shipping(&self) -> BTreeMap<i32, i64> {
         let mut all = BTreeMap::new();
         for server in self.a.replicas() {

@@ -321,7 +321,7 @@ fn the_rules_refuse_a_set_that_would_hurt_and_each_can_be_set_aside() {
     world.c4.revive();
     set(&["--target-accepted", "--other-name"], &metas, 0);
     world.all_serve("orders", "c4");
-    // The same cluster by other addresses.
+    // Other addresses of one cluster.
     world.c4.leader.set_cluster("c4");
     world.c4.leader.set_env("orders", "replica.deny_client_request", "");
     set(&["--not-for-go"], &one, 0);

@@ -415,7 +415,7 @@ fn servers_that_stay_mute_are_counted() {
     };
     answered(&proxy.ask("t"));
     let after_one = if mute.calls() > 0 { 1.0 } else { 0.0 };
-    // Who asked is answered first, then it is counted.
+    // The asker is answered first, then it is counted.
     eventually("another answered", SOON, || failures() == after_one);
     refused_in_time(&proxy, "alone");
     eventually("nobody answered", SOON, || failures() == after_one + 1.0);

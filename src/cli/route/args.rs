@@ -11,7 +11,7 @@ pub type Opt = (&'static str, Option<&'static str>);
 /// A command.
 pub struct Sub {
     pub name: &'static str,
-    /// What stands behind its name, for people.
+    /// The operand behind its name, for people.
     pub operand: Option<&'static str>,
     pub needs_operand: bool,
     pub options: &'static [Opt],
@@ -26,7 +26,7 @@ pub enum Writes {
     Nothing,
     /// Only what was there before, or nothing any more.
     WithoutRules,
-    /// What the rules allow.
+    /// Routes that the rules allow.
     ByRules,
 }
 
@@ -232,7 +232,7 @@ pub const SUBS: &[Sub] = &[
     },
 ];
 
-/// What the arguments said.
+/// The arguments.
 pub struct Args {
     pub sub: &'static Sub,
     pub operand: Option<String>,

@@ -1,4 +1,4 @@
-//! What every command needs: where the routes are, and which proxies must serve them.
+//! The needs of every command: where the routes are, and which proxies must serve them.
 
 use std::fs;
 use std::path::Path;

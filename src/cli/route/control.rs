@@ -26,7 +26,7 @@ fn control(store: &Store) -> Result<Control, Fault> {
     Control::of(store).ok_or_else(|| Fault::usage("want --control-root ZNODE"))
 }
 
-/// What was written, the newest last.
+/// Plans that were written, the newest last.
 pub fn history(args: &Args) -> Ended {
     let context = Context::new(args)?;
     let name = args.operand.as_deref();

@@ -28,7 +28,7 @@ use serde_json::json;
 use self::args::Args;
 use crate::ops::{Fault, Outcome};
 
-/// What the arguments said.
+/// The arguments.
 pub struct Options(Args);
 
 /// `None`: help is wanted.

@@ -38,17 +38,17 @@ pub struct Performance {
     pub file: Option<PathBuf>,
     /// Write it, and do not only show it.
     pub applies: bool,
-    /// What the plan takes back, as `undo` was told. The rules do not count then: it goes back to what was there.
+    /// The plan that this one takes back, as `undo` was told. The rules do not count then: it goes back to what was there.
     pub undoes: Option<String>,
 }
 
 impl Performance {
-    /// Of a new plan.
+    /// Performs a new plan.
     pub fn new(plan: Plan, applies: bool) -> Self {
         Performance { plan, file: None, applies, undoes: None }
     }
 
-    /// What applies it, behind `meta-proxy route`.
+    /// The command that applies it, behind `meta-proxy route`.
     fn command(&self, file: &Path) -> String {
         match &self.undoes {
             None => format!("switch --plan {} --apply", file.display()),
@@ -98,7 +98,7 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
     }
     let file = match &act.file {
         Some(file) => file.clone(),
-        // What undoes a plan is made anew when it is applied.
+        // An undo is planned anew when it is applied.
         None if !act.applies && act.undoes.is_some() => PathBuf::new(),
         None => save(args, plan)?,
     };
@@ -303,7 +303,7 @@ pub fn read(store: &mut Store, name: &str) -> Result<Plan, Fault> {
     }
 }
 
-/// What the changes mean for tables.
+/// The moves of tables that the changes make.
 fn moves(store: &mut Store, plan: &Plan) -> Result<Vec<Move>, Fault> {
     let clusters = store.clusters()?;
     let by_name = store.place.clusters_root.is_some();
@@ -359,7 +359,7 @@ fn refusals(refused: &[Refusal]) -> String {
     text.trim_end().to_owned()
 }
 
-/// What each proxy says of one table, in words.
+/// Each proxy's word on one table.
 pub fn served_by(proxies: &[String], table: &str) -> Vec<(String, String)> {
     let resolver = Resolver::start();
     let said = |proxy: &String| match proxies::page(proxy, &resolver, Some(table)) {

@@ -1,4 +1,4 @@
-//! What must hold before a move begins. Pure: what was seen comes in, a line for each check comes out.
+//! Conditions of a move. Pure: what was seen comes in, a line for each check comes out.
 
 use std::fmt;
 
@@ -42,7 +42,7 @@ impl fmt::Display for Check {
 pub struct Seen<'a> {
     pub place: &'a Place,
     pub view: &'a View,
-    /// Of the table.
+    /// Checks of the table.
     pub duplications: Result<Vec<Duplication>, String>,
     pub partitions: Result<Vec<Partition>, String>,
     pub interval_ms: Result<u64, String>,

@@ -1,4 +1,4 @@
-//! What comes next in a move, from what is seen. Pure: no step is taken here, and no clock is read.
+//! The next step of a move, from what is seen. Pure: no step is taken here, and no clock is read.
 //!
 //! ```text
 //! route at A   A's env      next
@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use super::state::{Partition, Route, Seen, Side};
 use crate::wire::admin_move::{DENY_ALL, DENY_WRITES};
 
-/// What a run goes by.
+/// The rules of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The longest config-sync interval of A's replica servers.
@@ -62,7 +62,7 @@ pub fn least_max_refused_ms(interval_ms: u64, ships_last_at_once: bool) -> u64 {
     2 * force_ms(interval_ms) + empty
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Begin a duplication B->A.
@@ -99,7 +99,7 @@ pub enum Step {
     Halt(String),
 }
 
-/// What this run remembers.
+/// The memory of this run.
 #[derive(Clone, Debug)]
 pub struct Decider {
     pub terms: Terms,

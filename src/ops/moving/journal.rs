@@ -1,4 +1,4 @@
-//! What a move is, written down before anything is changed: below the control znode, else in a file.
+//! A move, written down before anything is changed: below the control znode, else in a file.
 //!
 //! ```text
 //! moving ─▶ moved ─▶ (gone, when it is finished)
@@ -59,7 +59,7 @@ pub struct Journal {
 impl Journal {
     pub const FORM: u32 = FORM;
 
-    /// Who moves what, for people.
+    /// The move, for people.
     pub fn shown(&self) -> String {
         format!(
             "{} from {} to {}, begun by {} at {}",
@@ -82,7 +82,7 @@ impl Journal {
         }
     }
 
-    /// What ends it, behind `meta-proxy route`.
+    /// The command that ends it, behind `meta-proxy route`.
     pub fn way_on(&self) -> String {
         match self.phase {
             Phase::Moving => format!(

@@ -89,7 +89,7 @@ impl Cluster {
         })
     }
 
-    /// What a move has to know of it, and the table's id and number of partitions.
+    /// The facts that a move needs of it, and the table's id and number of partitions.
     pub fn side(&mut self, other: &str) -> Result<(Side, App), String> {
         let app =
             self.app()?.ok_or_else(|| format!("{} does not have the table", self.place.cluster))?;

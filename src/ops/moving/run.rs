@@ -27,7 +27,7 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration
 /// Failing for so long with nothing to go back to, it ends and says what stands.
 const GIVE_UP: Duration = Duration::from_secs(600);
 
-/// What is told of a run.
+/// The account of a run.
 pub enum Told<'a> {
     /// A step is taken.
     Step(&'a str),
@@ -57,7 +57,7 @@ pub struct Run<'a> {
     pub is_asked_back: bool,
 }
 
-/// What taking a step led to.
+/// The outcome of a step.
 enum Acted {
     /// Look again, after this pause.
     Look(Duration),

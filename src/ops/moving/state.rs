@@ -1,4 +1,4 @@
-//! What is seen of a move at one look. Pure.
+//! A move as one look sees it. Pure.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ pub enum Route {
 /// The table in one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Side {
-    /// What its environment variable denies its clients.
+    /// The value of the environment variable that denies its clients.
     pub denies: Option<String>,
     /// Its duplication to the other side.
     pub duplication: Option<Duplication>,

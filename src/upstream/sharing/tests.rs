@@ -285,7 +285,7 @@ mod property {
     use super::*;
     use proptest::prelude::*;
 
-    /// What may happen next; numbers are taken modulo what there is.
+    /// The next event; numbers are taken modulo what there is.
     #[derive(Clone, Debug)]
     enum Step {
         Join(u8, u8),

@@ -1,4 +1,4 @@
-//! What administrators ask a MetaServer: who the cluster is, which tables it has, where they are duplicated to. The
+//! Questions of administrators to a MetaServer: who the cluster is, which tables it has, where they are duplicated to. The
 //! answers are those of a real one, field for field (`idl/meta_admin.thrift`, `idl/duplication.thrift`).
 
 use std::collections::BTreeMap;

@@ -16,7 +16,7 @@ use crate::wire::{Request, Version};
 
 /// Requests in one write.
 const REQUESTS: i32 = 256;
-/// What one read takes.
+/// Bytes that one read takes.
 const READ_BYTES: usize = 64 << 10;
 /// How often a thread looks whether it is to end.
 const LOOK_EVERY_MS: u8 = 50;

@@ -25,7 +25,7 @@ const STACK_BYTES: usize = 256 << 10;
 const BACKLOG: i32 = 4096;
 /// A peer that reads nothing for so long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of the head of a request over HTTP.
+/// Bytes of the head of a request over HTTP.
 const MAX_HEAD: usize = 8 << 10;
 /// How long to wait for a descriptor to become free before trying to accept again.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);

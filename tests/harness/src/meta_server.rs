@@ -29,7 +29,7 @@ use crate::wire::{
 /// A bench that pipelines makes one per request, and nobody reads so many.
 const MAX_VIOLATIONS: usize = 1000;
 
-/// What administrators ask.
+/// Questions of administrators.
 const ADMIN: [&str; 3] =
     [admin_rpc::CLUSTER_INFO, admin_rpc::LIST_APPS, admin_rpc::QUERY_DUPLICATION];
 
@@ -161,7 +161,7 @@ impl MetaServer {
         self.core.state().answers.remove(name);
     }
 
-    /// What the cluster calls itself; it keeps its state below `/pegasus/NAME`.
+    /// The cluster's own name; it keeps its state below `/pegasus/NAME`.
     pub fn set_cluster(&self, name: &str) {
         self.core.state().cluster = name.to_owned();
     }
@@ -248,7 +248,7 @@ struct State {
     oracle: Option<Box<Oracle>>,
     answers: HashMap<String, Arc<Answer>>,
     muted: HashSet<String>,
-    /// What administrators are told, besides the tables.
+    /// The cluster's own name, which administrators are told.
     cluster: String,
     envs: BTreeMap<String, BTreeMap<String, String>>,
     duplications: BTreeMap<String, Vec<String>>,
@@ -269,7 +269,7 @@ struct Call {
     /// `None` for methods other than QueryConfig.
     query: Option<Query>,
     received: Instant,
-    /// Of a question about one table that is no QueryConfig.
+    /// The table of a question that is no QueryConfig.
     table: String,
     args: Vec<u8>,
 }

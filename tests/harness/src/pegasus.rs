@@ -105,7 +105,7 @@ impl Pegasus {
         }
     }
 
-    /// What it calls itself.
+    /// Its own name.
     pub fn name(&self) -> &str {
         &self.core.name
     }

@@ -72,7 +72,7 @@ struct World {
     tick: u64,
     source: Source,
     env: Option<&'static str>,
-    /// What each server knows of it.
+    /// Each server's knowledge of it.
     in_force: [Option<&'static str>; SERVERS],
     parts: Vec<Part>,
     duplicates: bool,
@@ -86,7 +86,7 @@ struct World {
     keeps_undo: bool,
     is_done: bool,
     is_backed_out: bool,
-    /// What must not happen.
+    /// A fault that must not happen.
     broken: Option<String>,
 }
 

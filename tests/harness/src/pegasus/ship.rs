@@ -36,7 +36,7 @@ pub(super) fn run(core: &Core) {
     }
 }
 
-/// What is due at each server.
+/// The work that is due at each server.
 fn sync(core: &Core, state: &mut State, now: Instant) {
     for (index, server) in state.servers.iter_mut().enumerate() {
         if server.config_sync <= now {
@@ -158,7 +158,7 @@ fn deliver(core: &Core, parcel: Parcel) {
     }
 }
 
-/// Whether the other cluster took all of it. What it did take comes again.
+/// Whether the other cluster took all of it. Writes that it did take come again.
 fn apply(remote: &mut State, parcel: &Parcel) -> bool {
     if remote.is_mute {
         return false;

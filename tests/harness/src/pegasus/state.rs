@@ -1,4 +1,4 @@
-//! What a cluster knows: tables, their partitions with data and log, servers, duplications.
+//! The knowledge of a cluster: tables, their partitions with data and log, servers, duplications.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -142,7 +142,7 @@ impl Partition {
         if let Some(write) = &write {
             self.data.insert(write.key.clone(), write.value.clone());
         }
-        // What came from another cluster is not shipped back.
+        // Writes that came from another cluster are not shipped back.
         let write = write.filter(|_| !is_duplicate);
         self.log.push(Mutation { decree: self.committed, at: self.last_write, write });
         self.committed
@@ -182,7 +182,7 @@ pub(super) struct Progress {
     pub is_known: bool,
     /// Where the log starts that is shipped; `None` until the first primary has heard of an incremental duplication.
     pub start: Option<i64>,
-    /// What the other cluster has acknowledged.
+    /// The decree that the other cluster has acknowledged.
     pub shipped: i64,
     /// As the primary told the MetaServer, which lists it for both decrees.
     pub reported: i64,

@@ -19,7 +19,7 @@ pub struct Writer {
     reader: Option<JoinHandle<Written>>,
 }
 
-/// What a writer tells in the end.
+/// A writer's account in the end.
 #[derive(Debug, Default)]
 pub struct Written {
     /// The number acknowledged last by hash key.
