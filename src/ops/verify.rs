@@ -123,14 +123,46 @@ pub fn findings(
     }
     for twice in twice(rows, views, names) {
         let duplicated = duplicated(&twice);
-        let allowed = duplicated.as_ref().map(|text| format!(" (allowed: duplication {text})"));
+        // A copy that takes no clients is one that a move left, or a fence.
+        let other = leader(views, &twice.other.0).and_then(|other| other.apps.get(&twice.table));
+        let denies = other.and_then(|app| app.denies());
+        let allowed = match (&duplicated, denies) {
+            (Some(text), _) => Some(format!(" (allowed: duplication {text})")),
+            (None, Some(value)) => {
+                Some(format!(" (allowed: {} denies clients: {value})", twice.other.1))
+            }
+            (None, None) => None,
+        };
+        let is_allowed = allowed.is_some();
         let what = format!(
             "-> {}, also available in {}{}",
             twice.home.1,
             twice.other.1,
             allowed.unwrap_or_default()
         );
-        tell("TWICE", &twice.table, what, duplicated.is_some());
+        tell("TWICE", &twice.table, what, is_allowed);
+    }
+    let home: BTreeMap<&str, &Vec<String>> = rows
+        .iter()
+        .filter_map(|row| Some((row.table.as_str(), &row.place.as_ref().ok()?.metas)))
+        .collect();
+    for (metas, there) in distinct(views) {
+        for (table, app) in &there.apps {
+            let leads_there = |home: &Vec<String>| {
+                let own = leader(views, home);
+                home == metas || own.is_some_and(|own| own.addr == there.addr)
+            };
+            // Where its clients are sent, it is told above.
+            if let (Some(value), Some(home)) = (app.denies(), home.get(table.as_str()))
+                && !leads_there(home)
+            {
+                let (old, new) = (name_of(names, metas), name_of(names, home));
+                let what = format!(
+                    "on {old} denies clients: {value} (allowed: it is routed to {new}; route finish ends it)"
+                );
+                tell("ENV", table, what, true);
+            }
+        }
     }
     let routed: BTreeSet<&str> = rows.iter().map(|row| row.table.as_str()).collect();
     for (metas, leader) in distinct(views) {
@@ -160,6 +192,10 @@ pub fn findings(
     // A cluster that several sets of addresses lead to says one thing once.
     found.dedup();
     found
+}
+
+fn name_of<'a>(names: &'a Names, metas: &[String]) -> &'a str {
+    names.get(metas).map(String::as_str).unwrap_or_default()
 }
 
 fn check_cluster(name: &str, view: &View, tell: &mut impl FnMut(&'static str, &str, String, bool)) {

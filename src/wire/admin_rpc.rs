@@ -71,6 +71,8 @@ pub struct App {
     /// A duplication of it was made, of whatever status.
     pub is_duplicating: bool,
     pub is_bulk_loading: bool,
+    /// Partitions that it had before a split, if there was one.
+    pub init_partition_count: i32,
     pub envs: BTreeMap<String, String>,
 }
 
@@ -156,6 +158,7 @@ fn read_app(input: &mut Input<'_>) -> thrift::Result<App> {
             }
             (8, TType::I32) => app.max_replica_count = input.read_i32()?,
             (12, TType::Bool) => app.is_duplicating = input.read_bool()?,
+            (13, TType::I32) => app.init_partition_count = input.read_i32()?,
             (14, TType::Bool) => app.is_bulk_loading = input.read_bool()?,
             (_, kind) => skip(input, kind)?,
         }

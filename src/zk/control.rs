@@ -146,7 +146,8 @@ impl Control {
                 let (asked, op) = self.make_root();
                 Heard::Ask(asked, op)
             }
-            (Asked::Member { again: false }, Err(Code::NO_NODE)) => {
+            // Somebody deletes what was made: it is made again when the root is read next, some seconds later.
+            (Asked::Member { .. } | Asked::Members, Err(Code::NO_NODE)) => {
                 self.lacks_parents = true;
                 Heard::Nothing
             }
@@ -252,6 +253,9 @@ mod tests {
         control.root_seen();
         let asked_root = control.answered(asked, Err(Code::NO_NODE));
         assert!(matches!(asked_root, Heard::Ask(Asked::Root, _)), "the root was seen before");
+        let gone = control.answered(Asked::Member { again: true }, Err(Code::NO_NODE));
+        assert_eq!(gone, Heard::Nothing, "somebody deletes it at once");
+        assert!(control.root_seen().is_some());
         let refused = control.answered(asked, Err(Code::NO_AUTH));
         assert!(matches!(&refused, Heard::Fault(why) if why.contains("/c/members/0x7")));
     }

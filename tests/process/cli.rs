@@ -332,7 +332,8 @@ fn query_as_a_cpp_client_tells_what_such_a_client_would_meet() {
                 let (mut stream, _) = listener.accept().unwrap();
                 stream.read_exact(&mut [0; 192]).unwrap();
                 stream.write_all(&answer).unwrap();
-                stream.shutdown(Shutdown::Write).unwrap();
+                // The client may have read enough, and be gone.
+                let _ = stream.shutdown(Shutdown::Write);
                 // Or what is still unread would have the answer reset.
                 let _ = stream.read_to_end(&mut Vec::new());
             }

@@ -420,4 +420,55 @@ fn a_cluster_that_comes_back_is_fenced() {
         world.denied("items", "") && duplications(&world.a, "items") == 1,
         "it is routed to c3"
     );
+    // It is left so on purpose, and never silently.
+    let verify = world.tool(&["verify"], 0);
+    let told = "ENV      orders on c3 denies clients: reconfig*all (allowed: it is routed to c4";
+    assert!(verify.stdout.contains(told), "{verify}");
+}
+
+#[test]
+fn a_table_is_fenced_where_the_last_plan_took_it_from() {
+    let world = World::new(&["items", "orders"]);
+    let metas = world.b.metas();
+    world.a.mute();
+    let set = ["set", "orders", "--cluster", "c4", "--metas", &metas];
+    world.tool(&set, 0);
+    world.a.revive();
+    world.tool(&["fence", "nosuch", "--apply"], 2);
+    let fenced = world.tool(&["fence", "orders", "--apply"], 0);
+    assert!(fenced.stdout.contains("orders: c3 denies its clients"), "{fenced}");
+    eventually("denied", 3 * SOON, || world.denied("orders", DENIED));
+    assert_eq!(duplications(&world.a, "orders"), 0);
+    assert!(world.denied("items", ""));
+}
+
+#[test]
+fn without_a_control_znode_the_move_is_in_a_file_and_ends_as_json() {
+    let world = World::new(&["orders"]);
+    let writer = world.writer("orders", 0);
+    let pages: Vec<String> = world.proxies.iter().map(|proxy| proxy.admin().to_string()).collect();
+    let tool = |args: &[&str], code| {
+        let mut command = Command::new(BINARY);
+        command.arg("route").args(args).current_dir(world.scratch.path());
+        command.args(["--zookeeper", &world.zk.addr().to_string(), "--root", ROOT, "--json"]);
+        command.args(["--timeout-ms", "1500", "--proxies", &pages.join(",")]);
+        let done = run(command, 12 * SOON).expect_code(code);
+        serde_json::from_str::<serde_json::Value>(&done.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {done}"))
+    };
+    let metas = world.b.metas();
+    let planned = tool(&world.move_args("orders", &metas, &[]), 0);
+    assert!(planned["checks"].is_array() || planned.is_object(), "{planned}");
+    let file = world.scratch.path().join("route-move-orders.json");
+    assert!(!file.exists(), "nothing is changed");
+    let done = tool(&world.move_args("orders", &metas, &["--apply"]), 0);
+    assert_eq!(done["exit_code"], 0, "{done}");
+    assert!(file.exists(), "it tells that the old cluster denies its clients");
+    eventually("the old cluster is closed", 3 * SOON, || world.denied("orders", DENIED));
+    let written = writer.stop();
+    assert_eq!(written.missing_in(&world.b, "orders"), [""; 0]);
+    let ended = tool(&["finish", "orders", "--clients-moved", "--apply"], 0);
+    assert!(ended.is_object(), "{ended}");
+    assert!(!file.exists());
+    eventually("the old cluster is open", 3 * SOON, || world.denied("orders", ""));
 }

@@ -154,7 +154,7 @@ pub const SUBS: &[Sub] = &[
     },
     Sub {
         name: "fence",
-        operand: Some("CLUSTER"),
+        operand: Some("CLUSTER-or-TABLE"),
         needs_operand: true,
         options: &[
             ("metas", Some("HOST:PORT,...")),

@@ -128,9 +128,14 @@ impl Context {
 
     /// There is nothing to do, which is told as text or as JSON.
     pub fn nothing_to_do(&self, why: &str) -> Outcome {
+        self.ends_well(0, why)
+    }
+
+    /// It is done, which is told as text or as JSON.
+    pub fn ends_well(&self, changes: usize, why: &str) -> Outcome {
         self.say(&format!("{why}\n"));
         if self.json {
-            let told = json!({ "changes": 0, "why": why, "exit_code": Outcome::Done as u8 });
+            let told = json!({ "changes": changes, "why": why, "exit_code": Outcome::Done as u8 });
             crate::cli::print(&format!("{told:#}\n"));
         }
         Outcome::Done

@@ -11,11 +11,13 @@ use super::context::Context;
 use super::perform::confirm_tables;
 use super::single::target;
 use super::text::counted;
+use crate::ops::control::Control;
 use crate::ops::moving::journal::{Journal, Keeper, Phase};
 use crate::ops::moving::look::Cluster;
 use crate::ops::proxies::{self, Expected};
-use crate::ops::store::check_name;
-use crate::ops::{Fault, Outcome, apply};
+use crate::ops::record::Place;
+use crate::ops::store::{Store, check_name};
+use crate::ops::{Fault, Outcome, apply, clusters};
 use crate::wire::admin_move::DENY_ALL;
 
 /// Each step at a cluster is tried so often: a leader may be elected meanwhile.
@@ -74,8 +76,8 @@ pub fn finish(args: &Args) -> Ended {
         from.cluster
     ));
     if !args.is_set("apply") {
-        context.say("Nothing is changed. Do it: the same with --clients-moved --apply\n");
-        return Ok(Outcome::Done);
+        let why = "Nothing is changed. Do it: the same with --clients-moved --apply";
+        return Ok(context.nothing_to_do(why));
     }
     if !args.is_set("clients-moved") {
         let why = "refused, nothing is changed: want --clients-moved, when every client was restarted or has used the \
@@ -91,38 +93,49 @@ pub fn finish(args: &Args) -> Ended {
     })
     .map_err(Fault::failed)?;
     keeper.delete(&mut store)?;
-    context.say(&format!(
-        "done: {} takes clients of the table again, within its config-sync interval\n",
+    let why = format!(
+        "done: {} takes clients of the table again, within its config-sync interval",
         from.cluster
-    ));
-    Ok(Outcome::Done)
+    );
+    Ok(context.ends_well(1, &why))
 }
 
 /// Closes a cluster for the tables that live elsewhere, and ends what it would still ship there.
 pub fn fence(args: &Args) -> Ended {
     let context = Context::new(args)?;
-    let name = args.operand.as_deref().unwrap_or_default();
+    let operand = args.operand.as_deref().unwrap_or_default();
     let mut store = context.open()?;
-    let place = target(&mut store, name, args.value("metas"))?;
+    let (place, table) = match target(&mut store, operand, args.value("metas")) {
+        Ok(place) => (place, None),
+        // It may be a table, which left its cluster by a move or a plan.
+        Err(unknown) => match left(&mut store, operand)? {
+            Some(place) => (place, Some(operand)),
+            None => return Err(unknown),
+        },
+    };
+    let name = place.cluster.as_str();
     let view = Cluster::new(place.clone(), "", context.limit).view();
     let leader = view.leader.as_ref();
     let leader = leader.ok_or_else(|| {
         let why = view.why_no_leader();
         Fault::failed(format!("{name}: no leader answers: {why}; fence it when one does"))
     })?;
-    let wanted: Vec<&str> = args.values("table").collect();
+    let wanted: Vec<&str> = args.values("table").chain(table).collect();
     let rows = store.routes()?.rows.into_iter();
-    let elsewhere: BTreeMap<String, String> = rows
+    let elsewhere: BTreeMap<String, Place> = rows
         .filter(|row| leader.apps.contains_key(&row.table))
         .filter(|row| wanted.is_empty() || wanted.contains(&row.table.as_str()))
-        .filter_map(|row| Some((row.table, row.place.ok()?.cluster)))
-        .filter(|(_, cluster)| cluster != name)
+        .filter_map(|row| Some((row.table, row.place.ok()?)))
+        .filter(|(_, now)| now.cluster != name)
         .collect();
+    let sets = elsewhere.values().map(|now| now.metas.clone());
+    let homes = clusters::look(sets, context.limit);
     if elsewhere.is_empty() {
         let why = format!("{name} has no table that is routed elsewhere");
         return Ok(context.nothing_to_do(&why));
     }
-    for (table, cluster) in &elsewhere {
+    for (table, now) in &elsewhere {
+        let cluster = &now.cluster;
         context.say(&format!("{table}: it is routed to {cluster}, and {name} has it, too\n"));
     }
     context.say(&format!(
@@ -131,25 +144,37 @@ pub fn fence(args: &Args) -> Ended {
     ));
     let count = counted(elsewhere.len(), "table");
     if !args.is_set("apply") {
-        context
-            .say(&format!("Nothing is changed. Close {name} for {count}: the same with --apply\n"));
-        return Ok(Outcome::Done);
+        let why = format!("Nothing is changed. Close {name} for {count}: the same with --apply");
+        return Ok(context.nothing_to_do(&why));
     }
     if elsewhere.len() > 1 {
         confirm_tables(args, elsewhere.len(), name)?;
     }
     let mut failed: Vec<String> = Vec::new();
-    for (table, cluster) in &elsewhere {
+    for (table, now) in &elsewhere {
+        let cluster = &now.cluster;
+        // Servers know each other by the names in their settings, which need not be those of routes.
+        let home = homes.get(&now.metas).and_then(|view| view.leader.as_ref());
+        let own = home.and_then(|leader| leader.name.as_ref());
+        let is_home = |remote: &String| remote == cluster || Some(remote) == own;
         let mut old = Cluster::new(place.clone(), table, context.limit);
+        let mut others = Vec::new();
         // First what ships, for that hurts at once.
         let closed = insist(|| {
-            let duplications = old.duplications()?.into_iter();
-            for duplication in duplications.filter(|one| one.remote == *cluster) {
-                old.remove_duplication(duplication.id)?;
+            others.clear();
+            for duplication in old.duplications()? {
+                match is_home(&duplication.remote) {
+                    true => old.remove_duplication(duplication.id)?,
+                    false => others.push(duplication.remote),
+                }
             }
             old.set_env(DENY_ALL)
         });
         match closed {
+            Ok(()) if !others.is_empty() => context.say(&format!(
+                "{table}: {name} denies its clients, and ships nothing to {cluster}. WARN: it ships to {}\n",
+                others.join(", ")
+            )),
             Ok(()) => context.say(&format!(
                 "{table}: {name} denies its clients, and ships nothing to {cluster}\n"
             )),
@@ -157,9 +182,29 @@ pub fn fence(args: &Args) -> Ended {
         }
     }
     if failed.is_empty() {
-        return Ok(Outcome::Done);
+        return Ok(context.ends_well(elsewhere.len(), &format!("{name} is closed for {count}")));
     }
     Err(Fault::new(Outcome::Partly, format!("not all is closed:\n{}", failed.join("\n"))))
+}
+
+/// The cluster that a table left, as the move or the newest plan says that changed its route.
+fn left(store: &mut Store, table: &str) -> Result<Option<Place>, Fault> {
+    if check_name(table).is_err() {
+        return Ok(None);
+    }
+    if let Some(journal) = Keeper::of(store, table).read(store)? {
+        return Ok(Some(journal.from));
+    }
+    let Some(control) = Control::of(store) else { return Ok(None) };
+    let clusters = store.clusters()?;
+    for entry in control.entries(store)?.iter().rev() {
+        let changes = control.plan(store, &entry.id)?.changes;
+        let before = changes.into_iter().find(|change| change.name() == table);
+        if let Some(before) = before.and_then(|change| change.before) {
+            return Ok(store.place_of(&before.data.0, &clusters).ok());
+        }
+    }
+    Ok(None)
 }
 
 /// Tries with a growing pause.

@@ -100,6 +100,13 @@ pub fn checks(table: &str, old: &Seen<'_>, new: &Seen<'_>, wish: &Wish) -> Vec<C
         list.stop_if(app.is_bulk_loading, &format!("{cluster}: no bulk load"), || {
             format!("{cluster}: the table is bulk loading")
         });
+        // A split that goes on has partitions without a primary; one that ended may leave this number behind.
+        if app.init_partition_count > 0 && app.init_partition_count != app.partition_count {
+            list.warn(format!(
+                "{cluster}: the table had {} partitions once: no split may be under way",
+                app.init_partition_count
+            ));
+        }
         let denies = app.denies();
         list.stop_if(denies.is_some(), &format!("{cluster}: clients are not denied"), || {
             let value = denies.unwrap_or_default();
