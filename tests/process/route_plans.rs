@@ -81,8 +81,11 @@ fn a_switch_is_planned_then_applied_then_undone() {
     assert!(named.stdout.contains("all of them are routed to c4"), "{named}");
 
     world.c3.revive();
+    world.c3.leader.set_env("orders", "replica.deny_client_request", "reconfig*all");
     let shown = world.look(&["undo", plan], 0);
     assert!(shown.stdout.contains("nothing is written"), "{shown}");
+    assert!(shown.stdout.contains("orders: c3 denies clients of the table"), "{shown}");
+    world.c3.leader.set_env("orders", "replica.deny_client_request", "");
     world.write(&["undo", plan, "--apply", "--yes-tables", "2"], 0);
     for table in ["items", "orders", "users"] {
         world.all_serve(table, "c3");

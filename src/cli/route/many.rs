@@ -112,10 +112,6 @@ pub fn undo(args: &Args) -> Ended {
     if changes.is_empty() {
         return Ok(context.nothing_to_do(&format!("{file}: nothing of it is to be undone")));
     }
-    context.say(
-        "WARN: no rule is checked. Clients that hold the addresses of the cluster that the tables leave go on \
-         writing there while it answers.\n",
-    );
     let mut plan = make(args, &context, changes);
     plan.undoes = Some(done.id);
     let act = Performance::new(plan, args.is_set("apply"));

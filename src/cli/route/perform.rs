@@ -19,7 +19,7 @@ use super::{Ended, text};
 use crate::logging::line::Utc;
 use crate::ops::checks::{self, Move, Refusal};
 use crate::ops::control::Control;
-use crate::ops::plan::{Change, Data, Plan, Znode};
+use crate::ops::plan::{Accepted, Change, Data, Plan, Znode};
 use crate::ops::proxies::{self, Seen};
 use crate::ops::record;
 use crate::ops::store::{Run, Store};
@@ -90,8 +90,9 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
     let plan = &act.plan;
     context.say(&text::plan(plan));
     let moves = moves(store, plan)?;
-    if act.undoes.is_none() {
-        check(context, plan, &moves)?;
+    match act.undoes {
+        None => check(context, plan, &moves)?,
+        Some(_) => warn(context, &moves),
     }
     if act.applies {
         context.must_know_proxies()?;
@@ -156,14 +157,29 @@ pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Perfo
 
 /// Fails if a rule refuses one of the moves.
 fn check(context: &Context, plan: &Plan, moves: &[Move]) -> Result<(), Fault> {
+    let refused = refused(context, moves, &plan.accepted);
+    match refused.is_empty() {
+        true => Ok(()),
+        false => {
+            let why = format!("refused, nothing is written:\n{}", refusals(&refused));
+            Err(Fault::new(Outcome::Refused, why))
+        }
+    }
+}
+
+/// Tells of rules that a way back breaks. It is not refused: the place that it leaves may be the worse one.
+fn warn(context: &Context, moves: &[Move]) {
+    let refused = refused(context, moves, &[]);
+    if !refused.is_empty() {
+        context.say(&format!("WARN: the way back is not refused, but\n{}\n", refusals(&refused)));
+    }
+}
+
+fn refused(context: &Context, moves: &[Move], accepted: &[Accepted]) -> Vec<Refusal> {
     let wanted = moves.iter().flat_map(|each| [&each.old, &each.new]).flatten();
     let sets: BTreeSet<Vec<String>> = wanted.map(|place| place.metas.clone()).collect();
     let views = clusters::look(sets, context.limit);
-    let refused = checks::refusals(moves, &views, &plan.accepted);
-    match refused.is_empty() {
-        true => Ok(()),
-        false => Err(Fault::new(Outcome::Refused, refusals(&refused))),
-    }
+    checks::refusals(moves, &views, accepted)
 }
 
 /// The plan goes to the journal, and deletions are said, before anything is written.
@@ -349,7 +365,7 @@ fn refusals(refused: &[Refusal]) -> String {
         let key = (checks::option(refusal.rule), refusal.why.as_str());
         by_why.entry(key).or_default().push(&refusal.table);
     }
-    let mut text = "refused, nothing is written:\n".to_owned();
+    let mut text = String::new();
     for ((option, why), tables) in by_why.iter().take(SHOWN) {
         let more = tables.len().saturating_sub(3);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
