@@ -294,6 +294,7 @@ fn a_move_past_its_limit_or_with_a_signal_goes_back() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --all runs it"]
 fn a_move_to_a_cluster_that_is_lost_goes_back() {
     let world = World::new(&["items", "orders"]);
     let [items, orders] = ["items", "orders"].map(|table| world.writer(table, 2));
@@ -313,6 +314,7 @@ fn a_move_to_a_cluster_that_is_lost_goes_back() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --all runs it"]
 fn a_tool_that_is_killed_after_any_step_goes_on_where_it_was() {
     let steps = ["1 ", "2 ", "3 ", "5 ", "6 ", "7 ", "8 "];
     let tables: Vec<String> = (0..steps.len()).map(|step| format!("t{step}")).collect();
@@ -334,6 +336,7 @@ fn a_tool_that_is_killed_after_any_step_goes_on_where_it_was() {
 }
 
 #[test]
+#[ignore = "takes long: scripts/test --all runs it"]
 fn servers_that_fail_over_and_a_zookeeper_that_is_lost_do_not_hurt_a_move() {
     let world = World::new(&["items", "orders"]);
     let [items, orders] = ["items", "orders"].map(|table| world.writer(table, 0));
