@@ -251,6 +251,9 @@ fn run(
 ) -> Ended {
     context.must_know_proxies()?;
     let proxies = context.proxies(&mut store)?;
+    if !is_back {
+        context.must_find(&proxies)?;
+    }
     let table = journal.table.clone();
     let mut old = Cluster::new(journal.from.clone(), &table, context.limit);
     let mut new = Cluster::new(journal.to.clone(), &table, context.limit);
@@ -279,6 +282,7 @@ fn run(
         max_refused_ms: max_refused_ms.unwrap_or(MAX_REFUSED_MS).max(least_ms),
         keeps_undo: journal.keeps_undo,
         made_undo: journal.made_undo,
+        may_be_denied: journal.denied_at_s.is_some(),
         version: znode.stat.version,
     };
     let decider = Decider::new(terms, is_back);
@@ -326,15 +330,16 @@ fn told(context: &Context, fault: Fault) -> Fault {
     if context.json { fault.told() } else { fault }
 }
 
-/// One signal asks to go back, a second one ends the process at once.
+/// One signal asks to go back, a second Ctrl-C ends the process at once.
 fn signals() -> Result<Arc<AtomicBool>, Fault> {
     let came = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        let code = Outcome::Partly as i32;
-        flag::register_conditional_shutdown(signal, code, came.clone())
-            .and_then(|_| flag::register(signal, came.clone()))
-            .map_err(|e| Fault::failed(format!("signals: {e}")))?;
+    // A terminal that is lost may say so twice.
+    for signal in [SIGTERM, SIGHUP] {
+        flag::register(signal, came.clone()).map_err(|e| Fault::failed(format!("signals: {e}")))?;
     }
+    flag::register_conditional_shutdown(SIGINT, Outcome::Partly as i32, came.clone())
+        .and_then(|_| flag::register(SIGINT, came.clone()))
+        .map_err(|e| Fault::failed(format!("signals: {e}")))?;
     Ok(came)
 }
 

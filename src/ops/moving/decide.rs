@@ -6,7 +6,7 @@
 //! A            *write       wait until in force ─▶ until drained ─▶ write the route
 //! A, back      any          pin the route ─▶ delete the env ─▶ end B->A ─▶ backed out
 //! B            not *all     proxies serve B ─▶ refuse all; at once if A refuses nothing
-//! B            *all         wait until in force ─▶ A stood still ─▶ end A->B ─▶ done
+//! B            *all         wait until in force ─▶ A stood still ─▶ drained ─▶ end A->B ─▶ done
 //! elsewhere    any          halt
 //! ```
 //! **In force.** A replica server hears of the env at its next config-sync, which nobody can see. So this run waits for the
@@ -35,6 +35,8 @@ pub struct Terms {
     pub keeps_undo: bool,
     /// B->A was made by this move, and ends with it if it is taken back.
     pub made_undo: bool,
+    /// A request that has A refuse writes may be under way: the journal says that one was sent.
+    pub may_be_denied: bool,
     /// The version of the route when this run began. A request of an earlier run names an older one.
     pub version: i32,
 }
@@ -107,6 +109,8 @@ pub struct Decider {
     pub is_back: bool,
     /// The route was written at the version that is seen now, so that no old request can change it.
     pinned: Option<i32>,
+    /// A was opened, whether or not it was seen to refuse writes.
+    is_opened: bool,
     proxies_serve: bool,
     /// When this run first saw A refuse writes.
     writes_since_ms: Option<u64>,
@@ -135,6 +139,7 @@ impl Decider {
             terms,
             is_back,
             pinned: None,
+            is_opened: false,
             proxies_serve: false,
             writes_since_ms: None,
             all_since_ms: None,
@@ -151,6 +156,11 @@ impl Decider {
     /// The route was pinned, and its znode has this version since.
     pub fn pinned(&mut self, version: i32) {
         self.pinned = Some(version);
+    }
+
+    /// The env of A was deleted.
+    pub fn opened(&mut self) {
+        self.is_opened = true;
     }
 
     /// For how long this run has seen A refuse writes.
@@ -300,6 +310,8 @@ impl Decider {
             ));
         }
         match &seen.old.duplication {
+            // Somebody else may have written the route before all was shipped.
+            Some(_) if !self.is_drained(seen) => Step::AwaitDrained,
             Some(duplication) => Step::RemoveDuplication(duplication.id),
             None => Step::Done,
         }
@@ -308,9 +320,10 @@ impl Decider {
     fn back(&self, seen: &Seen, version: i32) -> Step {
         match &seen.old.denies {
             Some(_) if !denies_writes(&seen.old) => {}
-            Some(_) if self.pinned == Some(version) => return Step::Open,
-            Some(_) => return Step::PinRoute(version),
-            None => {}
+            // With the route pinned, a run that comes late sees that this one went back.
+            None if self.is_opened || !self.terms.may_be_denied => {}
+            _ if self.pinned == Some(version) => return Step::Open,
+            _ => return Step::PinRoute(version),
         }
         match &seen.new.duplication {
             Some(reverse) if self.terms.made_undo => Step::RemoveReverse(reverse.id),

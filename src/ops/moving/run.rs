@@ -212,15 +212,16 @@ impl Run<'_> {
             }
             Step::AwaitDrained => wait(DRAIN_PAUSE),
             Step::AddReverse => {
+                // It fails where the journal is gone: another run took the move back.
+                self.keeper.put(self.store, &self.journal).map_err(|fault| fault.why)?;
                 tell(Told::Step(&format!("1 {new} duplicates to {old}")));
                 self.new.add_duplication(&self.old.name)?;
                 at_once
             }
             Step::DenyWrites => {
-                if self.journal.denied_at_s.is_none() {
-                    self.journal.denied_at_s = Some(Utc::now().0.as_secs());
-                    self.keeper.put(self.store, &self.journal).map_err(|fault| fault.why)?;
-                }
+                self.journal.denied_at_s.get_or_insert_with(|| Utc::now().0.as_secs());
+                self.keeper.put(self.store, &self.journal).map_err(|fault| fault.why)?;
+                self.decider.terms.may_be_denied = true;
                 tell(Told::Step(&format!("2 {old} refuses writes of the table from now on")));
                 self.old.set_env(DENY_WRITES)?;
                 at_once
@@ -266,6 +267,7 @@ impl Run<'_> {
             Step::Open => {
                 tell(Told::Step(&format!("{old} takes writes again")));
                 self.old.delete_env()?;
+                self.decider.opened();
                 at_once
             }
             Step::RemoveReverse(id) => {

@@ -72,6 +72,8 @@ struct World {
     tick: u64,
     source: Source,
     env: Option<&'static str>,
+    /// The journal says that it was set.
+    was_denied: bool,
     /// Each server's knowledge of it.
     in_force: [Option<&'static str>; SERVERS],
     parts: Vec<Part>,
@@ -98,6 +100,7 @@ impl World {
             tick: 0,
             source,
             env: None,
+            was_denied: false,
             in_force: [None; SERVERS],
             parts: (0..PARTITIONS).map(part).collect(),
             duplicates: true,
@@ -196,6 +199,7 @@ impl World {
             max_refused_ms: least_max_refused_ms(INTERVAL_MS, true),
             keeps_undo: self.keeps_undo,
             made_undo: self.keeps_undo,
+            may_be_denied: self.was_denied,
             version: self.version,
         };
         Some(Tool { decider: Decider::new(terms, is_back), pending: None })
@@ -221,8 +225,12 @@ impl World {
 
     fn act(&mut self, step: &Step, decider: &mut Decider) -> bool {
         match step {
-            Step::AddReverse => self.reverse = true,
-            Step::DenyWrites => self.env = Some(DENY_WRITES),
+            // The journal is written first, which fails where it is gone.
+            Step::AddReverse if self.journal.is_some() => self.reverse = true,
+            Step::DenyWrites if self.journal.is_some() => {
+                (self.env, self.was_denied) = (Some(DENY_WRITES), true);
+                decider.terms.may_be_denied = true;
+            }
             Step::DenyAll => self.env = Some(DENY_ALL),
             Step::WriteRoute(version) if *version == self.version && !self.at_new => {
                 (self.at_new, self.version) = (true, self.version + 1);
@@ -259,6 +267,7 @@ impl World {
                     self.break_with("A is opened while B has clients".to_owned());
                 }
                 self.env = None;
+                decider.opened();
             }
             Step::RemoveReverse(_) => {
                 self.journal = self.journal.map(|_| true);
