@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::at_once::ask_each;
 use super::view::{Leader, Said, View, Views};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::link::ask_once;
@@ -31,16 +32,8 @@ pub fn look(sets: impl IntoIterator<Item = Vec<String>>, limit: Duration) -> Vie
     let resolver = Resolver::start();
     let mut views = Views::new();
     for some in sets.chunks(AT_ONCE) {
-        thread::scope(|scope| {
-            let threads: Vec<_> = some
-                .iter()
-                .map(|metas| (metas, scope.spawn(|| look_at(metas, &resolver, limit))))
-                .collect();
-            for (metas, thread) in threads {
-                let view = thread.join().unwrap_or_default();
-                views.insert(metas.clone(), view);
-            }
-        });
+        let seen = ask_each(some, |metas| look_at(metas, &resolver, limit));
+        views.extend(some.iter().cloned().zip(seen.into_iter().map(Option::unwrap_or_default)));
     }
     views
 }

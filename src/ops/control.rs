@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
+use super::plan::{Plan, Znode};
 use super::store::Store;
 use super::{Fault, Outcome};
 use crate::logging::line::Utc;
@@ -82,7 +82,8 @@ impl State {
 /// The control znode.
 pub struct Control {
     root: String,
-    acl: Vec<Acl>,
+    /// A digest protects it.
+    has_digest: bool,
 }
 
 impl Control {
@@ -90,25 +91,17 @@ impl Control {
     pub fn of(store: &Store) -> Option<Self> {
         let root = store.place.control_root.clone()?;
         let has_digest = store.place.digest.is_some() || store.place.control_digest.is_some();
-        let (scheme, id) = if has_digest { ("auth", "") } else { ("world", "anyone") };
-        let acl = Acl { permissions: 31, scheme: scheme.to_owned(), id: id.to_owned() };
-        Some(Control { root, acl: vec![acl] })
+        Some(Control { root, has_digest })
     }
 
     /// The proxies that there are, each once.
     pub fn members(&self, store: &mut Store) -> Result<Vec<Member>, Fault> {
         let parent = format!("{}/{MEMBERS}", self.root);
-        let names = store.children(&parent)?.unwrap_or_default();
-        let znodes: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
-        let found = store.read(&znodes)?;
         let mut members: BTreeMap<String, Member> = BTreeMap::new();
-        for (znode, found) in znodes.iter().zip(found) {
-            // It may have gone meanwhile.
-            if let Some(found) = found {
-                let member = Member::from_bytes(&found.data);
-                let member = member.map_err(|e| Fault::failed(format!("{znode}: {e}")))?;
-                members.insert(member.id.clone(), member);
-            }
+        for (name, znode) in store.below(&parent)?.unwrap_or_default() {
+            let member = Member::from_bytes(&znode.data);
+            let member = member.map_err(|e| Fault::failed(format!("{parent}/{name}: {e}")))?;
+            members.insert(member.id.clone(), member);
         }
         Ok(members.into_values().collect())
     }
@@ -116,10 +109,8 @@ impl Control {
     /// Makes the znode that the proxies need to tell that they are there, if it is missing.
     pub fn make_members(&self, store: &mut Store) -> Result<(), Fault> {
         let path = format!("{}/{MEMBERS}", self.root);
-        match self.create(store, &path, Vec::new()) {
-            Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => Ok(()),
-            Err(e) => Err(Fault::failed(format!("{path}: {e}"))),
-        }
+        let made = self.ensure(store, &path, Vec::new());
+        made.map_err(|e| Fault::failed(format!("{path}: {e}")))
     }
 
     /// Adds to the operator's word.
@@ -127,7 +118,7 @@ impl Control {
         let path = format!("{}/{ACCEPT}", self.root);
         let now_s = Utc::now().0.as_secs();
         for _ in 0..WORD_TRIES {
-            let found = store.read(std::slice::from_ref(&path))?.into_iter().next().flatten();
+            let found = store.znode(&path)?;
             let mut word = match &found {
                 // A word that cannot be read is one that no proxy heard.
                 Some(znode) => Word::from_bytes(&znode.data).unwrap_or_default(),
@@ -179,15 +170,9 @@ impl Control {
             told: None,
         };
         // A second run of one plan finds it there.
-        match self.create(store, &path, Vec::new()) {
-            Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => {}
-            Err(e) => return Err(failed(e)),
-        }
+        self.ensure(store, &path, Vec::new()).map_err(failed)?;
         for (number, piece) in pieces.iter().enumerate() {
-            match self.create(store, &format!("{path}/{number}"), piece.to_vec()) {
-                Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => {}
-                Err(e) => return Err(failed(e)),
-            }
+            self.ensure(store, &format!("{path}/{number}"), piece.to_vec()).map_err(failed)?;
         }
         self.put(store, &entry)
     }
@@ -210,12 +195,10 @@ impl Control {
     /// All plans, the oldest first.
     pub fn entries(&self, store: &mut Store) -> Result<Vec<Entry>, Fault> {
         let parent = format!("{}/{JOURNAL}", self.root);
-        let names = store.children(&parent)?.unwrap_or_default();
-        let znodes: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
-        let found = store.read(&znodes)?;
+        let found = store.below(&parent)?.unwrap_or_default();
         // One without a head was killed before it wrote anything.
-        let entry = |data: Vec<u8>| serde_json::from_slice(&data).ok();
-        Ok(found.into_iter().flatten().filter_map(|znode| entry(znode.data)).collect())
+        let entry = |(_, znode): (String, Znode)| serde_json::from_slice(&znode.data).ok();
+        Ok(found.into_iter().filter_map(entry).collect())
     }
 
     /// A plan as it was when it began.
@@ -244,7 +227,7 @@ impl Control {
     }
 
     fn read(&self, store: &mut Store, path: &str) -> Result<Entry, Fault> {
-        let found = store.read(&[path.to_owned()])?.into_iter().next().flatten();
+        let found = store.znode(path)?;
         let found = found.ok_or_else(|| Fault::failed(format!("{path}: no such znode")))?;
         serde_json::from_slice(&found.data).map_err(|e| Fault::failed(format!("{path}: {e}")))
     }
@@ -265,10 +248,7 @@ impl Control {
             let pieces = store.children(&path)?.unwrap_or_default();
             let pieces = pieces.iter().map(|piece| format!("{path}/{piece}"));
             for path in pieces.chain([path.clone()]) {
-                match store.session().request(Op::Delete { path: path.clone(), version: -1 }) {
-                    Ok(_) | Err(Failed::Code(Code::NO_NODE)) => {}
-                    Err(e) => return Err(Fault::failed(format!("{path}: {e}"))),
-                }
+                store.delete(&path)?;
             }
         }
         Ok(())
@@ -279,7 +259,7 @@ impl Control {
         let op = |path: &str, data: Vec<u8>| Op::Create {
             path: path.to_owned(),
             data,
-            acl: self.acl.clone(),
+            acl: vec![Acl::all(self.has_digest)],
             is_ephemeral: false,
         };
         match store.session().request(op(path, data.clone())) {
@@ -287,11 +267,21 @@ impl Control {
             other => return other,
         }
         for (end, _) in path.match_indices('/').skip(1) {
-            match store.session().request(op(&path[..end], Vec::new())) {
-                Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => {}
-                other => return other,
-            }
+            there(store.session().request(op(&path[..end], Vec::new())))?;
         }
         store.session().request(op(path, data))
+    }
+
+    /// Creates a znode that may be there already, and those above it that are missing.
+    fn ensure(&self, store: &mut Store, path: &str, data: Vec<u8>) -> Result<(), Failed> {
+        there(self.create(store, path, data))
+    }
+}
+
+/// A znode that was there before its creation is as good as a new one.
+fn there(created: Result<Answer, Failed>) -> Result<(), Failed> {
+    match created {
+        Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => Ok(()),
+        Err(e) => Err(e),
     }
 }

@@ -35,6 +35,7 @@ pub mod store;
 
 pub mod control;
 
+pub mod at_once;
 pub mod http;
 
 pub mod clusters;

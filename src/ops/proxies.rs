@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use super::at_once::ask_each;
 use super::http;
 use super::record::Place;
 use crate::upstream::resolver::Resolver;
@@ -165,18 +166,11 @@ pub fn page(proxy: &str, resolver: &Resolver, table: Option<&str>) -> Result<Pag
 /// The hold of each proxy; `Err`: it does not say so, and why.
 pub fn holds(proxies: &[String]) -> Vec<(String, Result<Option<Hold>, String>)> {
     let resolver = Resolver::start();
-    let resolver = &resolver;
-    thread::scope(|scope| {
-        let look = |proxy: &String| {
-            let proxy = proxy.clone();
-            scope.spawn(move || {
-                let hold = page(&proxy, resolver, Some(".")).map(|page| page.hold);
-                (proxy, hold)
-            })
-        };
-        let threads: Vec<_> = proxies.iter().map(look).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    })
+    let look = |proxy: &String| {
+        let hold = page(proxy, &resolver, Some(".")).map(|page| page.hold);
+        (proxy.clone(), hold)
+    };
+    ask_each(proxies, look).into_iter().flatten().collect()
 }
 
 /// The body of an answer that is 200.
@@ -202,18 +196,11 @@ fn body((code, body): (u16, Vec<u8>)) -> Result<Vec<u8>, String> {
 /// Looks at all proxies until each serves all that is expected, or the time is over.
 pub fn wait(proxies: &[String], root: &Root, expected: &[Expected], limit: Duration) -> Vec<Seen> {
     let (start, resolver) = (Instant::now(), Resolver::start());
-    let resolver = &resolver;
-    thread::scope(|scope| {
-        let look = |proxy: &String| {
-            let proxy = proxy.clone();
-            scope.spawn(move || {
-                let served = wait_for(&proxy, resolver, root, expected, start + limit);
-                Seen { proxy, served, took: start.elapsed() }
-            })
-        };
-        let threads: Vec<_> = proxies.iter().map(look).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    })
+    let look = |proxy: &String| {
+        let served = wait_for(proxy, &resolver, root, expected, start + limit);
+        Seen { proxy: proxy.clone(), served, took: start.elapsed() }
+    };
+    ask_each(proxies, look).into_iter().flatten().collect()
 }
 
 fn wait_for(

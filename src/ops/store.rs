@@ -90,15 +90,12 @@ impl Store {
     pub fn routes(&mut self) -> Result<Routes, Fault> {
         self.sync()?;
         let root = self.place.root.clone();
-        let tables = self.children(&root)?;
-        let tables = tables.ok_or_else(|| Fault::failed(format!("{root}: no such znode")))?;
         let clusters = self.clusters()?;
-        let znodes: Vec<String> = tables.iter().map(|table| format!("{root}/{table}")).collect();
-        let found = self.read(&znodes)?;
-        let rows = tables.into_iter().zip(found).filter_map(|(table, znode)| {
-            let znode = znode?;
+        let tables = self.below(&root)?;
+        let tables = tables.ok_or_else(|| Fault::failed(format!("{root}: no such znode")))?;
+        let rows = tables.into_iter().map(|(table, znode)| {
             let place = self.place_of(&znode.data, &clusters);
-            Some(Row { table, znode, place })
+            Row { table, znode, place }
         });
         let rows = rows.collect();
         Ok(Routes { rows, clusters })
@@ -107,10 +104,7 @@ impl Store {
     /// Clusters that have znodes of their own.
     pub fn clusters(&mut self) -> Result<BTreeMap<String, Znode>, Fault> {
         let Some(root) = self.place.clusters_root.clone() else { return Ok(BTreeMap::new()) };
-        let names = self.children(&root)?.unwrap_or_default();
-        let znodes: Vec<String> = names.iter().map(|name| format!("{root}/{name}")).collect();
-        let found = self.read(&znodes)?;
-        Ok(names.into_iter().zip(found).filter_map(|(name, znode)| Some((name, znode?))).collect())
+        Ok(self.below(&root)?.unwrap_or_default().into_iter().collect())
     }
 
     /// Where a record says that its table lives.
@@ -161,6 +155,28 @@ impl Store {
         match found.len() == znodes.len() {
             true => Ok(found),
             false => Err(Fault::failed("ZooKeeper: the connection ended before all was read")),
+        }
+    }
+
+    /// This znode, if it is there.
+    pub fn znode(&mut self, path: &str) -> Result<Option<Znode>, Fault> {
+        Ok(self.read(&[path.to_owned()])?.into_iter().next().flatten())
+    }
+
+    /// The children by their names, in order, without those that go meanwhile; `None`: no such znode.
+    pub fn below(&mut self, parent: &str) -> Result<Option<Vec<(String, Znode)>>, Fault> {
+        let Some(names) = self.children(parent)? else { return Ok(None) };
+        let znodes: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
+        let found = self.read(&znodes)?;
+        let there = names.into_iter().zip(found).filter_map(|(name, znode)| Some((name, znode?)));
+        Ok(Some(there.collect()))
+    }
+
+    /// Deletes a znode, whatever is in it. One that is gone is no fault.
+    pub fn delete(&mut self, path: &str) -> Result<(), Fault> {
+        match self.session.request(Op::Delete { path: path.to_owned(), version: -1 }) {
+            Ok(_) | Err(Failed::Code(Code::NO_NODE)) => Ok(()),
+            Err(e) => Err(Fault::failed(format!("{path}: {e}"))),
         }
     }
 

@@ -84,12 +84,12 @@ fn distinct(views: &Views) -> Vec<(&Vec<String>, &Leader)> {
     found
 }
 
-/// All findings. `duplicated` tells of a table that is there twice between which clusters it is duplicated, in words.
+/// All findings. `twice` has the tables that are there twice, and between which clusters each is duplicated, in words.
 pub fn findings(
     rows: &[Row],
     views: &Views,
     names: &Names,
-    duplicated: impl Fn(&Twice) -> Option<String>,
+    twice: &[(Twice, Option<String>)],
 ) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut tell = |kind, subject: &str, what: String, is_allowed| {
@@ -121,12 +121,11 @@ pub fn findings(
             }
         }
     }
-    for twice in twice(rows, views, names) {
-        let duplicated = duplicated(&twice);
+    for (twice, duplicated) in twice {
         // A copy that takes no clients is one that a move left, or a fence.
         let other = leader(views, &twice.other.0).and_then(|other| other.apps.get(&twice.table));
         let denies = other.and_then(|app| app.denies());
-        let allowed = match (&duplicated, denies) {
+        let allowed = match (duplicated, denies) {
             (Some(text), _) => Some(format!(" (allowed: duplication {text})")),
             (None, Some(value)) => {
                 Some(format!(" (allowed: {} denies clients: {value})", twice.other.1))
@@ -166,7 +165,7 @@ pub fn findings(
     }
     let routed: BTreeSet<&str> = rows.iter().map(|row| row.table.as_str()).collect();
     for (metas, leader) in distinct(views) {
-        let name = names.get(metas).map(String::as_str).unwrap_or_default();
+        let name = name_of(names, metas);
         for table in leader.apps.keys().filter(|table| !routed.contains(table.as_str())) {
             tell("UNROUTED", table, format!("in {name}, no znode"), false);
         }
@@ -185,8 +184,7 @@ pub fn findings(
         );
     }
     for (metas, view) in views {
-        let name = names.get(metas).map(String::as_str).unwrap_or_default();
-        check_cluster(name, view, &mut tell);
+        check_cluster(name_of(names, metas), view, &mut tell);
     }
     found.sort_by_key(|finding| KINDS.iter().position(|kind| *kind == finding.kind));
     // A cluster that several sets of addresses lead to says one thing once.

@@ -69,6 +69,14 @@ pub struct Acl {
     pub id: String,
 }
 
+impl Acl {
+    /// All rights: for whoever creates the znode if a digest protects it, else for everybody.
+    pub fn all(has_digest: bool) -> Self {
+        let (scheme, id) = if has_digest { ("auth", "") } else { ("world", "anyone") };
+        Acl { permissions: 31, scheme: scheme.to_owned(), id: id.to_owned() }
+    }
+}
+
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {

@@ -188,13 +188,7 @@ impl Control {
     }
 
     fn create(&self, path: String, data: Vec<u8>, is_ephemeral: bool) -> Op {
-        let (scheme, id) = match self.has_digest {
-            // Whoever created it.
-            true => ("auth", ""),
-            false => ("world", "anyone"),
-        };
-        let acl = Acl { permissions: 31, scheme: scheme.to_owned(), id: id.to_owned() };
-        Op::Create { path, data, acl: vec![acl], is_ephemeral }
+        Op::Create { path, data, acl: vec![Acl::all(self.has_digest)], is_ephemeral }
     }
 
     fn path(&self, name: &str) -> String {

@@ -9,14 +9,13 @@ use serde_json::{Map, Value, json};
 use super::Ended;
 use super::args::Args;
 use super::context::{Context, host_ports};
-use super::many::check_names;
 use super::perform::{Performance, make, perform};
 use super::single::{before, change_to};
 use super::text::counted;
 use crate::ops::import::{Imported, compare};
 use crate::ops::plan::{After, Change, Data};
 use crate::ops::record::{self, Place};
-use crate::ops::store::{Routes, Store};
+use crate::ops::store::{Routes, Store, check_name};
 use crate::ops::{Fault, Outcome, clusters};
 
 const MAX_DELETE: u64 = 5;
@@ -93,7 +92,7 @@ fn of_file(args: &Args, file: &str) -> Ended {
     let text = fs::read_to_string(file).map_err(|e| Fault::usage(format!("{file}: {e}")))?;
     let wanted: BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(&text).map_err(|e| Fault::usage(format!("{file}: {e}")))?;
-    check_names(wanted.keys().map(String::as_str))?;
+    wanted.keys().try_for_each(|table| check_name(table))?;
     let mut store = context.open()?;
     let Routes { rows, clusters } = store.routes()?;
     let acl = store.acl(&store.place.root.clone())?;

@@ -44,7 +44,7 @@ pub fn finish(args: &Args) -> Ended {
     store.sync()?;
     let path = store.znode_of(table);
     let clusters = store.clusters()?;
-    let znode = store.read(std::slice::from_ref(&path))?.into_iter().next().flatten();
+    let znode = store.znode(&path)?;
     let now = znode.as_ref().and_then(|znode| store.place_of(&znode.data, &clusters).ok());
     let Some(znode) = znode.filter(|_| now.as_ref() == Some(to)) else {
         let why = format!("{path}: want a route to {}, got another one", to.shown());

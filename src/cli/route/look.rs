@@ -49,7 +49,7 @@ pub fn get(args: &Args) -> Ended {
     let mut store = context.open()?;
     store.sync()?;
     let znode = store.znode_of(table);
-    let found = store.read(std::slice::from_ref(&znode))?.into_iter().next().flatten();
+    let found = store.znode(&znode)?;
     let found = found.ok_or_else(|| Fault::failed(format!("{znode}: no such znode")))?;
     let acl = store.acl(&znode)?;
     let clusters = store.clusters()?;

@@ -10,9 +10,9 @@ use super::perform::{Performance, make, perform, read};
 use super::single::{before, change_to, target};
 use super::text::counted;
 use crate::ops::checks::option;
-use crate::ops::plan::{self, Accepted, After, Change, Data};
+use crate::ops::plan::{self, Accepted, After, Change, Data, Znode};
 use crate::ops::record::{self, Place};
-use crate::ops::store::{Routes, Store, check_name};
+use crate::ops::store::{Routes, Store};
 use crate::ops::view::{Row, Views, is_same_cluster};
 use crate::ops::{Fault, Outcome, apply, clusters};
 
@@ -165,17 +165,18 @@ fn replace(
         *metas.iter_mut().find(|meta| **meta == old)? = new;
         Some(metas.join(","))
     };
-    let place =
-        |metas: &str| Place::new(cluster, metas).map_err(|bad| Fault::failed(bad.to_string()));
+    let change = |path: String, znode: &Znode, metas: &str| {
+        let place = Place::new(cluster, metas).map_err(|bad| Fault::failed(bad.to_string()))?;
+        let data = record::write_with_addrs(&place, &znode.data).into_bytes();
+        let after = Some(After { data: Data(data), acl: Vec::new() });
+        Ok::<_, Fault>(Change { znode: path, before: Some(before(znode)), after })
+    };
     if let Some(znode) = routes.clusters.get(cluster) {
         let record = crate::route::record::read(&znode.data);
         let record = record.map_err(|bad| Fault::failed(format!("cluster {cluster}: {bad}")))?;
         if let Some(metas) = exchanged(&record.meta_addrs) {
             let root = store.place.clusters_root.as_deref().unwrap_or_default();
-            let data = record::write_with_addrs(&place(&metas)?, &znode.data).into_bytes();
-            let after = Some(After { data: Data(data), acl: Vec::new() });
-            let path = format!("{root}/{cluster}");
-            changes.push(Change { znode: path, before: Some(before(znode)), after });
+            changes.push(change(format!("{root}/{cluster}"), znode, &metas)?);
             sets.insert(record.meta_addrs);
         }
     }
@@ -190,10 +191,7 @@ fn replace(
             continue;
         }
         if let Some(metas) = exchanged(&now.metas) {
-            let data = record::write_with_addrs(&place(&metas)?, &row.znode.data).into_bytes();
-            let after = Some(After { data: Data(data), acl: Vec::new() });
-            let znode = store.znode_of(&row.table);
-            changes.push(Change { znode, before: Some(before(&row.znode)), after });
+            changes.push(change(store.znode_of(&row.table), &row.znode, &metas)?);
             sets.insert(now.metas.clone());
         }
     }
@@ -226,9 +224,4 @@ fn check_member(views: &Views, new: &str) -> Result<(), Fault> {
             )))
         }
     }
-}
-
-/// Fails if a name of a file of tables is none.
-pub fn check_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), Fault> {
-    names.into_iter().try_for_each(check_name)
 }

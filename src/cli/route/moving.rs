@@ -51,7 +51,7 @@ pub fn route_move(args: &Args) -> Ended {
     store.sync()?;
     // The route before the journal: a run that goes back says so in the journal before it gives the route a new version.
     let path = store.znode_of(table);
-    let znode = store.read(std::slice::from_ref(&path))?.into_iter().next().flatten();
+    let znode = store.znode(&path)?;
     let znode = znode.ok_or_else(|| Fault::failed(format!("{path}: no such znode")))?;
     let keeper = Keeper::of(&store, table);
     let journal = keeper.read(&mut store)?;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::args::Args;
 use super::context::Context;
 use super::{Ended, text};
+use crate::admin::falcon::host_name;
 use crate::logging::line::Utc;
 use crate::ops::checks::{self, Move, Refusal};
 use crate::ops::control::Control;
@@ -60,7 +61,7 @@ impl Performance {
 /// A plan of these changes.
 pub fn make(args: &Args, context: &Context, changes: Vec<Change>) -> Plan {
     let now = Utc::now();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host_name();
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
     let user = user.unwrap_or_else(|_| "unknown".to_owned());
     let accepted = checks::RULES.into_iter().filter(|rule| args.is_set(checks::option(*rule)));

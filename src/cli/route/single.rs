@@ -52,7 +52,7 @@ fn write(args: &Args, context: &Context, mut store: Store, change: Change) -> En
 fn read(args: &Args, store: &mut Store, table: &str) -> Result<Option<Znode>, Fault> {
     store.sync()?;
     let znode = store.znode_of(table);
-    let now = store.read(std::slice::from_ref(&znode))?.into_iter().next().flatten();
+    let now = store.znode(&znode)?;
     let wanted = args.number("if-version").map_err(Fault::usage)?;
     let version = now.as_ref().map(|now| i64::from(now.stat.version));
     match wanted.map(|wanted| wanted as i64) {

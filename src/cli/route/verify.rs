@@ -1,6 +1,5 @@
 //! `route verify`: ZooKeeper against every cluster, once, or again and again as metrics.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
@@ -88,16 +87,12 @@ fn look(args: &Args, context: &Context) -> Result<Vec<Finding>, Fault> {
     let rows = context.open()?.routes()?.rows;
     let names = names(&rows, &more);
     let views = clusters::look(names.keys().cloned(), context.limit);
-    let duplications: BTreeMap<(String, String), String> = twice(&rows, &views, &names)
-        .iter()
-        .filter_map(|twice| {
-            let text = duplication(twice, &views, context.limit)?;
-            Some(((twice.table.clone(), twice.other.1.clone()), text))
-        })
-        .collect();
-    Ok(findings(&rows, &views, &names, |twice| {
-        duplications.get(&(twice.table.clone(), twice.other.1.clone())).cloned()
-    }))
+    let told = |twice: Twice| {
+        let duplication = duplication(&twice, &views, context.limit);
+        (twice, duplication)
+    };
+    let twice: Vec<_> = twice(&rows, &views, &names).into_iter().map(told).collect();
+    Ok(findings(&rows, &views, &names, &twice))
 }
 
 /// `c3->c4`, if one of the two duplicates the table to the other.

@@ -15,11 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::logging::line::Utc;
 use crate::ops::Fault;
 use crate::ops::control::Control;
-use crate::ops::plan::Data;
+use crate::ops::plan::{Data, Znode};
 use crate::ops::record::Place;
 use crate::ops::store::Store;
-use crate::zk::codec::{Code, Op};
-use crate::zk::session::Failed;
+use crate::zk::codec::Op;
 
 /// The znode above the moves, below the control znode.
 const MOVES: &str = "moves";
@@ -141,12 +140,7 @@ impl Keeper {
 
     pub fn read(&self, store: &mut Store) -> Result<Option<Journal>, Fault> {
         let bytes = match self {
-            Keeper::Znode(_, path) => store
-                .read(std::slice::from_ref(path))?
-                .into_iter()
-                .next()
-                .flatten()
-                .map(|found| found.data),
+            Keeper::Znode(_, path) => store.znode(path)?.map(|found| found.data),
             Keeper::File(path) => match fs::read(path) {
                 Ok(bytes) => Some(bytes),
                 Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -203,12 +197,7 @@ impl Keeper {
     pub fn delete(&self, store: &mut Store) -> Result<(), Fault> {
         let failed = |e: String| Fault::failed(format!("{}: {e}", self.place()));
         match self {
-            Keeper::Znode(_, path) => {
-                match store.session().request(Op::Delete { path: path.clone(), version: -1 }) {
-                    Ok(_) | Err(Failed::Code(Code::NO_NODE)) => Ok(()),
-                    Err(e) => Err(failed(e.to_string())),
-                }
-            }
+            Keeper::Znode(_, path) => store.delete(path),
             Keeper::File(path) => match fs::remove_file(path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => Err(failed(e.to_string())),
                 _ => Ok(()),
@@ -227,12 +216,8 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
 pub fn all(store: &mut Store) -> Result<Vec<Journal>, Fault> {
     let Some(control) = Control::of(store) else { return Ok(Vec::new()) };
     let parent = control.below(MOVES);
-    let names = store.children(&parent)?.unwrap_or_default();
-    let znodes: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
-    let found = store.read(&znodes)?;
-    // One that is created or deleted this moment is not there.
-    let read = |(znode, found): (&String, Option<crate::ops::plan::Znode>)| {
-        Some(Journal::read(znode, &found?.data))
-    };
-    znodes.iter().zip(found).filter_map(read).collect()
+    let moves = store.below(&parent)?.unwrap_or_default();
+    let read =
+        |(name, znode): &(String, Znode)| Journal::read(&format!("{parent}/{name}"), &znode.data);
+    moves.iter().map(read).collect()
 }

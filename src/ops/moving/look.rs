@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::state::{Partition, Side};
+use crate::ops::at_once::ask_each;
 use crate::ops::clusters;
 use crate::ops::http;
 use crate::ops::record::Place;
@@ -231,19 +231,10 @@ fn all<T: Send>(
     servers: &[SocketAddr],
     ask: impl Fn(SocketAddr) -> Result<T, String> + Sync,
 ) -> Result<Vec<T>, String> {
-    let ask = &ask;
     let mut answers = Vec::with_capacity(servers.len());
     for some in servers.chunks(AT_ONCE) {
-        let asked: Vec<Result<T, String>> = thread::scope(|scope| {
-            let threads: Vec<_> =
-                some.iter().map(|server| scope.spawn(move || ask(*server))).collect();
-            let ended = threads.into_iter().map(|thread| thread.join());
-            ended
-                .map(|ended| ended.unwrap_or_else(|_| Err("the look at it panicked".to_owned())))
-                .collect()
-        });
-        for answer in asked {
-            answers.push(answer?);
+        for answer in ask_each(some, |server| ask(*server)) {
+            answers.push(answer.unwrap_or_else(|| Err("the look at it panicked".to_owned()))?);
         }
     }
     Ok(answers)

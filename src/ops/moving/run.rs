@@ -180,8 +180,7 @@ impl Run<'_> {
         self.store.sync().map_err(|fault| fault.why)?;
         let path = self.store.znode_of(&self.journal.table);
         let clusters = self.store.clusters().map_err(|fault| fault.why)?;
-        let found = self.store.read(&[path]).map_err(|fault| fault.why)?;
-        self.znode = found.into_iter().next().flatten();
+        self.znode = self.store.znode(&path).map_err(|fault| fault.why)?;
         let Some(znode) = &self.znode else { return Ok(Route::Elsewhere("no znode".to_owned())) };
         let version = znode.stat.version;
         Ok(match self.store.place_of(&znode.data, &clusters) {
