@@ -50,7 +50,7 @@ pub fn span(option: &str, text: &str) -> Result<Duration, Fault> {
         _ => return Err(bad()),
     };
     let number: u64 = number.parse().map_err(|_| bad())?;
-    match number * seconds {
+    match number.saturating_mul(seconds) {
         n @ 1..=86_400 => Ok(Duration::from_secs(n)),
         _ => Err(bad()),
     }
@@ -184,5 +184,21 @@ fn page(request: &Request, last: &Last) -> Response {
             exposition::response(&families.0, &[], &request.accept)
         }
         _ => Response::not_found(PAGES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_a_number_and_a_unit_of_a_day_at_most() {
+        for (text, seconds) in [("30s", 30), ("5m", 300), ("24h", 86_400)] {
+            assert_eq!(span("every", text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        // The last one is 44 s where numbers wrap round.
+        for text in ["", "5", "s", "0s", "25h", "-1s", "5d", "5é", "307445734561825861m"] {
+            assert!(span("every", text).is_err(), "{text}");
+        }
     }
 }
