@@ -44,7 +44,7 @@
 //!         └────────── done, when each shows it ◀── pages ◀──────────────────────────────┼──────────────────┘
 //!                     control znode: members ◀── `zk::control` of each proxy ───────────┘
 //! ```
-//! A command of its own, which ends. It shares the protocols (`zk::session`, `wire::admin_rpc`) with the proxy, and no thread.
+//! A command of its own, which ends. It shares the protocols (`zk::session`, `wire`) with the proxy, and no thread.
 //! `route::control` has what both write below the control znode. The proxy depends on nothing that is there but for the
 //! operator's word: accepted holds, and deletions that are meant.
 //!

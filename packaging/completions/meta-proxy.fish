@@ -29,6 +29,7 @@ complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l digest-file -r
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l every -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l exclude -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l file -r
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l forget
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l from -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l if-version -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l json
@@ -39,10 +40,12 @@ complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l listen -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l max-delete -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l max-refused -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l metas -x
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l moving-accepted
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l not-for-go
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l other-name
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l other-partition-count
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l plan -r
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l probe
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l proxies -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l prune
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l replace -x

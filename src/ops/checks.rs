@@ -7,11 +7,12 @@
 //! | name | the new cluster calls itself otherwise than the route does | `--other-name` |
 //! | partition count | the table has another partition count there | `--other-partition-count` |
 //! | one address | a record with one address, which the Go proxy cannot use | `--not-for-go` |
+//! | moving | `route move` is at work on the table | `--moving-accepted` |
 
 use super::plan::Accepted;
 use super::record::Place;
 use super::view::{Leader, View, Views, is_same_cluster};
-use crate::wire::admin_rpc::App;
+use crate::ops::admin_rpc::App;
 
 /// A table whose route changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Move {
     pub new: Option<Place>,
     /// The addresses stand in the cluster's own znode.
     pub names_cluster: bool,
+    /// The table's znode is written while a move of the table did not end.
+    pub is_moving: bool,
 }
 
 /// A rule's word on a table.
@@ -41,28 +44,35 @@ pub fn option(rule: Accepted) -> &'static str {
         Accepted::OtherName => "other-name",
         Accepted::OtherPartitionCount => "other-partition-count",
         Accepted::NotForGo => "not-for-go",
+        Accepted::Moving => "moving-accepted",
     }
 }
 
 /// All rules.
-pub const RULES: [Accepted; 5] = [
+pub const RULES: [Accepted; 6] = [
     Accepted::SplitBrain,
     Accepted::Target,
     Accepted::OtherName,
     Accepted::OtherPartitionCount,
     Accepted::NotForGo,
+    Accepted::Moving,
 ];
 
 /// The moves that the rules refuse, but for rules that somebody set aside.
 pub fn refusals(moves: &[Move], views: &Views, accepted: &[Accepted]) -> Vec<Refusal> {
     let mut refused = Vec::new();
     for each in moves {
-        let Some(new) = &each.new else { continue };
         let mut refuse = |rule: Accepted, why: String| {
             if !accepted.contains(&rule) {
                 refused.push(Refusal { rule, table: each.table.clone(), why });
             }
         };
+        if each.is_moving {
+            let why =
+                "a move of it did not end: route move TABLE --back takes it back first".to_owned();
+            refuse(Accepted::Moving, why);
+        }
+        let Some(new) = &each.new else { continue };
         let was_one = each.old.as_ref().is_some_and(|old| old.metas.len() == 1);
         if new.metas.len() == 1 && !was_one && !each.names_cluster {
             let why = format!("{} is one address: the Go proxy wants two or more", new.metas[0]);
@@ -212,6 +222,7 @@ mod tests {
                 old: Some(place("c3", 3)),
                 new: Some(place("c4", 4)),
                 names_cluster: false,
+                is_moving: false,
             };
             let moves = [each];
             let rules = |accepted: &[Accepted]| -> Vec<Accepted> {
@@ -229,12 +240,21 @@ mod tests {
     fn one_address_is_not_for_the_go_proxy_unless_the_cluster_has_its_own_znode() {
         let one = Place { cluster: "c4".into(), metas: vec!["a:4".into()] };
         let views: Views = [(one.metas.clone(), view("c4", "/4", 8, None))].into();
-        let mut each = Move { table: "t".into(), old: None, new: Some(one), names_cluster: false };
+        let mut each = Move {
+            table: "t".into(),
+            old: None,
+            new: Some(one),
+            names_cluster: false,
+            is_moving: false,
+        };
         let refused = refusals(&[each.clone()], &views, &[]);
         assert_eq!(refused[0].rule, Accepted::NotForGo);
         each.names_cluster = true;
         assert_eq!(refusals(&[each.clone()], &views, &[]), []);
         each.new = None;
-        assert_eq!(refusals(&[each], &views, &[]), [], "a route that goes");
+        assert_eq!(refusals(&[each.clone()], &views, &[]), [], "a route that goes");
+        each.is_moving = true;
+        assert_eq!(refusals(&[each.clone()], &views, &[])[0].rule, Accepted::Moving);
+        assert_eq!(refusals(&[each], &views, &[Accepted::Moving]), []);
     }
 }

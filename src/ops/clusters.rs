@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::at_once::ask_each;
 use super::view::{Leader, Said, View, Views};
+use crate::ops::admin_rpc::{self, BadAnswer};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::link::ask_once;
 use crate::upstream::resolver::Resolver;
-use crate::wire::admin_rpc::{self, BadAnswer};
 use crate::wire::answer::{Answer, LEN_BYTES, frame_len};
 use crate::wire::config_view::Address;
 use crate::wire::error_code::ERR_FORWARD_TO_OTHERS;

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Znode};
+use super::record::Place;
 use super::store::Store;
 use super::{Fault, Outcome};
 use crate::logging::line::Utc;
@@ -28,6 +29,9 @@ const MAX_WORD_BYTES: usize = 900 * 1024;
 const WORD_LIVES_S: u64 = 3_600;
 /// Others may say a word at once with us.
 const WORD_TRIES: usize = 10;
+const ANY_VERSION: i32 = -1;
+/// The znode above the clusters that a fence closed.
+const FENCED: &str = "fenced";
 
 /// A plan in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +221,40 @@ impl Control {
         Plan::from_file(&text).map_err(bad)
     }
 
+    /// Notes that a fence closed this cluster.
+    pub fn note_fenced(&self, store: &mut Store, place: &Place) -> Result<(), Fault> {
+        let path = self.fenced_path(&place.cluster);
+        let data = serde_json::to_vec(place).unwrap_or_default();
+        match self.create(store, &path, data.clone()) {
+            Err(Failed::Code(Code::NODE_EXISTS)) => {
+                let op = Op::SetData { path: path.clone(), data, version: ANY_VERSION };
+                store.session().request(op)
+            }
+            made => made,
+        }
+        .map(drop)
+        .map_err(|e| Fault::failed(format!("{path}: {e}")))
+    }
+
+    /// The clusters that a fence closed.
+    pub fn fenced(&self, store: &mut Store) -> Result<Vec<Place>, Fault> {
+        let parent = self.below(FENCED);
+        let read = |(name, znode): (String, Znode)| {
+            let bad = |e| Fault::failed(format!("{parent}/{name}: {e}"));
+            serde_json::from_slice(&znode.data).map_err(bad)
+        };
+        store.below(&parent)?.unwrap_or_default().into_iter().map(read).collect()
+    }
+
+    /// The cluster is open again.
+    pub fn forget_fenced(&self, store: &mut Store, cluster: &str) -> Result<(), Fault> {
+        store.delete(&self.fenced_path(cluster), ANY_VERSION)
+    }
+
+    fn fenced_path(&self, cluster: &str) -> String {
+        self.below(&format!("{FENCED}/{}", cluster.replace('/', "_")))
+    }
+
     /// A znode below it.
     pub fn below(&self, path: &str) -> String {
         format!("{}/{path}", self.root)
@@ -235,7 +273,8 @@ impl Control {
     fn put(&self, store: &mut Store, entry: &Entry) -> Result<(), Fault> {
         let path = self.entry(&entry.id);
         let data = serde_json::to_vec(entry).unwrap_or_default();
-        let put = store.session().request(Op::SetData { path: path.clone(), data, version: -1 });
+        let put =
+            store.session().request(Op::SetData { path: path.clone(), data, version: ANY_VERSION });
         put.map(drop).map_err(|e| Fault::failed(format!("{path}: {e}")))
     }
 
@@ -248,7 +287,7 @@ impl Control {
             let pieces = store.children(&path)?.unwrap_or_default();
             let pieces = pieces.iter().map(|piece| format!("{path}/{piece}"));
             for path in pieces.chain([path.clone()]) {
-                store.delete(&path)?;
+                store.delete(&path, ANY_VERSION)?;
             }
         }
         Ok(())

@@ -23,6 +23,7 @@
 //! **One bad peer.** A cluster that does not answer costs its time-out once, beside the others. A proxy that does not
 //! answer is told by name, and keeps the tool from saying that all is done.
 
+pub mod admin_rpc;
 pub mod plan;
 pub mod record;
 pub mod view;
@@ -35,6 +36,7 @@ pub mod store;
 
 pub mod control;
 
+pub mod admin_move;
 pub mod at_once;
 pub mod http;
 

@@ -206,6 +206,7 @@ pub enum Accepted {
     OtherName,
     Target,
     NotForGo,
+    Moving,
 }
 
 /// Changes that belong together.

@@ -172,9 +172,9 @@ impl Store {
         Ok(Some(there.collect()))
     }
 
-    /// Deletes a znode, whatever is in it. One that is gone is no fault.
-    pub fn delete(&mut self, path: &str) -> Result<(), Fault> {
-        match self.session.request(Op::Delete { path: path.to_owned(), version: -1 }) {
+    /// Deletes a znode of this version; -1: whatever it is. One that is gone is no fault.
+    pub fn delete(&mut self, path: &str, version: i32) -> Result<(), Fault> {
+        match self.session.request(Op::Delete { path: path.to_owned(), version }) {
             Ok(_) | Err(Failed::Code(Code::NO_NODE)) => Ok(()),
             Err(e) => Err(Fault::failed(format!("{path}: {e}"))),
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::wire::admin_rpc::App;
+use crate::ops::admin_rpc::App;
 
 use super::plan::Znode;
 use super::record::Place;

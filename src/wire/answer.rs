@@ -106,10 +106,10 @@ pub struct Envelope<'a> {
     /// Which question it is to.
     pub seq: i32,
     frame: &'a [u8],
-    pub(super) error: &'a str,
-    pub(super) method: &'a str,
-    pub(super) kind: TMessageType,
-    pub(super) result: &'a [u8],
+    pub error: &'a str,
+    pub method: &'a str,
+    pub kind: TMessageType,
+    pub result: &'a [u8],
 }
 
 /// Reads what stands around the result. `frame` is whole, length and all.

@@ -128,7 +128,7 @@ fn read_partition(input: &mut Input<'_>) -> thrift::Result<(Partition, bool)> {
 }
 
 /// ip << 32 | port << 16 | type, type 1 being IPv4; 0 is no address.
-pub(super) fn read_rpc_address(input: &mut Input<'_>) -> thrift::Result<Option<Address>> {
+pub fn read_rpc_address(input: &mut Input<'_>) -> thrift::Result<Option<Address>> {
     let raw = input.read_i64()? as u64;
     let (ip, port) = (Ipv4Addr::from((raw >> 32) as u32), (raw >> 16) as u16);
     let is_address = raw & 0x3 == 1 && !ip.is_unspecified() && port != 0;

@@ -147,21 +147,50 @@ pub fn is_table_name(name: &str) -> bool {
 
 /// Writes a QueryConfig request, without a timeout (a MetaServer ignores it). `args` must have passed [`read_table`].
 pub fn write_query(seq: i32, args: &[u8], out: &mut Vec<u8>) {
-    write_call(QUERY_CONFIG, seq, 0, args, out);
+    write_call(Gpid::META, QUERY_CONFIG, seq, 0, args, out);
 }
 
-/// Writes a request with a header of our own: app_id 0, partition 0 (a MetaServer aborts on others).
-pub fn write_call(method: &str, seq: i32, timeout_ms: u32, args: &[u8], out: &mut Vec<u8>) {
+/// A partition of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpid {
+    pub app_id: i32,
+    pub index: i32,
+}
+
+impl Gpid {
+    /// A MetaServer aborts on any other.
+    pub const META: Gpid = Gpid { app_id: 0, index: 0 };
+
+    /// A replica server aborts on any other: it chooses the thread that may touch the partition. Source:
+    /// incubator-pegasus `src/common/gpid.h`, `gpid::thread_hash`.
+    fn thread_hash(self) -> i32 {
+        self.app_id.wrapping_mul(7919).wrapping_add(self.index)
+    }
+}
+
+/// Writes a request with a header of our own.
+pub fn write_call(
+    gpid: Gpid,
+    method: &str,
+    seq: i32,
+    timeout_ms: u32,
+    args: &[u8],
+    out: &mut Vec<u8>,
+) {
     let body_len = 4 + 4 + method.len() + 4 + args.len();
     let body_len = u32::try_from(body_len).expect("request frames are limited far below 4 GB");
     out.extend(b"THFT\0\0\0\0");
     out.extend((V0_HEADER_LEN as u32).to_be_bytes());
     out.extend([0; 4]);
     out.extend(body_len.to_be_bytes());
-    // CRCs and ids are 0, as clients write them.
-    out.extend([0; 12]);
+    // The CRC is 0, as clients write it.
+    out.extend([0; 4]);
+    out.extend(gpid.app_id.to_be_bytes());
+    out.extend(gpid.index.to_be_bytes());
     out.extend(timeout_ms.to_be_bytes());
-    out.extend([0; V0_HEADER_LEN - 36]);
+    out.extend(gpid.thread_hash().to_be_bytes());
+    // A hash of a key that belongs to the partition, whatever the number of partitions.
+    out.extend(i64::from(gpid.index).to_be_bytes());
     out.extend([0x80, 0x01, 0x00, 0x01]);
     out.extend((method.len() as u32).to_be_bytes());
     out.extend(method.as_bytes());

@@ -7,8 +7,6 @@
 //! ```
 
 pub mod address;
-pub mod admin_move;
-pub mod admin_rpc;
 pub mod answer;
 pub mod config_view;
 pub mod crc32c;
@@ -28,11 +26,11 @@ use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TMessageType, TType
 /// Nesting that no Pegasus struct reaches; a deeper one is an attack on the stack.
 const MAX_DEPTH: usize = 16;
 
-type Input<'a> = TBinaryInputProtocol<&'a [u8]>;
+pub(crate) type Input<'a> = TBinaryInputProtocol<&'a [u8]>;
 
 /// A strict reader over `bytes` that believes no length larger than `bytes` themselves. Its `transport` is the part
 /// that is left to read.
-fn reader(bytes: &[u8]) -> Input<'_> {
+pub(crate) fn reader(bytes: &[u8]) -> Input<'_> {
     let limits = TConfiguration::builder()
         .max_message_size(Some(bytes.len()))
         .max_frame_size(Some(bytes.len()))
@@ -45,7 +43,7 @@ fn reader(bytes: &[u8]) -> Input<'_> {
 }
 
 /// Reads a struct field by field; `field` gets its id and type and must consume it.
-fn each_field<'a>(
+pub(crate) fn each_field<'a>(
     input: &mut Input<'a>,
     mut field: impl FnMut(&mut Input<'a>, (i16, TType)) -> thrift::Result<()>,
 ) -> thrift::Result<()> {
@@ -79,11 +77,11 @@ fn message_begin<'a>(input: &mut Input<'a>) -> thrift::Result<(&'a str, TMessage
 /// Consumes a field that this proxy does not know, if every Thrift does. Not the crate's own `skip`: that one knows
 /// type 16 as a UUID of 16 bytes, where the Thrift 0.9.3 of Pegasus servers consumes nothing, and would then take
 /// these bytes for fields.
-fn skip(input: &mut Input<'_>, kind: TType) -> thrift::Result<()> {
+pub(crate) fn skip(input: &mut Input<'_>, kind: TType) -> thrift::Result<()> {
     skip_nested(input, kind, MAX_DEPTH)
 }
 
-fn skip_nested(input: &mut Input<'_>, kind: TType, depth: usize) -> thrift::Result<()> {
+pub(crate) fn skip_nested(input: &mut Input<'_>, kind: TType, depth: usize) -> thrift::Result<()> {
     let Some(depth) = depth.checked_sub(1) else {
         return Err(bad(format!("more than {MAX_DEPTH} structs and lists in one another")));
     };

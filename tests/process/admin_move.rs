@@ -1,7 +1,8 @@
 //! The requests that move a table, byte for byte as a real server and a real administrator have it.
 
-use meta_proxy::wire::admin_move::{self, Duplication, Replica, Shipping};
-use meta_proxy::wire::admin_rpc::{self, BadAnswer, DENY_ENV};
+use meta_proxy::ops::admin_move::{self, Duplication, Replica, Shipping};
+use meta_proxy::ops::admin_rpc::{self, BadAnswer, DENY_ENV};
+use meta_proxy::wire::message::Gpid;
 
 use crate::support::golden;
 
@@ -34,6 +35,26 @@ fn requests_are_those_of_an_administrator() {
     ] {
         assert_eq!(bytes, request(name), "{name}");
     }
+    // A wrong hash of the thread aborts a replica server.
+    let probe = admin_move::probe(Gpid { app_id: 4, index: 3 }, 1);
+    assert_eq!(probe, golden("go-check-and-set.request.bin"), "as the Go client writes it");
+}
+
+#[test]
+fn a_probe_is_answered_by_errors() {
+    let answer = |err: &str| {
+        let mut frame = Vec::new();
+        harness::wire::append_response(&mut frame, err, admin_move::CHECK_AND_SET, 1, &[0]);
+        admin_move::read_probe(&frame)
+    };
+    assert_eq!(answer("ERR_INVALID_STATE"), Ok(true));
+    assert_eq!(answer("ERR_OPERATION_DISABLED"), Ok(false));
+    assert_eq!(answer("ERR_OK"), Ok(false), "it was let in");
+    let denied = Err(BadAnswer::Refused("ERR_ACL_DENY".to_owned()));
+    assert_eq!(answer("ERR_ACL_DENY"), denied);
+    for n in 0..12 {
+        assert!(admin_move::read_probe(&vec![0; n]).is_err(), "{n} bytes");
+    }
 }
 
 #[test]
@@ -56,6 +77,7 @@ fn answers_of_real_servers_are_understood() {
 
     let duplications = |name| admin_move::read_duplications(&response(name), 1).unwrap();
     let want = Duplication {
+        skips: false,
         id: 1_795_569_210,
         status: 3,
         remote: "B".into(),

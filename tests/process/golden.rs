@@ -6,7 +6,7 @@ use harness::client::Client;
 use harness::meta_server::MetaServer;
 use harness::proxy::Proxy;
 use harness::wire::{QUERY_CONFIG, QueryCfgResponse, Request, Response};
-use meta_proxy::wire::admin_rpc;
+use meta_proxy::ops::admin_rpc;
 use meta_proxy::wire::answer::{self, Answer, BadAnswer};
 use meta_proxy::wire::config_view;
 use meta_proxy::wire::error_code::OwnError;

@@ -8,8 +8,8 @@ use std::process::Command;
 /// Crates that `cargo tree -e normal` may list.
 const MAX_CRATES: usize = 60;
 /// Lines of code of the proxy, and of the commands with the route tool. More is a reason to look for what can go.
-const MAX_LINES: usize = 17_500;
-const MAX_TOOL_LINES: usize = 7_000;
+const MAX_LINES: usize = 17_100;
+const MAX_TOOL_LINES: usize = 7_300;
 
 /// The layers, lowest first: a folder, or a file that stands lower or higher than the rest of its folder. A file names
 /// only files of its own layer and of those before it.
@@ -58,8 +58,8 @@ const PURE: &[&str] = &[
     "ops/plan.rs",
     "ops/record.rs",
     "ops/view.rs",
-    "wire/admin_move.rs",
-    "wire/admin_rpc.rs",
+    "ops/admin_move.rs",
+    "ops/admin_rpc.rs",
     "admin/exposition.rs",
     "admin/family.rs",
     "admin/gzip.rs",

@@ -11,8 +11,8 @@ use harness::pegasus::writer::Writer;
 use harness::pegasus::{Options, Pegasus};
 use harness::wait::eventually;
 use harness::wire::{ERR_OK, Request, Response, Version};
-use meta_proxy::wire::admin_move::{self, DENY_WRITES, Replica};
-use meta_proxy::wire::admin_rpc::{self, DENY_ENV};
+use meta_proxy::ops::admin_move::{self, DENY_WRITES, Replica};
+use meta_proxy::ops::admin_rpc::{self, DENY_ENV};
 
 use crate::support::{SOON, set_up};
 

@@ -40,6 +40,7 @@ const RULES: &[Opt] = &[
     ("other-name", None),
     ("other-partition-count", None),
     ("not-for-go", None),
+    ("moving-accepted", None),
 ];
 
 impl Sub {
@@ -100,7 +101,7 @@ pub const SUBS: &[Sub] = &[
         name: "rm",
         operand: Some("TABLE"),
         needs_operand: true,
-        options: &[("if-version", Some("N"))],
+        options: &[("if-version", Some("N")), ("moving-accepted", None)],
         writes: Writes::WithoutRules,
         what: "delete one route, and wait until no proxy serves it",
     },
@@ -137,6 +138,7 @@ pub const SUBS: &[Sub] = &[
             ("to", Some("CLUSTER")),
             ("metas", Some("HOST:PORT,...")),
             ("keep-undo", None),
+            ("probe", None),
             ("max-refused", Some("SPAN")),
             ("back", None),
             ("apply", None),
@@ -148,9 +150,15 @@ pub const SUBS: &[Sub] = &[
         name: "finish",
         operand: Some("TABLE"),
         needs_operand: true,
-        options: &[("clients-moved", None), ("apply", None)],
+        options: &[
+            ("from", Some("CLUSTER")),
+            ("metas", Some("HOST:PORT,...")),
+            ("clients-moved", None),
+            ("forget", None),
+            ("apply", None),
+        ],
         writes: Writes::Nothing,
-        what: "after a move: the old cluster takes clients of the table again, when none has the old route any more",
+        what: "after a move or a fence: the old cluster takes clients of the table again, when none has the old route",
     },
     Sub {
         name: "fence",
@@ -351,6 +359,7 @@ Options that set a rule aside (exit code 5 names the rule):
   --other-name             the new cluster calls itself otherwise than the route does
   --other-partition-count  the table has another partition count there
   --not-for-go             one address, which the Go proxy cannot use
+  --moving-accepted        a move of the table did not end
 
 Exit codes: 0 done or the same, 1 failed, 2 arguments that mean nothing, 3 it differs or is in conflict,
 4 applied in part, or a proxy does not serve it yet, 5 a rule refuses it. Nothing is changed with 1, 2, 3 and 5.

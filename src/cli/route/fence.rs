@@ -1,104 +1,22 @@
-//! `route finish` opens the old cluster's table again when nobody needs it closed. `route fence` closes what a cluster
-//! that came back still has of tables that live elsewhere.
+//! `route fence` closes what a cluster that came back still has of tables that live elsewhere.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::Duration;
 
 use super::Ended;
 use super::args::Args;
 use super::context::Context;
+use super::finish::insist;
 use super::perform::confirm_tables;
 use super::single::target;
 use super::text::counted;
+use crate::ops::admin_move::DENY_ALL;
 use crate::ops::control::Control;
-use crate::ops::moving::journal::{Journal, Keeper, Phase};
+use crate::ops::moving::journal::Keeper;
 use crate::ops::moving::look::Cluster;
-use crate::ops::proxies::{self, Expected};
 use crate::ops::record::Place;
 use crate::ops::store::{Store, check_name};
-use crate::ops::{Fault, Outcome, apply, clusters};
-use crate::wire::admin_move::DENY_ALL;
-
-/// Each step at a cluster is tried so often: a leader may be elected meanwhile.
-const TRIES: u32 = 5;
-/// After the first try; doubles.
-const PAUSE: Duration = Duration::from_millis(300);
-
-/// Ends what a move left: the old cluster's table denies its clients.
-pub fn finish(args: &Args) -> Ended {
-    let context = Context::new(args)?;
-    let table = args.operand.as_deref().unwrap_or_default();
-    check_name(table)?;
-    let mut store = context.open()?;
-    let keeper = Keeper::of(&store, table);
-    let place = keeper.place();
-    let journal = keeper.read(&mut store)?;
-    let journal =
-        journal.ok_or_else(|| Fault::failed(format!("{place}: there is no move of {table}")))?;
-    if journal.phase != Phase::Moved {
-        let why = format!("the move did not end: {}; {}", journal.shown(), journal.way_on());
-        return Err(Fault::new(Outcome::Refused, why));
-    }
-    let Journal { from, to, .. } = &journal;
-    store.sync()?;
-    let path = store.znode_of(table);
-    let clusters = store.clusters()?;
-    let znode = store.znode(&path)?;
-    let now = znode.as_ref().and_then(|znode| store.place_of(&znode.data, &clusters).ok());
-    let Some(znode) = znode.filter(|_| now.as_ref() == Some(to)) else {
-        let why = format!("{path}: want a route to {}, got another one", to.shown());
-        return Err(Fault::new(Outcome::Differs, why));
-    };
-    context.must_know_proxies()?;
-    let proxies = context.proxies(&mut store)?;
-    let zxid = znode.stat.mzxid;
-    let place = Some(to.clone());
-    let expected = [Expected { table: table.to_owned(), zxid, place, by_cluster: false }];
-    context.must_find(&proxies)?;
-    let root = apply::root(&mut store)?;
-    let seen = proxies::wait(&proxies, &root, &expected, context.wait);
-    for one in &seen {
-        if let Err(why) = &one.served {
-            let why = format!(
-                "refused, nothing is changed: {} does not serve {}: {why}",
-                one.proxy, to.cluster
-            );
-            return Err(Fault::new(Outcome::Refused, why));
-        }
-    }
-    context.say(&format!(
-        "{} proxies serve {}, none serves {}.\nA client that neither read nor wrote since the move may still hold the \
-         route to {}. Nobody can see it, and what it writes there after this is lost.\n",
-        seen.len(),
-        to.cluster,
-        from.cluster,
-        from.cluster
-    ));
-    if !args.is_set("apply") {
-        let why = "Nothing is changed. Do it: the same with --clients-moved --apply";
-        return Ok(context.nothing_to_do(why));
-    }
-    if !args.is_set("clients-moved") {
-        let why = "refused, nothing is changed: want --clients-moved, when every client was restarted or has used the \
-                   table since";
-        return Err(Fault::new(Outcome::Refused, why));
-    }
-    let mut old = Cluster::new(from.clone(), table, context.limit);
-    insist(|| match old.app()? {
-        Some(app) if app.denies().is_none() => Ok(()),
-        Some(_) => old.delete_env(),
-        // It was dropped.
-        None => Ok(()),
-    })
-    .map_err(Fault::failed)?;
-    keeper.delete(&mut store)?;
-    let why = format!(
-        "done: {} takes clients of the table again, within its config-sync interval",
-        from.cluster
-    );
-    Ok(context.ends_well(1, &why))
-}
+use crate::ops::view::is_same_cluster;
+use crate::ops::{Fault, Outcome, clusters};
 
 /// Closes a cluster for the tables that live elsewhere, and ends what it would still ship there.
 pub fn fence(args: &Args) -> Ended {
@@ -122,7 +40,7 @@ pub fn fence(args: &Args) -> Ended {
     })?;
     let wanted: Vec<&str> = args.values("table").chain(table).collect();
     let rows = store.routes()?.rows.into_iter();
-    let elsewhere: BTreeMap<String, Place> = rows
+    let mut elsewhere: BTreeMap<String, Place> = rows
         .filter(|row| leader.apps.contains_key(&row.table))
         .filter(|row| wanted.is_empty() || wanted.contains(&row.table.as_str()))
         .filter_map(|row| Some((row.table, row.place.ok()?)))
@@ -130,6 +48,22 @@ pub fn fence(args: &Args) -> Ended {
         .collect();
     let sets = elsewhere.values().map(|now| now.metas.clone());
     let homes = clusters::look(sets, context.limit);
+    // Only a table whose home is another cluster may be closed: one cluster may have two names.
+    elsewhere.retain(|table, now| {
+        let home = homes.get(&now.metas).and_then(|view| view.leader.as_ref());
+        match home {
+            Some(home) => home.addr != leader.addr && !is_same_cluster(home, leader),
+            None if wanted.contains(&table.as_str()) => true,
+            None => {
+                let cluster = &now.cluster;
+                context.say(&format!(
+                    "WARN: {table}: it is routed to {cluster}, whose leader does not answer, so it is left as it is; \
+                     --table {table} closes it all the same\n"
+                ));
+                false
+            }
+        }
+    });
     if elsewhere.is_empty() {
         let why = format!("{name} has no table that is routed elsewhere");
         return Ok(context.nothing_to_do(&why));
@@ -149,6 +83,10 @@ pub fn fence(args: &Args) -> Ended {
     }
     if elsewhere.len() > 1 {
         confirm_tables(args, elsewhere.len(), name)?;
+    }
+    // From now on `verify` looks at it, even if no route names it any more.
+    if let Some(control) = Control::of(&store) {
+        control.note_fenced(&mut store, &place)?;
     }
     let mut failed: Vec<String> = Vec::new();
     for (table, now) in &elsewhere {
@@ -192,7 +130,7 @@ fn left(store: &mut Store, table: &str) -> Result<Option<Place>, Fault> {
     if check_name(table).is_err() {
         return Ok(None);
     }
-    if let Some(journal) = Keeper::of(store, table).read(store)? {
+    if let Some((journal, _)) = Keeper::of(store, table).read(store)? {
         return Ok(Some(journal.from));
     }
     let Some(control) = Control::of(store) else { return Ok(None) };
@@ -205,17 +143,4 @@ fn left(store: &mut Store, table: &str) -> Result<Option<Place>, Fault> {
         }
     }
     Ok(None)
-}
-
-/// Tries with a growing pause.
-fn insist(mut step: impl FnMut() -> Result<(), String>) -> Result<(), String> {
-    let mut pause = PAUSE;
-    for _ in 1..TRIES {
-        if let Ok(()) = step() {
-            return Ok(());
-        }
-        thread::sleep(pause);
-        pause *= 2;
-    }
-    step()
 }

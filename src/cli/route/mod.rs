@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! args ─▶ context: settings, ZooKeeper, proxies ─┬▶ look (ls, get, export), verify, control (history, accept) ─▶ text or JSON
-//!                                                ├▶ moving (move), fence (finish, fence): two clusters, step by step
+//!                                                ├▶ moving (move), finish, fence: two clusters, step by step
 //!                                                └▶ a plan: single (set, rm), many (switch, undo, metas), bring (import)
 //!                                                     └▶ perform: rules, file, journal, writes, proxies ─▶ exit code
 //! ```
@@ -12,6 +12,7 @@ mod bring;
 mod context;
 mod control;
 mod fence;
+mod finish;
 mod look;
 mod many;
 mod moving;
@@ -52,7 +53,7 @@ pub fn run(Options(args): &Options) -> ExitCode {
         "metas" => many::metas(args),
         "undo" => many::undo(args),
         "move" => moving::route_move(args),
-        "finish" => fence::finish(args),
+        "finish" => finish::finish(args),
         "fence" => fence::fence(args),
         "import" => bring::import(args),
         "verify" => verify::verify(args),

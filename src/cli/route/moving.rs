@@ -17,20 +17,20 @@ use signal_hook::flag;
 
 use super::Ended;
 use super::args::Args;
-use super::context::Context;
+use super::context::{Context, Proxies};
 use super::perform::{make, refuse_while_held};
 use super::single::{change_to, target};
+use crate::ops::admin_move::Duplication;
 use crate::ops::moving::checks::{self, Check, Level, Wish, seconds};
 use crate::ops::moving::decide::{Decider, Step, Terms, least_max_refused_ms};
 use crate::ops::moving::journal::{Journal, Keeper, Phase};
 use crate::ops::moving::look::Cluster;
 use crate::ops::moving::run::{Run, Told};
-use crate::ops::moving::state::{Partition, Seen};
-use crate::ops::plan::{Data, Znode};
+use crate::ops::moving::state::{Ids, Partition, Seen};
+use crate::ops::plan::Data;
 use crate::ops::record::Place;
 use crate::ops::store::{Store, check_name};
 use crate::ops::{Fault, Outcome};
-use crate::wire::admin_move::Duplication;
 
 /// Writes are refused for so long at most, unless the servers need longer.
 const MAX_REFUSED_MS: u64 = 120_000;
@@ -49,12 +49,8 @@ pub fn route_move(args: &Args) -> Ended {
     let max_refused_ms = args.value("max-refused").map(span_ms).transpose()?;
     let mut store = context.open()?;
     store.sync()?;
-    // The route before the journal: a run that goes back says so in the journal before it gives the route a new version.
-    let path = store.znode_of(table);
-    let znode = store.znode(&path)?;
-    let znode = znode.ok_or_else(|| Fault::failed(format!("{path}: no such znode")))?;
     let keeper = Keeper::of(&store, table);
-    let journal = keeper.read(&mut store)?;
+    let journal = keeper.read(&mut store)?.map(|(journal, _)| journal);
     let begun = match (journal, args.is_set("back")) {
         (Some(journal), true) if journal.phase == Phase::Moved => {
             return Err(Fault::new(Outcome::Differs, after_it(&journal)));
@@ -65,10 +61,11 @@ pub fn route_move(args: &Args) -> Ended {
         (None, true) => {
             let place = keeper.place();
             return Err(Fault::failed(format!(
-                "{place}: there is no move of {table} to take back"
+                "{place}: there is no move of {table} to take back; meta-proxy route finish {table} --from CLUSTER opens a \
+                 cluster that denies clients of it"
             )));
         }
-        (journal, _) => match begin(args, &context, &mut store, &keeper, journal, &znode)? {
+        (journal, _) => match begin(args, &context, &mut store, &keeper, journal)? {
             Begun::Ended(outcome) => return Ok(outcome),
             Begun::Journal(journal) => Some(*journal),
             Begun::Shown => None,
@@ -83,7 +80,8 @@ pub fn route_move(args: &Args) -> Ended {
         return Ok(context.nothing_to_do(&why));
     }
     let is_back = args.is_set("back");
-    run(&context, store, keeper, journal, &znode, max_refused_ms, is_back)
+    let ways = Ways { max_refused_ms, probes: args.is_set("probe"), is_back };
+    run(&context, store, keeper, journal, ways)
 }
 
 /// `90s`, `5m`: in ms.
@@ -135,10 +133,12 @@ fn begin(
     store: &mut Store,
     keeper: &Keeper,
     moved: Option<Journal>,
-    znode: &Znode,
 ) -> Result<Begun, Fault> {
     let table = args.operand.as_deref().unwrap_or_default();
     let to = args.value("to").ok_or_else(|| Fault::usage("want --to CLUSTER"))?;
+    let path = store.znode_of(table);
+    let znode = store.znode(&path)?;
+    let znode = znode.ok_or_else(|| Fault::failed(format!("{path}: no such znode")))?;
     let clusters = store.clusters()?;
     let from = store.place_of(&znode.data, &clusters).map_err(Fault::failed)?;
     if from.cluster == to {
@@ -150,7 +150,7 @@ fn begin(
         return Err(Fault::new(Outcome::Refused, why));
     }
     let to = target(store, to, args.value("metas"))?;
-    let change = change_to(store, &clusters, &[], table, Some(znode), &to)?;
+    let change = change_to(store, &clusters, &[], table, Some(&znode), &to)?;
     let (keeps_undo, proxies) = (args.is_set("keep-undo"), context.proxies(store)?);
     if args.is_set("apply") {
         context.must_know_proxies()?;
@@ -158,17 +158,19 @@ fn begin(
         refuse_while_held(context, &proxies)?;
     }
     let max_refused_ms = args.value("max-refused").map(span_ms).transpose()?;
-    let (checks, made_undo) = check(context, table, (&from, &to), keeps_undo, max_refused_ms);
+    let Checked { checks, ids, has_reverse } =
+        check(context, table, (&from, &to), keeps_undo, max_refused_ms);
     let is_stopped = checks.iter().any(|check| check.level == Level::Stop);
+    let ids = ids.filter(|_| !is_stopped);
     let lines: String = checks.iter().map(|check| format!("{check}\n")).collect();
     context.say(&lines);
-    if is_stopped {
+    let Some(ids) = ids else {
         if context.json {
             report(table, &from, &to, &checks, "stopped", Outcome::Refused);
         }
         let why = "a check stops it, nothing is changed";
         return Err(told(context, Fault::new(Outcome::Refused, why)));
-    }
+    };
     if !args.is_set("apply") {
         if context.json {
             report(table, &from, &to, &checks, "checked", Outcome::Done);
@@ -179,14 +181,18 @@ fn begin(
     let after = change.after.map(|after| after.data).unwrap_or(Data(Vec::new()));
     let journal = Journal {
         form: Journal::FORM,
+        id: plan.id,
         table: table.to_owned(),
         phase: Phase::Moving,
         from,
         to,
         before: Data(znode.data.clone()),
         after,
+        version: znode.stat.version,
+        ids,
+        proxies,
         keeps_undo,
-        made_undo,
+        made_undo: keeps_undo && !has_reverse,
         made: plan.made,
         by: plan.by,
         denied_at_s: None,
@@ -196,18 +202,25 @@ fn begin(
     Ok(Begun::Journal(Box::new(journal)))
 }
 
-/// All checks, and whether the duplication back is to be made.
+/// The checks and what they saw.
+struct Checked {
+    checks: Vec<Check>,
+    /// `None`: something is not there.
+    ids: Option<Ids>,
+    /// B->A is there.
+    has_reverse: bool,
+}
+
 fn check(
     context: &Context,
     table: &str,
     (from, to): (&Place, &Place),
     keeps_undo: bool,
     max_refused_ms: Option<u64>,
-) -> (Vec<Check>, bool) {
+) -> Checked {
     let mut old = Cluster::new(from.clone(), table, context.limit);
     let mut new = Cluster::new(to.clone(), table, context.limit);
     let (old_view, new_view) = (old.view(), new.view());
-    let (old_name, new_name) = (old.name.clone(), new.name.clone());
     let seen = |cluster: &mut Cluster, other: &str| {
         let duplications = cluster.duplications();
         let to_other = |duplication: &&Duplication| duplication.remote == other;
@@ -215,12 +228,16 @@ fn check(
             duplications.as_ref().ok().and_then(|all| all.iter().find(to_other)).map(|one| one.id);
         let app =
             cluster.app().and_then(|app| app.ok_or_else(|| "the table is not there".to_owned()));
+        let app_id = app.as_ref().ok().map(|app| app.app_id);
         let partitions = app.and_then(|app| cluster.partitions(&app, id));
-        (duplications, partitions, cluster.interval_ms())
+        ((duplications, partitions, cluster.interval_ms()), app_id, id)
     };
-    let (old_seen, new_seen) = (seen(&mut old, &new_name), seen(&mut new, &old_name));
-    let has_reverse =
-        new_seen.0.as_ref().is_ok_and(|all| all.iter().any(|one| one.remote == old_name));
+    let (old_seen, old_app, duplication) = seen(&mut old, &to.cluster);
+    let (new_seen, new_app, reverse) = seen(&mut new, &from.cluster);
+    let ids = || {
+        let (old_app, new_app, duplication) = (old_app?, new_app?, duplication?);
+        Some(Ids { old_app, new_app, duplication })
+    };
     let ships_at_once = old_seen.0.as_ref().is_ok_and(|all| all.iter().all(|one| one.has_decrees));
     let least_ms = least_max_refused_ms(*old_seen.2.as_ref().unwrap_or(&0), ships_at_once);
     let side = |place, view, (duplications, partitions, interval_ms)| checks::Seen {
@@ -236,44 +253,59 @@ fn check(
         least_ms,
     };
     let (old, new) = (side(from, &old_view, old_seen), side(to, &new_view, new_seen));
-    (checks::checks(table, &old, &new, &wish), keeps_undo && !has_reverse)
+    let checks = checks::checks(table, &old, &new, &wish);
+    Checked { checks, ids: ids(), has_reverse: reverse.is_some() }
+}
+
+/// The pages that must serve the new route: also those of proxies that were there when the move began, for one that is
+/// cut off from ZooKeeper goes on serving the old one.
+pub fn pages(
+    context: &Context,
+    store: &mut Store,
+    before: &[String],
+) -> Result<Vec<String>, Fault> {
+    let mut pages = context.proxies(store)?;
+    if context.proxies == Proxies::Members {
+        context.must_find(&pages)?;
+        pages.extend(before.iter().cloned());
+        pages.sort_unstable();
+        pages.dedup();
+    }
+    Ok(pages)
+}
+
+/// Where the cluster is now: its MetaServers may have been replaced since.
+pub fn place_now(store: &mut Store, place: &Place) -> Place {
+    target(store, &place.cluster, None).unwrap_or_else(|_| place.clone())
+}
+
+/// How this run is to go.
+struct Ways {
+    max_refused_ms: Option<u64>,
+    probes: bool,
+    is_back: bool,
 }
 
 /// Does what is left of a move.
-fn run(
-    context: &Context,
-    mut store: Store,
-    keeper: Keeper,
-    journal: Journal,
-    znode: &Znode,
-    max_refused_ms: Option<u64>,
-    is_back: bool,
-) -> Ended {
+fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, ways: Ways) -> Ended {
+    let Ways { max_refused_ms, probes, is_back } = ways;
     context.must_know_proxies()?;
-    let proxies = context.proxies(&mut store)?;
+    let (table, before) = (journal.table.clone(), journal.proxies.clone());
     if !is_back {
-        context.must_find(&proxies)?;
+        pages(context, &mut store, &before)?;
     }
-    let table = journal.table.clone();
-    let mut old = Cluster::new(journal.from.clone(), &table, context.limit);
-    let mut new = Cluster::new(journal.to.clone(), &table, context.limit);
+    let places = [&journal.from, &journal.to].map(|place| place_now(&mut store, place));
+    let [mut old, new] = places.map(|place| Cluster::new(place, &table, context.limit));
     let is_back = is_back || journal.phase == Phase::Back;
-    let partly = |why: String| Fault::new(Outcome::Partly, format!("{why}; {}", journal.way_on()));
-    // One that goes back needs nothing of them but to open the old cluster: the new one may be lost.
+    // One that goes back needs nothing of them but to open the old cluster.
     let (interval_ms, least_ms) = match is_back {
         true => (old.interval_ms().unwrap_or(INTERVAL_MS), 0),
         false => {
-            for cluster in [&mut old, &mut new] {
-                let view = cluster.view();
-                if view.leader.is_none() {
-                    let (name, why) = (&cluster.place.cluster, view.why_no_leader());
-                    return Err(partly(format!("{name}: no leader answers: {why}")));
-                }
-            }
-            // The limit is never less than can be kept.
-            let interval_ms = old.interval_ms().map_err(partly)?;
-            let duplications = old.duplications().map_err(partly)?;
+            let seen = old.interval_ms().and_then(|ms| Ok((ms, old.duplications()?)));
+            let (interval_ms, duplications) = seen
+                .map_err(|why| Fault::new(Outcome::Partly, format!("{why}; {}", journal.ways())))?;
             let ships_at_once = duplications.iter().all(|one| one.has_decrees);
+            // The limit is never less than can be kept.
             (interval_ms, least_max_refused_ms(interval_ms, ships_at_once))
         }
     };
@@ -283,23 +315,29 @@ fn run(
         keeps_undo: journal.keeps_undo,
         made_undo: journal.made_undo,
         may_be_denied: journal.denied_at_s.is_some(),
-        version: znode.stat.version,
+        late_ms: context.limit.as_millis() as u64,
+        version: journal.version,
+        ids: journal.ids,
     };
     let decider = Decider::new(terms, is_back);
     let (from, to) = (journal.from.clone(), journal.to.clone());
+    let find = |store: &mut Store| pages(context, store, &before);
     let mut progress = Progress::new(context);
     let mut run = Run {
         store: &mut store,
         keeper,
         journal,
+        journal_version: None,
         old,
         new,
         decider,
-        proxies,
+        proxies: &find,
+        probes,
         wait: context.wait,
         signal: signals()?,
         start: Instant::now(),
-        znode: Some(znode.clone()),
+        is_open: false,
+        znode: None,
         is_asked_back: is_back,
     };
     let ended = run.run(&mut |told| progress.tell(&told));
@@ -413,6 +451,9 @@ fn line(step: &Step, seen: &Seen, refused_ms: u64) -> String {
         Step::AwaitReverse => "until every primary duplicates back".to_owned(),
         Step::AwaitForce(ms) => format!("3 in force everywhere in {}", seconds(*ms)),
         Step::AwaitDrained => "4 until the new cluster has all".to_owned(),
+        Step::AwaitLate(ms) => {
+            format!("until no late request can come, {}", seconds(*ms))
+        }
         Step::AwaitStill(ms) => {
             format!("7 in force everywhere in {}, and it stands still", seconds(*ms))
         }

@@ -20,6 +20,7 @@ use crate::admin::falcon::host_name;
 use crate::logging::line::Utc;
 use crate::ops::checks::{self, Move, Refusal};
 use crate::ops::control::Control;
+use crate::ops::moving::journal::{self, Phase};
 use crate::ops::plan::{Accepted, Change, Data, Plan, Znode};
 use crate::ops::proxies::{self, Seen};
 use crate::ops::record;
@@ -324,6 +325,11 @@ pub fn read(store: &mut Store, name: &str) -> Result<Plan, Fault> {
 fn moves(store: &mut Store, plan: &Plan) -> Result<Vec<Move>, Fault> {
     let clusters = store.clusters()?;
     let by_name = store.place.clusters_root.is_some();
+    let under_way: BTreeSet<String> = journal::all(store)?
+        .into_iter()
+        .filter(|journal| journal.phase != Phase::Moved)
+        .map(|journal| journal.table)
+        .collect();
     let mut moves = Vec::new();
     let mut renewed = clusters.clone();
     for change in &plan.changes {
@@ -346,6 +352,7 @@ fn moves(store: &mut Store, plan: &Plan) -> Result<Vec<Move>, Fault> {
             old: before.and_then(|data| store.place_of(data, &clusters).ok()),
             new,
             names_cluster: after.is_some_and(named),
+            is_moving: under_way.contains(change.name()),
         });
     }
     if renewed != clusters {
@@ -353,7 +360,13 @@ fn moves(store: &mut Store, plan: &Plan) -> Result<Vec<Move>, Fault> {
             let new = store.place_of(&row.znode.data, &renewed).ok();
             let old = row.place.ok();
             if new != old {
-                moves.push(Move { table: row.table, old, new, names_cluster: true });
+                moves.push(Move {
+                    table: row.table,
+                    old,
+                    new,
+                    names_cluster: true,
+                    is_moving: false,
+                });
             }
         }
     }

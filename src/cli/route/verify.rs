@@ -1,5 +1,6 @@
 //! `route verify`: ZooKeeper against every cluster, once, or again and again as metrics.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
@@ -19,8 +20,12 @@ use crate::admin::http::Http;
 use crate::admin::http_message::{Request, Response};
 use crate::client::listener;
 use crate::logging::line::Utc;
+use crate::ops::control::Control;
+use crate::ops::moving::journal;
+use crate::ops::record::Place;
+use crate::ops::store::Store;
 use crate::ops::verify::{Finding, KINDS, Twice, findings, names, twice};
-use crate::ops::view::Views;
+use crate::ops::view::{Row, Views};
 use crate::ops::{Fault, Outcome, clusters};
 
 /// The pages of `--listen`.
@@ -82,9 +87,10 @@ fn shown(finding: &Finding) -> Value {
 
 /// Reads ZooKeeper and asks all clusters.
 fn look(args: &Args, context: &Context) -> Result<Vec<Finding>, Fault> {
-    let more: Vec<(String, Vec<String>)> =
-        named_clusters(args)?.into_iter().map(|place| (place.cluster, place.metas)).collect();
-    let rows = context.open()?.routes()?.rows;
+    let mut store = context.open()?;
+    let rows = store.routes()?.rows;
+    let more = named_clusters(args)?.into_iter().chain(left_behind(&mut store, &rows)?);
+    let more: Vec<(String, Vec<String>)> = more.map(|place| (place.cluster, place.metas)).collect();
     let names = names(&rows, &more);
     let views = clusters::look(names.keys().cloned(), context.limit);
     let told = |twice: Twice| {
@@ -93,6 +99,19 @@ fn look(args: &Args, context: &Context) -> Result<Vec<Finding>, Fault> {
     };
     let twice: Vec<_> = twice(&rows, &views, &names).into_iter().map(told).collect();
     Ok(findings(&rows, &views, &names, &twice))
+}
+
+/// Clusters that may deny clients of tables though no route names them any more.
+fn left_behind(store: &mut Store, rows: &[Row]) -> Result<Vec<Place>, Fault> {
+    let moves = journal::all(store)?.into_iter().flat_map(|journal| [journal.from, journal.to]);
+    let mut found: Vec<Place> = moves.collect();
+    if let Some(control) = Control::of(store) {
+        found.extend(control.fenced(store)?);
+    }
+    let routed = rows.iter().filter_map(|row| Some(row.place.as_ref().ok()?.cluster.as_str()));
+    let routed: BTreeSet<&str> = routed.collect();
+    found.retain(|place| !routed.contains(place.cluster.as_str()));
+    Ok(found)
 }
 
 /// `c3->c4`, if one of the two duplicates the table to the other.
@@ -166,13 +185,17 @@ fn page(request: &Request, last: &Last) -> Response {
         "/healthz" => Response::text(200, "ok\n"),
         "/metrics" => {
             let mut families = Families::default();
-            let count = |kind: &str| {
-                let of_kind = |finding: &&Finding| finding.kind == kind && !finding.is_allowed;
-                last.findings.iter().filter(of_kind).count()
+            let counts = |is_allowed: bool| {
+                KINDS.map(|kind| {
+                    let is_one = |one: &&Finding| one.kind == kind && one.is_allowed == is_allowed;
+                    let count = last.findings.iter().filter(is_one).count();
+                    (label("kind", kind), count as f64)
+                })
             };
-            let counts = KINDS.map(|kind| (label("kind", kind), count(kind) as f64));
             let help = "Routes and clusters that do not go together, as they were last looked at.";
-            families.gauges("meta_proxy_route_findings", help, counts);
+            families.gauges("meta_proxy_route_findings", help, counts(false));
+            let help = "Those that are as they should be; ENV: tables that a cluster denies its clients until route finish.";
+            families.gauges("meta_proxy_route_allowed_findings", help, counts(true));
             let help = "Whether the last look at ZooKeeper was possible.";
             let is_up = last.fault.is_none() && last.looked_at.is_some();
             families.flag("meta_proxy_route_verify_up", help, is_up);

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::state::Partition;
+use crate::ops::admin_move::Duplication;
+use crate::ops::admin_rpc::App;
 use crate::ops::record::Place;
 use crate::ops::view::{Leader, View, is_same_cluster};
-use crate::wire::admin_move::Duplication;
-use crate::wire::admin_rpc::App;
 
 /// Mutations of a partition that may be unsent when a move begins: servers that keep up have some dozens.
 const MAX_UNSENT: i64 = 1_000;
@@ -186,10 +186,10 @@ fn duplication(list: &mut List, table: &str, old: &Seen<'_>, new: &Seen<'_>) {
     let Some(duplication) = old.to(new) else {
         return list.stop(format!("{way}: the table is not duplicated there"));
     };
-    let status = duplication.status_name();
-    list.stop_if(!duplication.is_shipping_log(), &format!("{way}: duplication in DS_LOG"), || {
-        format!("{way}: want the duplication in DS_LOG, got {status}")
-    });
+    match duplication.why_it_may_lose() {
+        None => list.ok(format!("{way}: duplication in DS_LOG")),
+        Some(why) => list.stop(format!("{way}: {why}")),
+    }
     let remote = &duplication.remote_table;
     let is_other = !remote.is_empty() && remote != table;
     list.stop_if(is_other, &format!("{way}: to the table of this name"), || {
@@ -199,6 +199,15 @@ fn duplication(list: &mut List, table: &str, old: &Seen<'_>, new: &Seen<'_>) {
         list.warn(format!(
             "{}: servers before 2.6 ship the last write of a partition when another follows, up to 120 s later",
             old.place.cluster
+        ));
+    }
+    let others = old.duplications.iter().flatten().filter(|one| one.id != duplication.id);
+    let others: Vec<&str> = others.map(|other| other.remote.as_str()).collect();
+    if !others.is_empty() {
+        list.warn(format!(
+            "{}: it duplicates to {}, too, which gets nothing any more after the move",
+            old.place.cluster,
+            others.join(", ")
         ));
     }
     let Ok(partitions) = &old.partitions else { return };

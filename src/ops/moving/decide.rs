@@ -4,8 +4,8 @@
 //! route at A   A's env      next
 //! A            none         B->A if wanted ─▶ refuse writes
 //! A            *write       wait until in force ─▶ until drained ─▶ write the route
-//! A, back      any          pin the route ─▶ delete the env ─▶ end B->A ─▶ backed out
-//! B            not *all     proxies serve B ─▶ refuse all; at once if A refuses nothing
+//! A, back      any          pin the route ─▶ delete the env ─▶ end B->A ─▶ wait for late requests ─▶ backed out
+//! B            not *all     proxies serve B ─▶ refuse all; at once if A refuses no writes
 //! B            *all         wait until in force ─▶ A stood still ─▶ drained ─▶ end A->B ─▶ done
 //! elsewhere    any          halt
 //! ```
@@ -13,16 +13,24 @@
 //! longest interval since it saw the env, for each partition since it saw this primary with this ballot. A run that is
 //! resumed waits again, since an env that it finds may be a moment old.
 //!
-//! **Drained.** With the env in force no new write begins. Then two looks show the same decree D, prepared and committed,
-//! at the same primary with the same ballot, so nothing is on its way through the replicas. After the second look at D the
-//! primary says that it duplicates and that nothing is unsent, so B has all up to D. The decrees that MetaServers list are
-//! never used: they are equal while mutations wait.
+//! With probes each primary is asked whether it refuses writes. Its word counts once the next look shows it to be the same
+//! primary: one that is none says the same. Step 4 follows after two looks then, and not after the interval. A server that has not
+//! heard of the env may still become a primary after step 5. Its writes are shipped, as A->B ends only after an interval.
+//!
+//! **Drained.** With the env in force no new write begins. Then all looks of 2 s, or two after a probe, show the same decree D,
+//! prepared and committed, at the same primary with the same ballot, so nothing is on its way through the replicas. After the last look
+//! at D the primary says that it duplicates and that nothing is unsent, so B has all up to D. The decrees that MetaServers
+//! list are never used: they are equal while mutations wait. All this counts only for the duplication and the tables that the
+//! move began with: a duplication that was made anew never ships what was unsent before.
+//!
+//! **Late requests.** A request whose answer was lost may still be carried out. The route is safe from it by its version.
+//! The env and B->A are not, so both are looked at again, until such a request has come or never comes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::state::{Partition, Route, Seen, Side};
-use crate::wire::admin_move::{DENY_ALL, DENY_WRITES};
+use super::state::{Ids, Partition, Route, Seen, Side};
+use crate::ops::admin_move::{DENY_ALL, DENY_WRITES};
 
 /// The rules of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,13 +45,19 @@ pub struct Terms {
     pub made_undo: bool,
     /// A request that has A refuse writes may be under way: the journal says that one was sent.
     pub may_be_denied: bool,
-    /// The version of the route when this run began. A request of an earlier run names an older one.
+    /// A request is carried out within this time, or never.
+    pub late_ms: u64,
+    /// The version of the route when the move began.
     pub version: i32,
+    pub ids: Ids,
 }
 
-/// Slack of a config-sync: it has to be answered and carried out.
+/// Slack of a config-sync: it has to be answered and carried out. Decrees stand still for as long.
 const SLACK_MS: u64 = 2_000;
-/// A partition without writes gets an empty mutation each 100 s; intervals are 30 s.
+/// Looks of one decree after a probe.
+const STILL_LOOKS: u32 = 2;
+/// A partition without writes gets an empty mutation each 100 s at most, and each three intervals at least.
+const EMPTY_MS: u64 = 90_000;
 const EMPTY_INTERVALS: u64 = 3;
 
 impl Terms {
@@ -94,6 +108,8 @@ pub enum Step {
     PinRoute(i32),
     /// Delete the env of A.
     Open,
+    /// Until no earlier request can be carried out any more: so many ms.
+    AwaitLate(u64),
     /// End B->A, which this move made.
     RemoveReverse(i32),
     BackedOut,
@@ -107,11 +123,13 @@ pub struct Decider {
     pub terms: Terms,
     /// It goes back.
     pub is_back: bool,
-    /// The route was written at the version that is seen now, so that no old request can change it.
-    pinned: Option<i32>,
-    /// A was opened, whether or not it was seen to refuse writes.
-    is_opened: bool,
+    /// The route got this version at this time, so that no old request can change it, and no new one is sent.
+    pinned: Option<(i32, u64)>,
     proxies_serve: bool,
+    /// This run saw A refuse writes.
+    was_refused: bool,
+    /// Since when B->A does not run though it must.
+    reverse_since_ms: Option<u64>,
     /// When this run first saw A refuse writes.
     writes_since_ms: Option<u64>,
     /// When this run first saw A refuse all.
@@ -129,8 +147,19 @@ struct Primary {
     since_ms: u64,
     /// Its decree at the last look, if nothing was on its way.
     decree: Option<i64>,
-    /// The look before showed the same.
-    is_still: bool,
+    /// Since when each look showed this decree.
+    still_since_ms: u64,
+    /// It said to a probe that it refuses writes.
+    is_probed: bool,
+    /// Looks that showed this decree, all after that.
+    still_looks: u32,
+}
+
+impl Primary {
+    fn is_still(&self, now_ms: u64) -> bool {
+        let is_long = self.still_since_ms + SLACK_MS <= now_ms;
+        self.decree.is_some() && (is_long || self.still_looks >= STILL_LOOKS)
+    }
 }
 
 impl Decider {
@@ -139,8 +168,9 @@ impl Decider {
             terms,
             is_back,
             pinned: None,
-            is_opened: false,
             proxies_serve: false,
+            was_refused: false,
+            reverse_since_ms: None,
             writes_since_ms: None,
             all_since_ms: None,
             primaries: BTreeMap::new(),
@@ -154,13 +184,8 @@ impl Decider {
     }
 
     /// The route was pinned, and its znode has this version since.
-    pub fn pinned(&mut self, version: i32) {
-        self.pinned = Some(version);
-    }
-
-    /// The env of A was deleted.
-    pub fn opened(&mut self) {
-        self.is_opened = true;
+    pub fn pinned(&mut self, version: i32, now_ms: u64) {
+        self.pinned = Some((version, now_ms));
     }
 
     /// For how long this run has seen A refuse writes.
@@ -188,6 +213,9 @@ impl Decider {
         let since = |since: Option<u64>, is: bool| is.then(|| since.unwrap_or(seen.now_ms));
         self.writes_since_ms = since(self.writes_since_ms, denies_writes(&seen.old));
         self.all_since_ms = since(self.all_since_ms, denies_all(&seen.old));
+        self.was_refused |= self.writes_since_ms.is_some();
+        let lacks_reverse = self.terms.keeps_undo && !ships(&seen.reverse);
+        self.reverse_since_ms = since(self.reverse_since_ms, lacks_reverse);
         self.primaries = seen
             .partitions
             .iter()
@@ -202,52 +230,44 @@ impl Decider {
 
     fn primary(&self, partition: &Partition, end_ms: u64) -> Primary {
         let (server, ballot) = (partition.server, partition.replica.ballot);
+        let refuses = partition.refuses == Some(true);
         let decree = (!partition.is_writing()).then_some(partition.replica.committed);
         match self.primaries.get(&partition.replica.index) {
             Some(last) if (last.server, last.ballot) == (server, ballot) => {
-                let is_still = decree.is_some() && decree == last.decree;
-                Primary { decree, is_still, ..*last }
+                let is_same = decree == last.decree;
+                let still_since_ms = if is_same { last.still_since_ms } else { end_ms };
+                let still_looks = match (last.is_probed, is_same) {
+                    (true, true) => last.still_looks + 1,
+                    (true, false) => 1,
+                    (false, _) => 0,
+                };
+                let is_probed = last.is_probed || refuses;
+                Primary { decree, still_since_ms, is_probed, still_looks, ..*last }
             }
-            _ => Primary { server, ballot, since_ms: end_ms, decree, is_still: false },
+            _ => Primary {
+                server,
+                ballot,
+                since_ms: end_ms,
+                decree,
+                still_since_ms: end_ms,
+                is_probed: refuses,
+                still_looks: 0,
+            },
         }
     }
 
     fn before_route(&self, seen: &Seen, version: i32) -> Step {
-        if version != self.terms.version {
-            let was = self.terms.version;
-            return Step::GoBack(format!(
-                "somebody wrote the route: want version {was}, got {version}"
-            ));
+        if let Some(why) = self.stands_in_the_way(seen, version) {
+            return Step::GoBack(why);
         }
-        if let Some(value) = &seen.new.denies {
-            return Step::GoBack(format!("the new cluster denies clients of the table: {value}"));
+        if self.reverse_since_ms.is_some() {
+            return match seen.new.duplication {
+                None => Step::AddReverse,
+                Some(_) => Step::AwaitReverse,
+            };
         }
-        match &seen.old.duplication {
-            None => return Step::GoBack("there is no duplication to the new cluster".to_owned()),
-            Some(duplication) if !duplication.is_shipping_log() => {
-                let status = duplication.status_name();
-                return Step::GoBack(format!(
-                    "want the duplication to the new cluster in DS_LOG, got {status}"
-                ));
-            }
-            Some(_) => {}
-        }
-        if self.is_past_limit(seen.now_ms) {
-            let limit_s = self.terms.max_refused_ms / 1_000;
-            return Step::GoBack(format!("writes were refused for {limit_s} s, the limit"));
-        }
-        if self.terms.keeps_undo {
-            if seen.new.duplication.is_none() {
-                return Step::AddReverse;
-            }
-            if seen.reverse.is_empty() || !seen.reverse.iter().all(Partition::is_duplicating) {
-                return Step::AwaitReverse;
-            }
-        }
-        match &seen.old.denies {
-            None => return Step::DenyWrites,
-            Some(_) if denies_writes(&seen.old) => {}
-            Some(other) => return Step::Halt(format!("somebody set the table's env to {other}")),
+        if seen.old.denies.is_none() {
+            return Step::DenyWrites;
         }
         let left_ms = self.force_left_ms(seen.now_ms);
         if left_ms > 0 {
@@ -259,17 +279,83 @@ impl Decider {
         }
     }
 
+    /// Why the table cannot go to B.
+    fn stands_in_the_way(&self, seen: &Seen, version: i32) -> Option<String> {
+        let Terms { ids, .. } = self.terms;
+        if version != self.terms.version {
+            let was = self.terms.version;
+            return Some(format!("somebody wrote the route: want version {was}, got {version}"));
+        }
+        for (side, wanted, name) in
+            [(&seen.old, ids.old_app, "old"), (&seen.new, ids.new_app, "new")]
+        {
+            if side.app_id != Some(wanted) {
+                return Some(format!(
+                    "the table was dropped or made anew in the {name} cluster: {}",
+                    want_app(wanted, side.app_id)
+                ));
+            }
+        }
+        if let Some(value) = &seen.new.denies {
+            return Some(format!("the new cluster denies clients of the table: {value}"));
+        }
+        match &seen.old.duplication {
+            None => return Some("there is no duplication to the new cluster".to_owned()),
+            Some(duplication) if duplication.id != ids.duplication => {
+                let (wanted, got) = (ids.duplication, duplication.id);
+                return Some(format!(
+                    "the duplication to the new cluster was made anew, and does not ship what was written before: want \
+                     id {wanted}, got {got}"
+                ));
+            }
+            Some(duplication) => {
+                if let Some(why) = duplication.why_it_may_lose() {
+                    return Some(format!("the duplication to the new cluster: {why}"));
+                }
+            }
+        }
+        match &seen.old.denies {
+            None if self.was_refused => {
+                return Some("somebody deleted the env that refuses writes".to_owned());
+            }
+            Some(other) if !denies_writes(&seen.old) => {
+                return Some(format!("somebody set the table's env to {other}"));
+            }
+            _ => {}
+        }
+        let limit_s = self.terms.max_refused_ms / 1_000;
+        if self.is_past_limit(seen.now_ms) {
+            return Some(format!("writes were refused for {limit_s} s, the limit"));
+        }
+        let waited_ms = self.reverse_since_ms.map_or(0, |since_ms| seen.now_ms - since_ms);
+        (waited_ms > self.terms.max_refused_ms).then(|| {
+            format!("for {limit_s} s not every primary of the new cluster duplicated back")
+        })
+    }
+
     /// Until the env is in force on each primary.
     fn force_left_ms(&self, now_ms: u64) -> u64 {
         let Some(env_ms) = self.writes_since_ms else { return self.terms.force_ms() };
-        let since = self.primaries.values().map(|primary| primary.since_ms.max(env_ms));
-        let newest_ms = since.max().unwrap_or(env_ms);
+        let unsure = self.primaries.values().filter(|primary| !primary.is_probed);
+        let newest_ms = match unsure.map(|primary| primary.since_ms.max(env_ms)).max() {
+            None if !self.primaries.is_empty() => return 0,
+            newest_ms => newest_ms.unwrap_or(env_ms),
+        };
         (newest_ms + self.terms.force_ms()).saturating_sub(now_ms)
+    }
+
+    /// Whether the primary of a partition has said to a probe that it refuses writes.
+    pub fn is_probed(&self, partition: &Partition) -> bool {
+        let known = self.primaries.get(&partition.replica.index);
+        known.is_some_and(|primary| {
+            primary.is_probed
+                && (primary.server, primary.ballot) == (partition.server, partition.replica.ballot)
+        })
     }
 
     fn is_drained(&self, seen: &Seen) -> bool {
         !seen.partitions.is_empty()
-            && self.primaries.values().all(|primary| primary.is_still)
+            && self.primaries.values().all(|primary| primary.is_still(seen.now_ms))
             && seen
                 .partitions
                 .iter()
@@ -277,12 +363,14 @@ impl Decider {
     }
 
     fn after_route(&self, seen: &Seen) -> Step {
-        if seen.old.denies.is_some() && !denies_writes(&seen.old) {
-            let value = seen.old.denies.clone().unwrap_or_default();
-            return Step::Halt(format!("somebody set the old cluster's env to {value}"));
+        let Terms { ids, .. } = self.terms;
+        // Another table of this name, or none, takes no writes that belong to this one.
+        if seen.old.app_id != Some(ids.old_app) {
+            return if self.proxies_serve { Step::Done } else { Step::AwaitProxies };
         }
         if !denies_all(&seen.old) {
-            return match seen.old.denies.is_some() && !self.proxies_serve {
+            // Whoever set another value: only this one is known to send every client away.
+            return match refuses_writes(&seen.old) && !self.proxies_serve {
                 true => Step::AwaitProxies,
                 false => Step::DenyAll,
             };
@@ -297,7 +385,7 @@ impl Decider {
         if !self.proxies_serve {
             return Step::AwaitProxies;
         }
-        let empty_ms = EMPTY_INTERVALS * self.terms.interval_ms.max(1);
+        let empty_ms = EMPTY_MS.min(EMPTY_INTERVALS * self.terms.interval_ms.max(1));
         let allowed = 1 + ((seen.now_ms - base_ms) / empty_ms) as i64;
         let now = decrees(&seen.partitions);
         let grown = now.iter().find_map(|(index, decree)| {
@@ -309,6 +397,17 @@ impl Decider {
                 "the old cluster still takes writes though it denies its clients: {grown}"
             ));
         }
+        if seen.new.app_id != Some(ids.new_app) {
+            return Step::Halt(format!(
+                "the new cluster has lost the table: {}",
+                want_app(ids.new_app, seen.new.app_id)
+            ));
+        }
+        if let Some(value) = &seen.new.denies {
+            return Step::Halt(format!(
+                "the new cluster denies clients of the table, too: {value}"
+            ));
+        }
         match &seen.old.duplication {
             // Somebody else may have written the route before all was shipped.
             Some(_) if !self.is_drained(seen) => Step::AwaitDrained,
@@ -318,26 +417,48 @@ impl Decider {
     }
 
     fn back(&self, seen: &Seen, version: i32) -> Step {
-        match &seen.old.denies {
-            Some(_) if !denies_writes(&seen.old) => {}
-            // With the route pinned, a run that comes late sees that this one went back.
-            None if self.is_opened || !self.terms.may_be_denied => {}
-            _ if self.pinned == Some(version) => return Step::Open,
+        // With the route pinned, a run that comes late sees that this one went back.
+        let pinned_ms = match self.pinned {
+            Some((pinned, at_ms)) if pinned == version => at_ms,
             _ => return Step::PinRoute(version),
+        };
+        // The value of somebody else is theirs to delete.
+        if denies_writes(&seen.old) {
+            return Step::Open;
         }
-        match &seen.new.duplication {
-            Some(reverse) if self.terms.made_undo => Step::RemoveReverse(reverse.id),
-            _ => Step::BackedOut,
+        if let Some(reverse) = seen.new.duplication.as_ref().filter(|_| self.terms.made_undo) {
+            return Step::RemoveReverse(reverse.id);
+        }
+        let late_ms = (pinned_ms + self.terms.late_ms).saturating_sub(seen.now_ms);
+        match late_ms > 0 && (self.terms.may_be_denied || self.terms.made_undo) {
+            true => Step::AwaitLate(late_ms),
+            false => Step::BackedOut,
         }
     }
 }
 
-fn denies_writes(side: &Side) -> bool {
+fn want_app(wanted: i32, got: Option<i32>) -> String {
+    let got = got.map_or("none".to_owned(), |id| id.to_string());
+    format!("want app id {wanted}, got {got}")
+}
+
+/// All partitions ship.
+fn ships(partitions: &[Partition]) -> bool {
+    !partitions.is_empty() && partitions.iter().all(Partition::is_duplicating)
+}
+
+/// This move, or one like it, has the cluster refuse writes.
+pub fn denies_writes(side: &Side) -> bool {
     side.denies.as_deref() == Some(DENY_WRITES) || denies_all(side)
 }
 
 fn denies_all(side: &Side) -> bool {
     side.denies.as_deref() == Some(DENY_ALL)
+}
+
+/// Whoever said so.
+fn refuses_writes(side: &Side) -> bool {
+    side.denies.as_deref().is_some_and(|value| value.ends_with("write") || value.ends_with("all"))
 }
 
 fn decrees(partitions: &[Partition]) -> BTreeMap<i32, i64> {

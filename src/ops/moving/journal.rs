@@ -5,24 +5,27 @@
 //!   └▶ back ─▶ (gone, when all is back)
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::state::Ids;
 use crate::logging::line::Utc;
 use crate::ops::Fault;
 use crate::ops::control::Control;
 use crate::ops::plan::{Data, Znode};
 use crate::ops::record::Place;
 use crate::ops::store::Store;
-use crate::zk::codec::Op;
+use crate::zk::codec::{Answer, Op};
 
 /// The znode above the moves, below the control znode.
 const MOVES: &str = "moves";
 const FORM: u32 = 1;
+const FILE_VERSION: i32 = 0;
 
 /// How far a move is meant to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,8 @@ pub enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
     pub form: u32,
+    /// Another move of the same table has another one.
+    pub id: String,
     pub table: String,
     pub phase: Phase,
     pub from: Place,
@@ -46,6 +51,11 @@ pub struct Journal {
     /// The route, before and after.
     pub before: Data,
     pub after: Data,
+    /// The version of the route's znode, before.
+    pub version: i32,
+    pub ids: Ids,
+    /// The pages of the proxies that there were.
+    pub proxies: Vec<String>,
     pub keeps_undo: bool,
     /// B->A was not there before.
     pub made_undo: bool,
@@ -97,6 +107,16 @@ impl Journal {
         }
     }
 
+    /// The same, and what is left if no command ends it.
+    pub fn ways(&self) -> String {
+        format!(
+            "{}; if a cluster or the table there is gone for good, meta-proxy route finish {} --forget tells what stands, and \
+             forgets the move",
+            self.way_on(),
+            self.table
+        )
+    }
+
     fn bytes(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
@@ -113,7 +133,8 @@ impl Journal {
     }
 }
 
-/// Where the journal of a table is.
+/// Where the journal of a table is. Each change names the version that was read, so that two runs of one move never write
+/// over each other. A file is one host's and has no versions.
 pub enum Keeper {
     Znode(Control, String),
     File(PathBuf),
@@ -126,7 +147,10 @@ impl Keeper {
                 let path = control.below(&format!("{MOVES}/{table}"));
                 Keeper::Znode(control, path)
             }
-            None => Keeper::File(format!("route-move-{table}.json").into()),
+            None => {
+                let file = PathBuf::from(format!("route-move-{table}.json"));
+                Keeper::File(std::path::absolute(&file).unwrap_or(file))
+            }
         }
     }
 
@@ -138,76 +162,90 @@ impl Keeper {
         }
     }
 
-    pub fn read(&self, store: &mut Store) -> Result<Option<Journal>, Fault> {
-        let bytes = match self {
-            Keeper::Znode(_, path) => store.znode(path)?.map(|found| found.data),
+    /// The journal and its version.
+    pub fn read(&self, store: &mut Store) -> Result<Option<(Journal, i32)>, Fault> {
+        let found = match self {
+            Keeper::Znode(_, path) => {
+                store.znode(path)?.map(|found| (found.data, found.stat.version))
+            }
             Keeper::File(path) => match fs::read(path) {
-                Ok(bytes) => Some(bytes),
+                Ok(bytes) => Some((bytes, FILE_VERSION)),
                 Err(e) if e.kind() == ErrorKind::NotFound => None,
-                Err(e) => return Err(Fault::failed(format!("{}: {e}", path.display()))),
+                Err(e) => return Err(self.failed(e)),
             },
         };
-        bytes.map(|bytes| Journal::read(&self.place(), &bytes)).transpose()
+        let Some((bytes, version)) = found else { return Ok(None) };
+        Ok(Some((Journal::read(&self.place(), &bytes)?, version)))
     }
 
-    /// Fails if there is one already.
-    pub fn create(&self, store: &mut Store, journal: &Journal) -> Result<(), Fault> {
-        let failed = |e: String| Fault::failed(format!("{}: {e}", self.place()));
+    /// Makes it, and returns its version. Fails if there is one already.
+    pub fn create(&self, store: &mut Store, journal: &Journal) -> Result<i32, Fault> {
         match self {
-            Keeper::Znode(control, path) => control
-                .create(store, path, journal.bytes())
-                .map(drop)
-                .map_err(|e| failed(e.to_string())),
+            Keeper::Znode(control, path) => {
+                control.create(store, path, journal.bytes()).map_err(|e| self.failed(e))?;
+                Ok(0)
+            }
             Keeper::File(path) => {
-                let created = OpenOptions::new().write(true).create_new(true).open(path);
-                created
-                    .and_then(|mut file| {
-                        file.write_all(&journal.bytes())?;
-                        file.sync_all()
-                    })
-                    .and_then(|()| sync_folder(path))
-                    .map_err(|e| failed(e.to_string()))
+                let made = write_beside(path, journal).and_then(|new| {
+                    // Not half of it, and not over another one.
+                    let linked = fs::hard_link(&new, path);
+                    fs::remove_file(&new)?;
+                    linked?;
+                    sync_folder(path)
+                });
+                made.map(|()| FILE_VERSION).map_err(|e| self.failed(e))
             }
         }
     }
 
-    /// Writes it anew. It is on the disk when this returns.
-    pub fn put(&self, store: &mut Store, journal: &Journal) -> Result<(), Fault> {
-        let failed = |e: String| Fault::failed(format!("{}: {e}", self.place()));
+    /// Writes it anew over this version, and returns the next. It is on the disk when this returns.
+    pub fn put(&self, store: &mut Store, journal: &Journal, version: i32) -> Result<i32, Fault> {
         match self {
             Keeper::Znode(_, path) => {
-                let data = journal.bytes();
-                let op = Op::SetData { path: path.clone(), data, version: -1 };
-                store.session().request(op).map(drop).map_err(|e| failed(e.to_string()))
+                let op = Op::SetData { path: path.clone(), data: journal.bytes(), version };
+                match store.session().request(op) {
+                    Ok(Answer::Stat(stat)) => Ok(stat.version),
+                    Ok(other) => Err(self.failed(format!("{other:?}"))),
+                    Err(e) => Err(self.failed(e)),
+                }
             }
             Keeper::File(path) => {
-                let new = path.with_extension("json.new");
-                let written = File::create(&new).and_then(|mut file| {
-                    file.write_all(&journal.bytes())?;
-                    file.sync_all()?;
+                let put = write_beside(path, journal).and_then(|new| {
                     fs::rename(&new, path)?;
                     sync_folder(path)
                 });
-                written.map_err(|e| failed(e.to_string()))
+                put.map(|()| FILE_VERSION).map_err(|e| self.failed(e))
             }
         }
     }
 
-    /// The move is over.
-    pub fn delete(&self, store: &mut Store) -> Result<(), Fault> {
-        let failed = |e: String| Fault::failed(format!("{}: {e}", self.place()));
+    /// The move is over. One that is gone is no fault; one that changed since this version is.
+    pub fn delete(&self, store: &mut Store, version: i32) -> Result<(), Fault> {
         match self {
-            Keeper::Znode(_, path) => store.delete(path),
+            Keeper::Znode(_, path) => store.delete(path, version),
             Keeper::File(path) => match fs::remove_file(path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => Err(failed(e.to_string())),
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(self.failed(e)),
                 _ => Ok(()),
             },
         }
     }
+
+    fn failed(&self, why: impl fmt::Display) -> Fault {
+        Fault::failed(format!("{}: {why}", self.place()))
+    }
+}
+
+/// A file beside it, which is on the disk and has all of it.
+fn write_beside(path: &Path, journal: &Journal) -> io::Result<PathBuf> {
+    let new = path.with_extension("json.new");
+    let mut file = File::create(&new)?;
+    file.write_all(&journal.bytes())?;
+    file.sync_all()?;
+    Ok(new)
 }
 
 /// A rename or a new name is on the disk with its folder.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

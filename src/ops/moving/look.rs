@@ -5,37 +5,38 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::state::{Partition, Side};
+use crate::ops::admin_move::{self, Duplication, Replica, Shipping};
+use crate::ops::admin_rpc::{self, App, BadAnswer, DENY_ENV};
 use crate::ops::at_once::ask_each;
 use crate::ops::clusters;
 use crate::ops::http;
 use crate::ops::record::Place;
 use crate::ops::view::View;
-use crate::wire::admin_move::{self, Duplication, Replica, Shipping};
-use crate::wire::admin_rpc::{self, App, BadAnswer, DENY_ENV};
 use crate::wire::config_view::Address;
+use crate::wire::message::Gpid;
 
 const SEQ: i32 = 1;
 /// The page of a replica server with all partitions of a table.
 const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
-/// Replica servers that are asked at once.
+/// Questions to replica servers at once.
 const AT_ONCE: usize = 32;
 const CONFIG_SYNC_SETTING: &str = "config_sync_interval_ms";
 
-/// One of the two clusters.
+/// One of the two clusters. Its name is the one that it gives itself, by which the other cluster's duplications name it.
 pub struct Cluster {
     pub place: Place,
-    /// The name that it gives itself, by which the other cluster's duplications name it.
-    pub name: String,
     table: String,
     leader: Option<SocketAddr>,
     limit: Duration,
+    /// The config-sync intervals of its replica servers, in ms.
+    intervals: BTreeMap<SocketAddr, u64>,
 }
 
 impl Cluster {
     /// Nobody is asked yet.
     pub fn new(place: Place, table: &str, limit: Duration) -> Self {
-        let name = place.cluster.clone();
-        Cluster { place, name, table: table.to_owned(), leader: None, limit }
+        let table = table.to_owned();
+        Cluster { place, table, leader: None, limit, intervals: BTreeMap::new() }
     }
 
     /// The cluster as its leader shows it.
@@ -43,10 +44,31 @@ impl Cluster {
         let metas = self.place.metas.clone();
         let view = clusters::look([metas.clone()], self.limit).remove(&metas).unwrap_or_default();
         self.leader = view.leader.as_ref().map(|leader| leader.addr);
-        if let Some(name) = view.leader.as_ref().and_then(|leader| leader.name.clone()) {
-            self.name = name;
-        }
         view
+    }
+
+    /// The cluster has these addresses now.
+    pub fn follow(&mut self, place: &Place) {
+        if self.place != *place {
+            self.place = place.clone();
+            self.leader = None;
+        }
+    }
+
+    /// Looks for the leader: one that was cut off may not know yet that another was elected.
+    pub fn find_leader(&mut self) -> Result<(), String> {
+        let view = self.view();
+        let cluster = &self.place.cluster;
+        let Some(leader) = view.leader.as_ref() else {
+            return Err(format!("{cluster}: no leader answers: {}", view.why_no_leader()));
+        };
+        match &leader.name {
+            Some(name) if name != cluster => {
+                self.leader = None;
+                Err(format!("{cluster}: it calls itself {name}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Asks the leader. If it is not the leader any more, or is gone, it is looked for first.
@@ -55,16 +77,10 @@ impl Cluster {
         request: &[u8],
         read: impl Fn(&[u8]) -> Result<T, BadAnswer>,
     ) -> Result<T, String> {
-        let leader = match self.leader {
-            Some(leader) => leader,
-            None => {
-                let view = self.view();
-                let why = || {
-                    format!("{}: no leader answers: {}", self.place.cluster, view.why_no_leader())
-                };
-                self.leader.ok_or_else(why)?
-            }
-        };
+        if self.leader.is_none() {
+            self.find_leader()?;
+        }
+        let leader = self.leader.expect("it was found");
         let answer = clusters::exchange(leader, request, Instant::now() + self.limit);
         answer.and_then(|frame| read(&frame)).map_err(|why| {
             self.leader = None;
@@ -89,13 +105,14 @@ impl Cluster {
         })
     }
 
-    /// The facts that a move needs of it, and the table's id and number of partitions.
-    pub fn side(&mut self, other: &str) -> Result<(Side, App), String> {
-        let app =
-            self.app()?.ok_or_else(|| format!("{} does not have the table", self.place.cluster))?;
+    /// The table there and its duplication to the other cluster, and what to ask its partitions by, if there is such a
+    /// table.
+    pub fn side(&mut self, other: &str) -> Result<(Side, Option<App>), String> {
+        let Some(app) = self.app()? else { return Ok((Side::default(), None)) };
         let duplications = self.duplications()?;
         let duplication = duplications.into_iter().find(|duplication| duplication.remote == other);
-        Ok((Side { denies: app.denies().map(str::to_owned), duplication }, app))
+        let denies = app.denies().map(str::to_owned);
+        Ok((Side { app_id: Some(app.app_id), denies, duplication }, Some(app)))
     }
 
     pub fn set_env(&mut self, value: &str) -> Result<(), String> {
@@ -130,9 +147,10 @@ impl Cluster {
         nodes.into_iter().map(addr).collect()
     }
 
-    /// The longest config-sync interval of the replica servers.
+    /// The longest config-sync interval of the replica servers. Each server is asked once.
     pub fn interval_ms(&mut self) -> Result<u64, String> {
-        let servers = self.servers()?;
+        let mut servers = self.servers()?;
+        servers.retain(|server| !self.intervals.contains_key(server));
         let path = format!("/config?name={CONFIG_SYNC_SETTING}");
         let read = |server: SocketAddr| {
             let end = Instant::now() + self.limit;
@@ -144,10 +162,14 @@ impl Cluster {
                 .map_err(|_| format!("{server}: {CONFIG_SYNC_SETTING}: want ms, got {value:?}"))
         };
         let intervals = all(&servers, read)?;
-        intervals
-            .into_iter()
-            .max()
-            .ok_or_else(|| format!("{} has no replica server", self.place.cluster))
+        self.intervals.extend(servers.into_iter().zip(intervals));
+        let longest = self.intervals.values().max().copied();
+        longest.ok_or_else(|| format!("{} has no replica server", self.place.cluster))
+    }
+
+    /// The server was alive when the intervals were asked.
+    pub fn knows(&self, server: SocketAddr) -> bool {
+        self.intervals.contains_key(&server)
     }
 
     /// All partitions by their primaries: first the decrees, then how much of this duplication is unsent.
@@ -183,9 +205,28 @@ impl Cluster {
         };
         let partition = |(index, (server, replica)): (i32, (SocketAddr, Replica))| {
             let shipping = shipping.get(&server).and_then(|page| page.get(&index)).cloned();
-            Partition { server, replica, shipping }
+            Partition { server, replica, shipping, refuses: None }
         };
         Ok(primaries.into_iter().map(partition).collect())
+    }
+
+    /// Asks the primaries of these partitions whether they refuse writes.
+    pub fn probe(&self, app: &App, partitions: &mut [&mut Partition]) -> Result<(), String> {
+        let asked: Vec<(SocketAddr, i32)> =
+            partitions.iter().map(|one| (one.server, one.replica.index)).collect();
+        let ask = |(server, index): (SocketAddr, i32)| {
+            let gpid = Gpid { app_id: app.app_id, index };
+            let end = Instant::now() + self.limit;
+            let answer = clusters::exchange(server, &admin_move::probe(gpid, SEQ), end);
+            answer.and_then(|frame| admin_move::read_probe(&frame)).map_err(|why| {
+                let why = clusters::plain(why);
+                format!("replica server {server}: a probe of partition {index}: {why}")
+            })
+        };
+        for (partition, refuses) in partitions.iter_mut().zip(all(&asked, ask)?) {
+            partition.refuses = Some(refuses);
+        }
+        Ok(())
     }
 
     fn replicas(&self, server: SocketAddr, app_id: i32) -> Result<Vec<Replica>, String> {
@@ -226,14 +267,14 @@ fn body(server: SocketAddr, path: &str, end: Instant) -> Result<Option<String>, 
     }
 }
 
-/// Asks all servers, many at once. The first that fails is told.
-fn all<T: Send>(
-    servers: &[SocketAddr],
-    ask: impl Fn(SocketAddr) -> Result<T, String> + Sync,
+/// Asks all, many at once. The first that fails is told.
+fn all<A: Copy + Sync, T: Send>(
+    asked: &[A],
+    ask: impl Fn(A) -> Result<T, String> + Sync,
 ) -> Result<Vec<T>, String> {
-    let mut answers = Vec::with_capacity(servers.len());
-    for some in servers.chunks(AT_ONCE) {
-        for answer in ask_each(some, |server| ask(*server)) {
+    let mut answers = Vec::with_capacity(asked.len());
+    for some in asked.chunks(AT_ONCE) {
+        for answer in ask_each(some, |one| ask(*one)) {
             answers.push(answer.unwrap_or_else(|| Err("the look at it panicked".to_owned()))?);
         }
     }

@@ -6,20 +6,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::checks::seconds;
-use super::decide::{Decider, Step};
+use super::decide::{Decider, Step, denies_writes};
 use super::journal::{Journal, Keeper, Phase};
 use super::look::Cluster;
-use super::state::{Route, Seen, Side};
+use super::state::{Partition, Route, Seen, Side};
 use crate::logging::line::Utc;
+use crate::ops::admin_move::{DENY_ALL, DENY_WRITES};
 use crate::ops::plan::Znode;
 use crate::ops::proxies::{self, Expected};
 use crate::ops::store::Store;
 use crate::ops::{Fault, Outcome, apply};
-use crate::wire::admin_move::{DENY_ALL, DENY_WRITES};
 use crate::zk::codec::{Answer, Op, Stat};
 
 /// Between two looks while B catches up.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
+/// Between two probes.
+const PROBE_PAUSE: Duration = Duration::from_millis(200);
 /// Between two looks at what takes its time.
 const PAUSE: Duration = Duration::from_millis(500);
 /// After a look or a step that failed; doubles.
@@ -42,16 +44,22 @@ pub struct Run<'a> {
     pub store: &'a mut Store,
     pub keeper: Keeper,
     pub journal: Journal,
+    /// `None`: it is gone.
+    pub journal_version: Option<i32>,
     pub old: Cluster,
     pub new: Cluster,
     pub decider: Decider,
-    /// The pages of the proxies that must serve the route.
-    pub proxies: Vec<String>,
+    /// The pages of the proxies that must serve the route: those that there are, and that there were.
+    pub proxies: &'a dyn Fn(&mut Store) -> Result<Vec<String>, Fault>,
+    /// Asks each primary whether it refuses writes, and does not wait for the interval.
+    pub probes: bool,
     /// For the proxies.
     pub wait: Duration,
     /// A signal came.
     pub signal: Arc<AtomicBool>,
     pub start: Instant,
+    /// A was seen to deny nobody.
+    pub is_open: bool,
     /// The route as it was last read.
     pub znode: Option<Znode>,
     pub is_asked_back: bool,
@@ -78,6 +86,9 @@ impl Run<'_> {
                 reason.get_or_insert_with(|| "a signal came".to_owned());
             }
             let acted = self.look().and_then(|seen| {
+                if let Some(over) = self.over(&seen) {
+                    return Ok(over);
+                }
                 let step = self.decider.next(&seen);
                 if let Step::GoBack(why) = &step {
                     reason.get_or_insert_with(|| why.clone());
@@ -119,10 +130,34 @@ impl Run<'_> {
         }
     }
 
+    /// Another run, or somebody, ended the move.
+    fn over(&self, seen: &Seen) -> Option<Acted> {
+        let (old, new) = (&self.old.place.cluster, &self.new.place.cluster);
+        match (self.journal_version, &seen.route) {
+            (Some(_), _) if self.journal.phase == Phase::Moved => {
+                Some(Acted::Ended(Outcome::Done, format!("{new} has the table")))
+            }
+            (None, Route::New) => {
+                let denies = seen.old.denies.as_deref().unwrap_or("nothing");
+                let told = format!(
+                    "{}: the journal is gone, and another run or somebody ended the move. {new} has the table, {old} \
+                     denies {denies}; meta-proxy route finish {} --from {old} ends that",
+                    self.keeper.place(),
+                    self.journal.table
+                );
+                Some(Acted::Ended(Outcome::Partly, told))
+            }
+            _ => None,
+        }
+    }
+
     fn stuck(&self, why: &str) -> String {
-        let way_on = self.journal.way_on();
-        let old = &self.journal.from.cluster;
-        format!("{why}; {old} may go on denying clients of the table; {way_on}")
+        let old = &self.old.place.cluster;
+        let denies = match self.is_open {
+            true => format!("{old} takes clients of the table"),
+            false => format!("{old} may go on denying clients of the table"),
+        };
+        format!("{why}; {denies}; {}", self.journal.ways())
     }
 
     fn now_ms(&self) -> u64 {
@@ -141,27 +176,38 @@ impl Run<'_> {
     /// The route first: a write of it names the version that is seen here, so it fails if anything came in between.
     fn look(&mut self) -> Result<Seen, String> {
         let route = self.route()?;
-        let (old, old_app) = self.old.side(&self.new.name)?;
+        self.read_journal()?;
+        let (old, old_app) = self.old.side(&self.new.place.cluster)?;
+        self.is_open = old.denies.is_none();
         if self.decider.is_back && route != Route::New {
             return self.look_back(route, old);
         }
-        let (new, new_app) = self.new.side(&self.old.name)?;
-        let now_ms = self.now_ms();
-        let id = |duplication: &Option<crate::wire::admin_move::Duplication>| {
-            duplication.as_ref().map(|duplication| duplication.id)
+        let (new, new_app) = self.new.side(&self.old.place.cluster)?;
+        let (now_ms, ids) = (self.now_ms(), self.journal.ids);
+        let wants_reverse = self.decider.terms.keeps_undo && route != Route::New;
+        let reverse = match new_app.filter(|app| wants_reverse && app.app_id == ids.new_app) {
+            Some(app) => self.new.partitions(&app, id(&new))?,
+            None => Vec::new(),
         };
-        let reverse = match self.decider.terms.keeps_undo && route != Route::New {
-            true => self.new.partitions(&new_app, id(&new.duplication))?,
-            false => Vec::new(),
-        };
-        let partitions = self.old.partitions(&old_app, id(&old.duplication))?;
+        let mut partitions = Vec::new();
+        if let Some(app) = old_app.filter(|app| app.app_id == ids.old_app) {
+            partitions = self.old.partitions(&app, id(&old))?;
+            if self.probes && denies_writes(&old) && route != Route::New {
+                let unsure = partitions.iter_mut().filter(|one| !self.decider.is_probed(one));
+                self.old.probe(&app, &mut unsure.collect::<Vec<_>>())?;
+            }
+        }
+        let is_new = |partition: &Partition| !self.old.knows(partition.server);
+        if partitions.iter().any(is_new) {
+            self.decider.terms.interval_ms = self.old.interval_ms()?;
+        }
         Ok(Seen { now_ms, end_ms: self.now_ms(), route, old, new, partitions, reverse })
     }
 
     /// To go back, nothing of A but its env matters. B may be lost, so it is asked only for what is to end there.
     fn look_back(&mut self, route: Route, old: Side) -> Result<Seen, String> {
-        let new = match old.denies.is_none() && self.decider.terms.made_undo {
-            true => self.new.side(&self.old.name)?.0,
+        let new = match self.decider.terms.made_undo && !denies_writes(&old) {
+            true => self.new.side(&self.old.place.cluster)?.0,
             false => Side::default(),
         };
         let (now_ms, none) = (self.now_ms(), Vec::new());
@@ -176,19 +222,59 @@ impl Run<'_> {
         })
     }
 
+    /// Where the route leads, by the name of the cluster: its addresses may change meanwhile.
     fn route(&mut self) -> Result<Route, String> {
-        self.store.sync().map_err(|fault| fault.why)?;
+        let plain = |fault: Fault| fault.why;
+        self.store.sync().map_err(plain)?;
         let path = self.store.znode_of(&self.journal.table);
-        let clusters = self.store.clusters().map_err(|fault| fault.why)?;
-        self.znode = self.store.znode(&path).map_err(|fault| fault.why)?;
+        let clusters = self.store.clusters().map_err(plain)?;
+        self.znode = self.store.znode(&path).map_err(plain)?;
         let Some(znode) = &self.znode else { return Ok(Route::Elsewhere("no znode".to_owned())) };
         let version = znode.stat.version;
-        Ok(match self.store.place_of(&znode.data, &clusters) {
-            Ok(place) if place == self.journal.from => Route::Old { version },
-            Ok(place) if place == self.journal.to => Route::New,
-            Ok(place) => Route::Elsewhere(place.shown()),
-            Err(why) => Route::Elsewhere(why),
+        let place = match self.store.place_of(&znode.data, &clusters) {
+            Ok(place) => place,
+            Err(why) => return Ok(Route::Elsewhere(why)),
+        };
+        Ok(if place.cluster == self.old.place.cluster {
+            self.old.follow(&place);
+            Route::Old { version }
+        } else if place.cluster == self.new.place.cluster {
+            self.new.follow(&place);
+            Route::New
+        } else {
+            Route::Elsewhere(place.shown())
         })
+    }
+
+    /// The journal may be another run's by now.
+    fn read_journal(&mut self) -> Result<(), String> {
+        let found = self.keeper.read(self.store).map_err(|fault| fault.why)?;
+        self.journal_version = found.as_ref().map(|(_, version)| *version);
+        match found {
+            Some((journal, _)) if journal.id != self.journal.id => {
+                Err(format!("another move is under way: {}", journal.shown()))
+            }
+            Some((journal, _)) => {
+                self.journal = journal;
+                self.decider.is_back |= self.journal.phase == Phase::Back;
+                self.decider.terms.may_be_denied |= self.journal.denied_at_s.is_some();
+                Ok(())
+            }
+            // Without it nobody would be told that A refuses writes.
+            None => {
+                self.decider.is_back = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Fails if the journal is gone or changed since the last look: another run is at work.
+    fn put(&mut self, journal: Journal) -> Result<(), String> {
+        let gone = || format!("{}: the journal is gone", self.keeper.place());
+        let version = self.journal_version.ok_or_else(gone)?;
+        let version = self.keeper.put(self.store, &journal, version).map_err(|fault| fault.why)?;
+        (self.journal, self.journal_version) = (journal, Some(version));
+        Ok(())
     }
 
     fn act(
@@ -206,26 +292,33 @@ impl Run<'_> {
         let at_once = Ok(Acted::Look(Duration::ZERO));
         match step {
             Step::AwaitReverse => wait(PAUSE),
-            Step::AwaitForce(left_ms) | Step::AwaitStill(left_ms) => {
+            Step::AwaitForce(_) if self.probes => wait(PROBE_PAUSE),
+            Step::AwaitForce(left_ms) | Step::AwaitStill(left_ms) | Step::AwaitLate(left_ms) => {
                 wait(PAUSE.min(Duration::from_millis(*left_ms)))
             }
             Step::AwaitDrained => wait(DRAIN_PAUSE),
             Step::AddReverse => {
-                // It fails where the journal is gone: another run took the move back.
-                self.keeper.put(self.store, &self.journal).map_err(|fault| fault.why)?;
+                // It fails where another run takes the move back.
+                self.put(self.journal.clone())?;
                 tell(Told::Step(&format!("1 {new} duplicates to {old}")));
-                self.new.add_duplication(&self.old.name)?;
+                self.new.add_duplication(&old)?;
                 at_once
             }
             Step::DenyWrites => {
-                self.journal.denied_at_s.get_or_insert_with(|| Utc::now().0.as_secs());
-                self.keeper.put(self.store, &self.journal).map_err(|fault| fault.why)?;
+                let mut journal = self.journal.clone();
+                journal.denied_at_s.get_or_insert_with(|| Utc::now().0.as_secs());
+                self.put(journal)?;
                 self.decider.terms.may_be_denied = true;
                 tell(Told::Step(&format!("2 {old} refuses writes of the table from now on")));
                 self.old.set_env(DENY_WRITES)?;
                 at_once
             }
             Step::WriteRoute(version) => {
+                // A look takes a while. Nobody may have opened A meanwhile.
+                let (now, _) = self.old.side(&new)?;
+                if now != seen.old {
+                    return Err(format!("{old} changed while it was looked at"));
+                }
                 let told = format!(
                     "5 {new} has all: the route goes there, after {} without writes",
                     seconds(refused_ms)
@@ -247,9 +340,12 @@ impl Run<'_> {
                 at_once
             }
             Step::Done => {
-                self.journal.phase = Phase::Moved;
-                self.keeper.put(self.store, &self.journal).map_err(|fault| fault.why)?;
-                Ok(Acted::Ended(Outcome::Done, format!("{new} has the table")))
+                self.put(Journal { phase: Phase::Moved, ..self.journal.clone() })?;
+                let gone = match seen.old.app_id {
+                    Some(id) if id == self.journal.ids.old_app => String::new(),
+                    _ => format!("; {old} does not have it any more"),
+                };
+                Ok(Acted::Ended(Outcome::Done, format!("{new} has the table{gone}")))
             }
             Step::GoBack(why) => {
                 tell(Told::Step(&format!("{why}: everything goes back")));
@@ -260,13 +356,12 @@ impl Run<'_> {
                 self.note_back()?;
                 let data = self.znode.as_ref().map(|znode| znode.data.clone()).unwrap_or_default();
                 let stat = self.write(data, *version)?;
-                self.decider.pinned(stat.version);
+                self.decider.pinned(stat.version, self.now_ms());
                 at_once
             }
             Step::Open => {
                 tell(Told::Step(&format!("{old} takes writes again")));
                 self.old.delete_env()?;
-                self.decider.opened();
                 at_once
             }
             Step::RemoveReverse(id) => {
@@ -275,35 +370,69 @@ impl Run<'_> {
                 self.new.remove_duplication(*id)?;
                 at_once
             }
-            Step::BackedOut => {
-                self.keeper.delete(self.store).map_err(|fault| fault.why)?;
-                let interval = seconds(self.decider.terms.force_ms());
-                let writes = match self.journal.denied_at_s {
-                    Some(_) => format!("; writes stay refused up to {interval} more"),
+            Step::BackedOut => self.backed_out(seen),
+            Step::Halt(why) => {
+                let denies = match &seen.old.denies {
+                    Some(value) => {
+                        format!("; {old} goes on denying clients of the table: {value}")
+                    }
                     None => String::new(),
                 };
-                let told = format!("everything is back, the table is in {old}{writes}");
-                Ok(Acted::Ended(Outcome::Failed, told))
-            }
-            Step::Halt(why) => {
-                let told = match &seen.old.denies {
-                    Some(value) => {
-                        format!("{why}; {old} goes on denying clients of the table: {value}")
-                    }
-                    None => why.clone(),
+                let table = &self.journal.table;
+                let way = match &seen.route {
+                    Route::Elsewhere(_) => format!(
+                        "; to take it back: meta-proxy route set {table} --cluster {old} --moving-accepted, then meta-proxy \
+                         route move {table} --back --apply; to leave it: meta-proxy route finish {table} --forget"
+                    ),
+                    _ => format!("; {}", self.journal.way_on()),
                 };
-                Ok(Acted::Ended(Outcome::Partly, told))
+                Ok(Acted::Ended(Outcome::Partly, format!("{why}{denies}{way}")))
             }
         }
+    }
+
+    fn backed_out(&mut self, seen: &Seen) -> Result<Acted, String> {
+        if let Some(version) = self.journal_version {
+            self.keeper.delete(self.store, version).map_err(|fault| fault.why)?;
+        }
+        let (old, table) = (&self.old.place.cluster, &self.journal.table);
+        if seen.old.app_id.is_none() {
+            let told = format!(
+                "{old} does not have the table any more. If it has another name now, it may still deny its clients there; \
+                 the route of {table} leads to {old}"
+            );
+            return Ok(Acted::Ended(Outcome::Partly, told));
+        }
+        if let Some(value) = &seen.old.denies {
+            let told = format!(
+                "all of this move is back, the table is in {old}; somebody else has {old} deny its clients: {value}"
+            );
+            return Ok(Acted::Ended(Outcome::Partly, told));
+        }
+        let writes = match self.decider.terms.may_be_denied {
+            true => {
+                let interval = seconds(self.decider.terms.force_ms());
+                format!("; writes stay refused up to {interval} more")
+            }
+            false => String::new(),
+        };
+        let told = format!("everything is back, the table is in {old}{writes}");
+        Ok(Acted::Ended(Outcome::Failed, told))
     }
 
     fn await_proxies(&mut self, tell: &mut dyn FnMut(Told<'_>)) -> Result<Acted, String> {
         let zxid = self.znode.as_ref().map_or(0, |znode| znode.stat.mzxid);
         let table = self.journal.table.clone();
-        let place = Some(self.journal.to.clone());
+        let place = Some(self.new.place.clone());
         let expected = [Expected { table, zxid, place, by_cluster: false }];
         let root = apply::root(self.store).map_err(|fault| fault.why)?;
-        let seen = proxies::wait(&self.proxies, &root, &expected, self.wait);
+        let proxies = (self.proxies)(self.store).map_err(|fault| fault.why)?;
+        let seen = proxies::wait(&proxies, &root, &expected, self.wait);
+        // One that started meanwhile may have read what was there before.
+        let now = (self.proxies)(self.store).map_err(|fault| fault.why)?;
+        if now.iter().any(|proxy| !proxies.contains(proxy)) {
+            return Ok(Acted::Look(Duration::ZERO));
+        }
         for one in &seen {
             match &one.served {
                 Ok(()) => tell(Told::Step(&format!("{}: serves it", one.proxy))),
@@ -319,17 +448,19 @@ impl Run<'_> {
             self.decider.proxies_serve();
             return Ok(Acted::Look(Duration::ZERO));
         }
-        let told = format!("the route is written, and not served by {}", behind.join(", "));
+        let told = format!(
+            "the route is written, and not served by {}. If one is gone for good, name the others by --proxies",
+            behind.join(", ")
+        );
         Ok(Acted::Ended(Outcome::Partly, self.stuck(&told)))
     }
 
+    /// A run that goes forward sees it at its next look. Without a journal none goes forward.
     fn note_back(&mut self) -> Result<(), String> {
-        if self.journal.phase != Phase::Back {
-            let journal = Journal { phase: Phase::Back, ..self.journal.clone() };
-            self.keeper.put(self.store, &journal).map_err(|fault| fault.why)?;
-            self.journal = journal;
+        match (self.journal_version, self.journal.phase) {
+            (None, _) | (_, Phase::Back) => Ok(()),
+            _ => self.put(Journal { phase: Phase::Back, ..self.journal.clone() }),
         }
-        Ok(())
     }
 
     fn write(&mut self, data: Vec<u8>, version: i32) -> Result<Stat, String> {
@@ -341,4 +472,8 @@ impl Run<'_> {
             Err(why) => Err(format!("{path}: {why}")),
         }
     }
+}
+
+fn id(side: &Side) -> Option<i32> {
+    side.duplication.as_ref().map(|duplication| duplication.id)
 }

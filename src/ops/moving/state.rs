@@ -2,7 +2,20 @@
 
 use std::net::SocketAddr;
 
-use crate::wire::admin_move::{Duplication, Replica, Shipping};
+use serde::{Deserialize, Serialize};
+
+use crate::ops::admin_move::{Duplication, Replica, Shipping};
+
+/// The ids stay the same while a table moves: one that was made anew lacks what the one before it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// The table in A.
+    pub old_app: i32,
+    /// The table in B.
+    pub new_app: i32,
+    /// A->B.
+    pub duplication: i32,
+}
 
 /// Where the route leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +31,8 @@ pub enum Route {
 /// The table in one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Side {
+    /// The table's id; `None`: the cluster has no such table that is available.
+    pub app_id: Option<i32>,
     /// The value of the environment variable that denies its clients.
     pub denies: Option<String>,
     /// Its duplication to the other side.
@@ -31,6 +46,8 @@ pub struct Partition {
     pub replica: Replica,
     /// `None`: the primary does not know of the duplication.
     pub shipping: Option<Shipping>,
+    /// The answer to a probe after all else was read, if there was one: whether writes are refused.
+    pub refuses: Option<bool>,
 }
 
 impl Partition {

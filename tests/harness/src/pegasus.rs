@@ -119,6 +119,11 @@ impl Pegasus {
         state.tables.insert(name.to_owned(), table);
     }
 
+    /// Drops a table.
+    pub fn drop_table(&self, name: &str) {
+        self.core.state().tables.remove(name);
+    }
+
     /// A MetaServer, for its faults and for what it was asked.
     pub fn meta(&self, index: usize) -> &MetaServer {
         &self.metas[index]

@@ -7,10 +7,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::admin_move::{Duplication, Replica, Shipping};
+use crate::ops::admin_move::{Duplication, Replica, Shipping};
 
 const INTERVAL_MS: u64 = 10_000;
 const TICK_MS: u64 = 400;
+/// A request is carried out within so many, or never.
+const LATE_TICKS: u64 = 12;
 const SERVERS: usize = 3;
 const PARTITIONS: usize = 3;
 
@@ -20,8 +22,16 @@ enum Event {
     Run(usize),
     /// It looks, and takes its step when it runs next.
     Late(usize),
+    /// It looks, and hears nothing of its request, which is carried out so many ticks later.
+    Lose(usize, u64),
     Kill(usize),
+    /// It is killed while its request is under way, which is carried out so many ticks later.
+    KillUnderWay(usize, u64),
     Signal(usize),
+    /// Somebody removes A->B, and makes it anew.
+    Remake,
+    /// Somebody deletes the env.
+    Open,
     /// ZooKeeper, or a leader, cannot be asked for so many ticks.
     Lost(u64),
     /// Another primary is elected, on another server.
@@ -36,8 +46,12 @@ fn event() -> impl Strategy<Value = Event> {
         30 => (0..2usize).prop_map(Event::Run),
         30 => Just(Event::Run(0)),
         4 => (0..2usize).prop_map(Event::Late),
+        3 => ((0..2usize), 1..LATE_TICKS).prop_map(|(tool, ticks)| Event::Lose(tool, ticks)),
         2 => (0..2usize).prop_map(Event::Kill),
-        1 => (0..2usize).prop_map(Event::Signal),
+        2 => ((0..2usize), 1..LATE_TICKS).prop_map(|(tool, ticks)| Event::KillUnderWay(tool, ticks)),
+        1 => Just(Event::Remake),
+        1 => Just(Event::Open),
+        3 => (0..2usize).prop_map(Event::Signal),
         1 => (1..40u64).prop_map(Event::Lost),
         2 => (0..PARTITIONS).prop_map(Event::Elect),
         3 => ((0..PARTITIONS), 1..60u64).prop_map(|(partition, ticks)| Event::Lag(partition, ticks)),
@@ -58,9 +72,16 @@ struct Part {
     server: usize,
     ballot: i64,
     committed: i64,
+    /// A write is committed a tick after it was prepared.
+    prepared: i64,
     shipped: i64,
+    /// Mutations that are forgotten, as the duplication was made anew.
+    skipped: i64,
     lags_until: u64,
 }
+
+const IDS: Ids = Ids { old_app: 1, new_app: 50, duplication: 1 };
+const VERSION: i32 = 7;
 
 struct Tool {
     decider: Decider,
@@ -77,8 +98,15 @@ struct World {
     /// Each server's knowledge of it.
     in_force: [Option<&'static str>; SERVERS],
     parts: Vec<Part>,
+    /// A tick ago. A look reads the decrees first, and the rest a tick later.
+    before: Vec<Part>,
     duplicates: bool,
+    duplication: i32,
     reverse: bool,
+    /// Requests of tools that were killed, and when they are carried out.
+    under_way: Vec<(u64, Step)>,
+    /// The env was deleted by hand, and may be in force at no primary any more.
+    was_opened: bool,
     at_new: bool,
     version: i32,
     lost_until: u64,
@@ -86,6 +114,7 @@ struct World {
     tools: [Option<Tool>; 2],
     journal: Option<bool>,
     keeps_undo: bool,
+    probes: bool,
     is_done: bool,
     is_backed_out: bool,
     /// A fault that must not happen.
@@ -103,15 +132,20 @@ impl World {
             was_denied: false,
             in_force: [None; SERVERS],
             parts: (0..PARTITIONS).map(part).collect(),
+            before: (0..PARTITIONS).map(part).collect(),
             duplicates: true,
+            duplication: 1,
             reverse: false,
+            under_way: Vec::new(),
+            was_opened: false,
             at_new: false,
-            version: 7,
+            version: VERSION,
             lost_until: 0,
             proxies_until: 0,
             tools: [None, None],
             journal: Some(false),
             keeps_undo,
+            probes: false,
             is_done: false,
             is_backed_out: false,
             broken: None,
@@ -125,17 +159,23 @@ impl World {
     fn pass(&mut self) {
         self.tick += 1;
         self.now_ms += TICK_MS;
-        let period = INTERVAL_MS / TICK_MS;
-        for server in 0..SERVERS {
-            if (self.tick + server as u64 * 7).is_multiple_of(period) {
-                self.in_force[server] = self.env;
-            }
+        self.before = self.parts.clone();
+        let under_way = std::mem::take(&mut self.under_way);
+        let (due, later): (Vec<_>, _) =
+            under_way.into_iter().partition(|(tick, _)| *tick <= self.tick);
+        self.under_way = later;
+        for (_, step) in due {
+            self.carry_out(&step);
         }
         for index in 0..PARTITIONS {
             let part = &mut self.parts[index];
-            if self.in_force[part.server].is_none() {
-                part.committed += 1;
-                if self.at_new {
+            part.committed = part.prepared;
+            // Clients pause now and then.
+            let writes = !(self.tick + index as u64).is_multiple_of(3);
+            if writes && self.in_force[part.server].is_none() {
+                part.prepared += 1;
+                // A probe asks primaries. A server that has not heard of the env may become one. Its writes are shipped.
+                if self.at_new && !self.was_opened && !self.probes {
                     self.break_with(format!("A takes a write of partition {index}, B has clients"));
                 }
             }
@@ -145,13 +185,19 @@ impl World {
                 part.shipped = part.committed.min(part.shipped + 2);
             }
         }
+        let period = INTERVAL_MS / TICK_MS;
+        for server in 0..SERVERS {
+            if (self.tick + server as u64 * 7).is_multiple_of(period) {
+                self.in_force[server] = self.env;
+            }
+        }
     }
 
     fn seen(&self) -> Seen {
-        let shipping = |part: &Part| Shipping {
+        let shipping = |index: usize| Shipping {
             is_duplicating: true,
             unsent: match self.source {
-                Source::Pages => part.committed - part.shipped,
+                Source::Pages => self.parts[index].committed - self.parts[index].shipped,
                 Source::List => 0,
             },
         };
@@ -163,26 +209,32 @@ impl World {
                 ballot: part.ballot,
                 is_primary: true,
                 committed: part.committed,
-                prepared: part.committed,
+                prepared: part.prepared,
             },
-            shipping: self.duplicates.then(|| shipping(part)),
+            shipping: self.duplicates.then(|| shipping(index)),
+            refuses: self.probes.then(|| self.in_force[part.server].is_some()),
         };
         let duplication = |id| Duplication { id, status: 3, ..Duplication::default() };
-        let partitions: Vec<Partition> = self.parts.iter().enumerate().map(partition).collect();
+        let partitions: Vec<Partition> = self.before.iter().enumerate().map(partition).collect();
         let reverse = if self.reverse { partitions.clone() } else { Vec::new() };
         let route = match self.at_new {
             true => Route::New,
             false => Route::Old { version: self.version },
         };
         Seen {
-            now_ms: self.now_ms,
+            now_ms: self.now_ms.saturating_sub(TICK_MS),
             end_ms: self.now_ms,
             route,
             old: Side {
+                app_id: Some(IDS.old_app),
                 denies: self.env.map(str::to_owned),
-                duplication: self.duplicates.then(|| duplication(1)),
+                duplication: self.duplicates.then(|| duplication(self.duplication)),
             },
-            new: Side { denies: None, duplication: self.reverse.then(|| duplication(2)) },
+            new: Side {
+                app_id: Some(IDS.new_app),
+                denies: None,
+                duplication: self.reverse.then(|| duplication(2)),
+            },
             partitions,
             reverse,
         }
@@ -200,7 +252,9 @@ impl World {
             keeps_undo: self.keeps_undo,
             made_undo: self.keeps_undo,
             may_be_denied: self.was_denied,
-            version: self.version,
+            late_ms: LATE_TICKS * TICK_MS,
+            version: VERSION,
+            ids: IDS,
         };
         Some(Tool { decider: Decider::new(terms, is_back), pending: None })
     }
@@ -212,7 +266,11 @@ impl World {
         let Some(mut tool) = self.tool(number) else { return };
         let step = match tool.pending.take() {
             Some(step) => step,
-            None => tool.decider.next(&self.seen()),
+            None => {
+                tool.decider.is_back |= self.journal != Some(false);
+                tool.decider.terms.may_be_denied |= self.was_denied;
+                tool.decider.next(&self.seen())
+            }
         };
         if is_late {
             tool.pending = Some(step);
@@ -223,56 +281,11 @@ impl World {
         self.tools[number] = (!ends).then_some(tool);
     }
 
+    /// Whether it ends.
     fn act(&mut self, step: &Step, decider: &mut Decider) -> bool {
         match step {
-            // The journal is written first, which fails where it is gone.
-            Step::AddReverse if self.journal.is_some() => self.reverse = true,
-            Step::DenyWrites if self.journal.is_some() => {
-                (self.env, self.was_denied) = (Some(DENY_WRITES), true);
-                decider.terms.may_be_denied = true;
-            }
-            Step::DenyAll => self.env = Some(DENY_ALL),
-            Step::WriteRoute(version) if *version == self.version && !self.at_new => {
-                (self.at_new, self.version) = (true, self.version + 1);
-                self.proxies_until = self.tick + 5;
-                for index in 0..PARTITIONS {
-                    let Part { committed, shipped, server, .. } = self.parts[index].clone();
-                    if committed != shipped || self.in_force[server].is_none() {
-                        self.break_with(format!(
-                            "the route is written, partition {index} has {committed}, B has {shipped}"
-                        ));
-                    }
-                }
-                if self.keeps_undo && !self.reverse {
-                    self.break_with("B has clients and does not duplicate".to_owned());
-                }
-            }
             Step::AwaitProxies if self.tick >= self.proxies_until => decider.proxies_serve(),
-            Step::RemoveDuplication(_) => {
-                if !self.at_new {
-                    self.break_with("A->B ends while the route is at A".to_owned());
-                }
-                self.duplicates = false;
-            }
             Step::GoBack(_) => decider.is_back = true,
-            Step::PinRoute(version) => {
-                self.journal = self.journal.map(|_| true);
-                if *version == self.version && !self.at_new {
-                    self.version += 1;
-                    decider.pinned(self.version);
-                }
-            }
-            Step::Open => {
-                if self.at_new {
-                    self.break_with("A is opened while B has clients".to_owned());
-                }
-                self.env = None;
-                decider.opened();
-            }
-            Step::RemoveReverse(_) => {
-                self.journal = self.journal.map(|_| true);
-                self.reverse = false;
-            }
             Step::Done => {
                 (self.is_done, self.journal) = (true, None);
                 return true;
@@ -282,16 +295,118 @@ impl World {
                 return true;
             }
             Step::Halt(_) => return true,
-            _ => {}
+            _ if !self.is_sent(step) => {}
+            _ => {
+                let version = self.version;
+                self.carry_out(step);
+                if self.version > version && matches!(step, Step::PinRoute(_)) {
+                    decider.pinned(self.version, self.now_ms);
+                }
+            }
         }
         false
+    }
+
+    /// Writes the journal where the step does so first. It fails if it changed since the tool looked.
+    fn is_sent(&mut self, step: &Step) -> bool {
+        match step {
+            Step::AddReverse => self.journal == Some(false),
+            Step::DenyWrites => {
+                let is_sent = self.journal == Some(false);
+                self.was_denied |= is_sent;
+                is_sent
+            }
+            Step::WriteRoute(_) => self.env.is_some(),
+            Step::PinRoute(_) | Step::RemoveReverse(_) => {
+                self.journal = self.journal.map(|_| true);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// A request arrives.
+    fn carry_out(&mut self, step: &Step) {
+        match step {
+            Step::AddReverse => self.reverse = true,
+            Step::DenyWrites => self.env = Some(DENY_WRITES),
+            Step::DenyAll => self.env = Some(DENY_ALL),
+            Step::WriteRoute(version) if *version == self.version && !self.at_new => {
+                (self.at_new, self.version) = (true, self.version + 1);
+                self.proxies_until = self.tick + 5;
+                for index in 0..PARTITIONS {
+                    let Part { prepared, shipped, skipped, server, .. } = self.parts[index].clone();
+                    // A hand may delete the env while the write of the route is under way.
+                    let is_open = !self.probes && self.in_force[server].is_none();
+                    let is_bad = (prepared != shipped || is_open) && !self.was_opened;
+                    if is_bad || skipped > 0 {
+                        self.break_with(format!(
+                            "the route is written, partition {index} has {prepared}, B has {shipped} but for {skipped}"
+                        ));
+                    }
+                }
+                if self.keeps_undo && !self.reverse {
+                    self.break_with("B has clients and does not duplicate".to_owned());
+                }
+            }
+            Step::RemoveDuplication(_) => {
+                if !self.at_new {
+                    self.break_with("A->B ends while the route is at A".to_owned());
+                }
+                let unsent = self.parts.iter().any(|part| part.prepared > part.shipped);
+                if unsent && !self.was_opened {
+                    self.break_with("A->B ends before all is shipped".to_owned());
+                }
+                self.duplicates = false;
+            }
+            Step::PinRoute(version) if *version == self.version && !self.at_new => {
+                self.version += 1;
+            }
+            Step::Open => {
+                if self.at_new {
+                    self.break_with("A is opened while B has clients".to_owned());
+                }
+                self.env = None;
+            }
+            Step::RemoveReverse(_) => self.reverse = false,
+            _ => {}
+        }
     }
 
     fn hear(&mut self, event: &Event) {
         match *event {
             Event::Run(number) => self.run(number, false),
             Event::Late(number) => self.run(number, true),
+            Event::Lose(number, ticks) => {
+                self.run(number, true);
+                if let Some(step) = self.tools[number].as_mut().and_then(|tool| tool.pending.take())
+                    && is_request(&step)
+                    && self.is_sent(&step)
+                {
+                    self.under_way.push((self.tick + ticks, step));
+                }
+            }
             Event::Kill(number) => self.tools[number] = None,
+            Event::KillUnderWay(number, ticks) => {
+                if let Some(step) = self.tools[number].take().and_then(|tool| tool.pending)
+                    && is_request(&step)
+                    && self.is_sent(&step)
+                {
+                    self.under_way.push((self.tick + ticks, step));
+                }
+            }
+            Event::Remake => {
+                self.duplication += 1;
+                for part in &mut self.parts {
+                    part.skipped += part.committed - part.shipped;
+                    part.shipped = part.committed;
+                }
+            }
+            Event::Open if self.journal.is_some() => {
+                // No tool stands still from before it to after it.
+                self.tools.iter_mut().flatten().for_each(|tool| tool.pending = None);
+                (self.env, self.was_opened) = (None, true);
+            }
             Event::Signal(number) => {
                 if let Some(tool) = &mut self.tools[number] {
                     tool.decider.is_back = true;
@@ -303,7 +418,7 @@ impl World {
                 (part.server, part.ballot) = ((part.server + 1) % SERVERS, part.ballot + 1);
             }
             Event::Lag(index, ticks) => self.parts[index].lags_until = self.tick + ticks,
-            Event::Nothing => {}
+            Event::Open | Event::Nothing => {}
         }
     }
 
@@ -316,11 +431,12 @@ impl World {
         self.tools = [None, None];
         for _ in 0..4 * INTERVAL_MS / TICK_MS + 200 {
             if self.journal.is_none() {
-                return;
+                break;
             }
             self.pass();
             self.run(0, false);
         }
+        (0..=LATE_TICKS).for_each(|_| self.pass());
     }
 
     fn check(&self) -> Result<(), String> {
@@ -339,14 +455,18 @@ impl World {
     }
 }
 
+fn is_request(step: &Step) -> bool {
+    !matches!(step, Step::Done | Step::BackedOut | Step::GoBack(_) | Step::Halt(_))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_500))]
 
     #[test]
     fn no_order_of_events_loses_a_write_or_leaves_a_closed_unsaid(
-        events in prop::collection::vec(event(), 0..250), keeps_undo in any::<bool>(),
+        events in prop::collection::vec(event(), 0..250), keeps_undo in any::<bool>(), probes in any::<bool>(),
     ) {
-        let mut world = World::new(keeps_undo, Source::Pages);
+        let mut world = World { probes, ..World::new(keeps_undo, Source::Pages) };
         world.play(&events);
         prop_assert_eq!(world.check(), Ok(()));
     }
@@ -356,7 +476,7 @@ proptest! {
 fn one_that_trusts_the_list_of_the_metaserver_loses_writes_and_is_found_out() {
     let lags = |source| {
         let mut world = World::new(false, source);
-        let mut events = vec![Event::Lag(1, 80)];
+        let mut events = vec![Event::Lag(1, 85)];
         events.extend(vec![Event::Run(0); 200]);
         world.play(&events);
         (world.check(), world.is_done)
@@ -398,31 +518,125 @@ fn a_move_that_nothing_disturbs_takes_its_steps_in_order() {
 }
 
 #[test]
+fn one_that_probes_does_not_wait_for_the_interval() {
+    let mut world = World { probes: true, ..World::new(false, Source::Pages) };
+    let (mut tool, mut looks) = (world.tool(0).unwrap(), 0);
+    while !world.at_new {
+        world.pass();
+        let step = tool.decider.next(&world.seen());
+        looks += u32::from(world.in_force.iter().all(Option::is_some));
+        world.act(&step, &mut tool.decider);
+        assert!(world.tick < 1_000);
+    }
+    assert_eq!(world.broken, None);
+    assert!((3..6).contains(&looks), "looks since the last server heard of the env: {looks}");
+}
+
+#[test]
 fn what_stands_in_the_way_before_the_route_is_written_takes_everything_back() {
-    let world = World::new(false, Source::Pages);
-    let mut tool = World::new(false, Source::Pages).tool(0).unwrap();
     type Change = fn(&mut Seen);
-    let cases: [(&str, Change); 4] = [
+    let cases: [(&str, Change); 11] = [
         ("the duplication is gone", |seen| seen.old.duplication = None),
         ("it is paused", |seen| seen.old.duplication.as_mut().unwrap().status = 4),
+        ("it leaves out what it cannot ship", |seen| {
+            seen.old.duplication.as_mut().unwrap().skips = true;
+        }),
+        ("it was made anew", |seen| seen.old.duplication.as_mut().unwrap().id = 2),
+        ("A's table was dropped", |seen| seen.old = Side::default()),
+        ("A's table was made anew", |seen| seen.old.app_id = Some(9)),
+        ("B's table was dropped", |seen| seen.new = Side::default()),
+        ("B's table was made anew", |seen| seen.new.app_id = Some(9)),
         ("B denies its clients", |seen| seen.new.denies = Some(DENY_ALL.to_owned())),
         ("somebody wrote the route", |seen| seen.route = Route::Old { version: 8 }),
+        ("another env is there", |seen| seen.old.denies = Some("timeout*all".to_owned())),
     ];
+    let world = World::new(false, Source::Pages);
     for (why, change) in cases {
         let mut seen = world.seen();
         change(&mut seen);
-        assert!(matches!(tool.decider.next(&seen), Step::GoBack(_)), "{why}");
+        let step = World::new(false, Source::Pages).tool(0).unwrap().decider.next(&seen);
+        assert!(matches!(step, Step::GoBack(_)), "{why}: {step:?}");
     }
-    for (why, change) in [
+    let mut seen = world.seen();
+    seen.route = Route::Elsewhere("c9".into());
+    let step = World::new(false, Source::Pages).tool(0).unwrap().decider.next(&seen);
+    assert!(matches!(step, Step::Halt(_)), "{step:?}");
+}
+
+#[test]
+fn an_env_that_somebody_deletes_is_not_set_again_and_again() {
+    let mut world = World::new(false, Source::Pages);
+    let mut tool = world.tool(0).unwrap();
+    assert_eq!(tool.decider.next(&world.seen()), Step::DenyWrites);
+    world.act(&Step::DenyWrites, &mut tool.decider);
+    assert!(matches!(tool.decider.next(&world.seen()), Step::AwaitForce(_)));
+    world.env = None;
+    assert!(matches!(tool.decider.next(&world.seen()), Step::GoBack(_)));
+}
+
+#[test]
+fn a_duplication_back_that_never_runs_is_given_up() {
+    let mut world = World::new(true, Source::Pages);
+    let mut tool = world.tool(0).unwrap();
+    world.reverse = true;
+    let mut seen = world.seen();
+    seen.reverse[0].shipping = None;
+    assert_eq!(tool.decider.next(&seen), Step::AwaitReverse);
+    seen.now_ms += tool.decider.terms.max_refused_ms + 1;
+    assert!(matches!(tool.decider.next(&seen), Step::GoBack(_)));
+}
+
+#[test]
+fn a_request_that_comes_late_is_waited_for_before_all_is_back() {
+    let mut world = World::new(false, Source::Pages);
+    let mut tool = world.tool(0).unwrap();
+    world.was_denied = true;
+    tool.decider.is_back = true;
+    tool.decider.terms.may_be_denied = true;
+    for want in ["PinRoute", "AwaitLate"] {
+        let step = tool.decider.next(&world.seen());
+        assert!(format!("{step:?}").starts_with(want), "{step:?}");
+        world.act(&step, &mut tool.decider);
+    }
+    world.env = Some(DENY_WRITES);
+    assert_eq!(tool.decider.next(&world.seen()), Step::Open, "it came");
+}
+
+#[test]
+fn after_the_route_only_a_table_that_b_serves_ends_well() {
+    type Change = fn(&mut Seen);
+    type Want = fn(&Step) -> bool;
+    let cases: [(&str, Change, Want); 4] = [
+        ("A's table was dropped", |seen| seen.old = Side::default(), |step| *step == Step::Done),
         (
-            "the route leads elsewhere",
-            (|seen| seen.route = Route::Elsewhere("c9".into())) as fn(&mut Seen),
+            "A denies by another value",
+            |seen| seen.old.denies = Some("timeout*all".into()),
+            |step| *step == Step::DenyAll,
         ),
-        ("another env is there", |seen| seen.old.denies = Some("timeout*all".to_owned())),
-    ] {
-        let mut seen = world.seen();
-        change(&mut seen);
-        assert!(matches!(tool.decider.next(&seen), Step::Halt(_)), "{why}");
+        (
+            "B's table was dropped",
+            |seen| seen.new = Side::default(),
+            |step| matches!(step, Step::Halt(_)),
+        ),
+        (
+            "B denies its clients",
+            |seen| seen.new.denies = Some(DENY_ALL.into()),
+            |step| matches!(step, Step::Halt(_)),
+        ),
+    ];
+    for (why, change, want) in cases {
+        let mut world = World::new(false, Source::Pages);
+        (world.at_new, world.env, world.in_force) = (true, Some(DENY_ALL), [Some(DENY_ALL); 3]);
+        let mut tool = world.tool(0).unwrap();
+        tool.decider.proxies_serve();
+        let mut step = Step::AwaitDrained;
+        for _ in 0..100 {
+            world.pass();
+            let mut seen = world.seen();
+            change(&mut seen);
+            step = tool.decider.next(&seen);
+        }
+        assert!(want(&step), "{why}: {step:?}");
     }
 }
 

@@ -9,6 +9,8 @@ use crate::listener::{Inbox, Link};
 use crate::replica_server::{GET, PUT, got, put, read_get, read_put};
 use crate::wire::{self, ERR_OK, Malformed, NEGOTIATION, NEGOTIATION_RESULT, Request};
 
+/// Any that is let in fails, as no key has the value that it asks for.
+const CHECK_AND_SET: &str = "RPC_RRDB_RRDB_CHECK_AND_SET";
 const PS_PRIMARY: i32 = 3;
 const PS_SECONDARY: i32 = 4;
 
@@ -57,15 +59,22 @@ fn execute(
             return Ok(Some((ERR_OK, answers::replicas(&replicas(&state, index)))));
         }
         PUT => true,
+        CHECK_AND_SET => true,
         GET => false,
         _ => return Ok(Some(("ERR_HANDLER_NOT_FOUND", Vec::new()))),
     };
     let (app_id, partition) = (request.app_id, request.partition);
+    if request.method == CHECK_AND_SET && request.thread_hash != app_id * 7919 + partition {
+        // A real server aborts, with all its partitions.
+        state.is_mute = true;
+        return Ok(None);
+    }
     let deny = state.denied(index, app_id);
     let (how, what) = deny.split_once('*').unwrap_or_default();
     let is_denied = what == "all" || what == if is_write { "write" } else { "read" };
     let is_silent = how == "timeout";
     let table = state.tables.values_mut().find(|table| table.app_id == app_id);
+    let is_duplicated = table.as_ref().is_some_and(|table| table.listed().next().is_some());
     let at = usize::try_from(partition).ok();
     let at = table.zip(at).and_then(|(table, at)| table.partitions.get_mut(at));
     let Some(at) = at else {
@@ -76,6 +85,13 @@ fn execute(
     }
     if at.primary != index {
         return Ok(Some(("ERR_INVALID_STATE", Vec::new())));
+    }
+    if request.method == CHECK_AND_SET {
+        if is_duplicated {
+            return Ok(Some(("ERR_OPERATION_DISABLED", Vec::new())));
+        }
+        let decree = at.commit(None, false);
+        return Ok(Some((ERR_OK, put(app_id, partition, decree))));
     }
     let result = if is_write {
         let (key, value) = read_put(&request.args)?;

@@ -13,10 +13,10 @@ use std::fmt;
 
 use thrift::protocol::{TInputProtocol, TMessageType, TType};
 
-use super::answer::{self, LEN_BYTES};
-use super::error_code::ERR_OK;
-use super::message;
-use super::{Input, each_field, reader, skip};
+use crate::wire::answer::{self, LEN_BYTES};
+use crate::wire::error_code::ERR_OK;
+use crate::wire::message::{self, Gpid};
+use crate::wire::{Input, each_field, reader, skip};
 
 /// The identity of a cluster.
 pub const CLUSTER_INFO: &str = "RPC_CM_CLUSTER_INFO";
@@ -33,7 +33,7 @@ const AS_AVAILABLE: i32 = 1;
 /// `duplication_status::DS_REMOVED`.
 const DS_REMOVED: i32 = 5;
 /// Time-out in the header, ms. A MetaServer does not read it.
-const CLIENT_TIMEOUT_MS: u32 = 5_000;
+pub const CLIENT_TIMEOUT_MS: u32 = 5_000;
 
 /// Why an answer cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,10 +104,10 @@ pub fn query_duplication(seq: i32, table: &str) -> Vec<u8> {
 }
 
 /// `fields` are those of the request struct, without its end.
-pub(super) fn request(method: &str, seq: i32, fields: &[u8]) -> Vec<u8> {
+pub fn request(method: &str, seq: i32, fields: &[u8]) -> Vec<u8> {
     let args = [&[12, 0, 1][..], fields, &[0, 0]].concat();
     let mut out = Vec::new();
-    message::write_call(method, seq, CLIENT_TIMEOUT_MS, &args, &mut out);
+    message::write_call(Gpid::META, method, seq, CLIENT_TIMEOUT_MS, &args, &mut out);
     out
 }
 
@@ -182,7 +182,7 @@ fn read_remote(input: &mut Input<'_>) -> thrift::Result<Option<String>> {
 }
 
 /// Reads the response struct but for its field 1, the error.
-pub(super) fn read(
+pub fn read(
     frame: &[u8],
     method: &str,
     seq: i32,
@@ -219,7 +219,7 @@ pub(super) fn read(
     }
 }
 
-pub(super) fn list<'a, T>(
+pub fn list<'a, T>(
     input: &mut Input<'a>,
     mut item: impl FnMut(&mut Input<'a>) -> thrift::Result<T>,
 ) -> thrift::Result<Vec<T>> {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! to the MetaServers' leader   UPDATE_APP_ENV  ADD, QUERY, MODIFY_DUPLICATION  LIST_NODES  LIST_APPS of one table
-//! to a replica server          QUERY_REPLICA_INFO; by HTTP: /replica/duplication, /config
+//! to a replica server          QUERY_REPLICA_INFO, CHECK_AND_SET (a probe); by HTTP: /replica/duplication, /config
 //! ```
 //! The decrees that a duplication lists are not read here on purpose: a server reports both only when it has shipped
 //! something, so they are equal while mutations wait.
@@ -14,9 +14,14 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use thrift::protocol::{TInputProtocol, TType};
 
-use super::admin_rpc::{BadAnswer, LIST_APPS, QUERY_DUPLICATION, list, read, request};
-use super::config_view::{Address, read_rpc_address};
-use super::{Input, each_field, skip};
+use super::admin_rpc::{
+    BadAnswer, CLIENT_TIMEOUT_MS, LIST_APPS, QUERY_DUPLICATION, list, read, request,
+};
+use crate::wire::answer::{self, LEN_BYTES};
+use crate::wire::config_view::{Address, read_rpc_address};
+use crate::wire::error_code::ERR_OK;
+use crate::wire::message::{self, Gpid};
+use crate::wire::{Input, each_field, skip};
 
 pub const UPDATE_APP_ENV: &str = "RPC_CM_UPDATE_APP_ENV";
 pub const ADD_DUPLICATION: &str = "RPC_CM_ADD_DUPLICATION";
@@ -25,10 +30,20 @@ pub const LIST_NODES: &str = "RPC_CM_LIST_NODES";
 /// Asked of a replica server.
 pub const QUERY_REPLICA_INFO: &str = "RPC_QUERY_REPLICA_INFO";
 
+/// Asked of a partition's primary.
+pub const CHECK_AND_SET: &str = "RPC_RRDB_RRDB_CHECK_AND_SET";
+/// No table has a value there, so the probe writes nothing.
+const PROBE_KEY: &str = "meta-proxy.probe";
+const CT_VALUE_EXIST: i32 = 3;
+
 /// Refuses clients' writes, in a way that makes them look for the table again.
 pub const DENY_WRITES: &str = "reconfig*write";
 /// Refuses clients' reads too.
 pub const DENY_ALL: &str = "reconfig*all";
+
+/// A replica server's answer to a client that it denies, or whose partition has its primary elsewhere.
+const ERR_INVALID_STATE: &str = "ERR_INVALID_STATE";
+const ERR_OPERATION_DISABLED: &str = "ERR_OPERATION_DISABLED";
 
 /// A MetaServer's answer to a duplication that is there already.
 pub const ERR_DUP_EXIST: &str = "ERR_DUP_EXIST";
@@ -40,6 +55,7 @@ const ENV_DEL: i32 = 2;
 const NS_ALIVE: i32 = 1;
 const DS_LOG: i32 = 3;
 const DS_REMOVED: i32 = 5;
+const FAIL_SLOW: i32 = 0;
 const PS_PRIMARY: i32 = 3;
 
 /// A duplication of a table.
@@ -51,6 +67,8 @@ pub struct Duplication {
     pub remote: String,
     /// Name of the table there; empty: servers before 2.6 do not say, it is the same.
     pub remote_table: String,
+    /// Mutations that cannot be shipped are left out, and count as shipped.
+    pub skips: bool,
     /// Whether the answer has decrees, as servers from 2.6 on give them.
     pub has_decrees: bool,
 }
@@ -61,7 +79,19 @@ impl Duplication {
         self.status == DS_LOG
     }
 
-    pub fn status_name(&self) -> &'static str {
+    /// Why B may not get all, though nothing is unsent.
+    pub fn why_it_may_lose(&self) -> Option<String> {
+        match (self.is_shipping_log(), self.skips) {
+            (false, _) => Some(format!("want it in DS_LOG, got {}", self.status_name())),
+            (true, true) => Some(
+                "want its fail mode FAIL_SLOW, got FAIL_SKIP: it leaves out what it cannot ship"
+                    .to_owned(),
+            ),
+            (true, false) => None,
+        }
+    }
+
+    fn status_name(&self) -> &'static str {
         match self.status {
             0 => "DS_INIT",
             1 => "DS_PREPARE",
@@ -151,6 +181,41 @@ pub fn replica_info(seq: i32) -> Vec<u8> {
     request(QUERY_REPLICA_INFO, seq, &[])
 }
 
+/// A write that asks the primary of a partition whether it refuses writes. It sets a value only where one is, at a key that
+/// no table has. While the table is duplicated, it is not even tried.
+/// Source: incubator-pegasus `idl/rrdb.thrift`, `check_and_set_request`.
+pub fn probe(gpid: Gpid, seq: i32) -> Vec<u8> {
+    let mut fields = Fields::default();
+    fields.blob(1, PROBE_KEY);
+    fields.blob(2, "");
+    fields.i32(3, CT_VALUE_EXIST);
+    fields.blob(4, "");
+    fields.bool(5, false);
+    fields.blob(6, "");
+    fields.blob(7, "");
+    fields.i32(8, 0);
+    fields.bool(9, false);
+    let args = [&[12, 0, 1][..], &fields.0, &[0, 0]].concat();
+    let mut out = Vec::new();
+    message::write_call(gpid, CHECK_AND_SET, seq, CLIENT_TIMEOUT_MS, &args, &mut out);
+    out
+}
+
+/// Reads the answer to [`probe`]: whether writes are refused. One that is no primary any more says so, too.
+pub fn read_probe(frame: &[u8]) -> Result<bool, BadAnswer> {
+    let malformed = |why: String| BadAnswer::Malformed(why);
+    if frame.len() < LEN_BYTES {
+        return Err(malformed("a frame cut short".to_owned()));
+    }
+    let envelope = answer::read_envelope(frame).map_err(|e| malformed(e.to_string()))?;
+    match envelope.error {
+        ERR_INVALID_STATE => Ok(true),
+        // It was let in; the second is what a table that is duplicated answers to every such write.
+        ERR_OK | ERR_OPERATION_DISABLED => Ok(false),
+        other => Err(BadAnswer::Refused(other.to_owned())),
+    }
+}
+
 /// Reads the answer to [`set_env`] and [`delete_env`].
 pub fn read_env_answer(frame: &[u8], seq: i32) -> Result<(), BadAnswer> {
     read_with_hint(frame, UPDATE_APP_ENV, seq, 2)
@@ -200,6 +265,7 @@ fn read_duplication(input: &mut Input<'_>) -> thrift::Result<Duplication> {
             (1, TType::I32) => found.id = input.read_i32()?,
             (2, TType::I32) => found.status = input.read_i32()?,
             (3, TType::String) => found.remote = input.read_string()?,
+            (7, TType::I32) => found.skips = input.read_i32()? != FAIL_SLOW,
             (8, TType::String) => found.remote_table = input.read_string()?,
             (11, kind) => {
                 found.has_decrees = true;
@@ -324,6 +390,12 @@ impl Fields {
 
     fn text(&mut self, id: u8, text: &str) {
         self.begin(11, id);
+        self.bytes(text);
+    }
+
+    /// A blob travels bare in a field of type STRUCT.
+    fn blob(&mut self, id: u8, text: &str) {
+        self.begin(12, id);
         self.bytes(text);
     }
 
