@@ -364,13 +364,25 @@ fn servers_that_fail_over_and_a_zookeeper_that_is_lost_do_not_hurt_a_move() {
 
 #[test]
 fn a_route_that_is_changed_by_hand_stops_a_move() {
-    let world = World::new(&["items", "orders"]);
+    let world = World::new(&["items", "orders", "users"]);
     let items = world.writer("items", 0);
     let running = world.start_move("items", &[], "3 ");
     world.zk.set(&format!("{ROOT}/items"), record("c3", &world.a));
     let said = running.end(1);
     assert!(said.contains("somebody wrote the route"), "{said}");
     world.is_back("items", items);
+
+    // Somebody has the clients go to c4 before c4 has all: nothing is lost, and it is said.
+    let users = world.writer("users", 0);
+    world.a.hold_shipping("users", true);
+    let running = world.start_move("users", &[], "2 ");
+    world.zk.set(&format!("{ROOT}/users"), record("c4", &world.b));
+    eventually("it closes c3", 3 * SOON, || world.denied("users", DENIED));
+    world.a.hold_shipping("users", false);
+    let said = running.end(0);
+    assert!(said.contains("WARN: somebody else wrote the route to c4"), "{said}");
+    assert_eq!(duplications(&world.a, "users"), 0);
+    drop(users);
 
     let orders = world.writer("orders", 0);
     let running = world.start_move("orders", &[], "3 ");
@@ -382,7 +394,13 @@ fn a_route_that_is_changed_by_hand_stops_a_move() {
     assert!(said.contains("somebody changed the route: c9"), "{said}");
     assert!(said.contains("goes on denying clients of the table"), "{said}");
     assert!(world.has_journal("orders"));
-    drop(orders);
+    // The way that it names.
+    let way = said.split("to take it back: meta-proxy route ").nth(1).unwrap();
+    let way: Vec<&str> = way.split(", then").next().unwrap().split(' ').collect();
+    world.tool(&way, 0);
+    let back = world.tool(&["move", "orders", "--back", "--apply"], 0);
+    assert!(back.stdout.contains("WARN: somebody wrote the route"), "{back}");
+    world.is_back("orders", orders);
 }
 
 #[test]

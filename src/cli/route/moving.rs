@@ -196,6 +196,7 @@ fn begin(
         made: plan.made,
         by: plan.by,
         denied_at_s: None,
+        is_drained: false,
     };
     keeper.create(store, &journal)?;
     context.say(&format!("the move is in {}\n", keeper.place()));
@@ -336,6 +337,7 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
         wait: context.wait,
         signal: signals()?,
         start: Instant::now(),
+        is_warned: false,
         is_open: false,
         znode: None,
         is_asked_back: is_back,

@@ -63,6 +63,8 @@ pub struct Journal {
     pub by: String,
     /// When writes were refused first, s since 1970.
     pub denied_at_s: Option<u64>,
+    /// B had all, and the move wrote the route then.
+    pub is_drained: bool,
 }
 
 impl Journal {

@@ -58,6 +58,8 @@ pub struct Run<'a> {
     /// A signal came.
     pub signal: Arc<AtomicBool>,
     pub start: Instant,
+    /// The operator was warned of the route.
+    pub is_warned: bool,
     /// A was seen to deny nobody.
     pub is_open: bool,
     /// The route as it was last read.
@@ -89,6 +91,7 @@ impl Run<'_> {
                 if let Some(over) = self.over(&seen) {
                     return Ok(over);
                 }
+                self.warn(&seen, tell);
                 let step = self.decider.next(&seen);
                 if let Step::GoBack(why) = &step {
                     reason.get_or_insert_with(|| why.clone());
@@ -128,6 +131,42 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Says once what the operator must know of the route.
+    fn warn(&mut self, seen: &Seen, tell: &mut dyn FnMut(Told<'_>)) {
+        let (old, new) = (&self.old.place.cluster, &self.new.place.cluster);
+        let told = match (&seen.route, self.znode.as_ref()) {
+            _ if self.is_warned => return,
+            (Route::New, Some(znode)) => {
+                let is_own = self.journal.is_drained
+                    && znode.data == self.journal.after.0
+                    && znode.stat.version == self.journal.version + 1;
+                match (is_own, self.decider.is_back) {
+                    (true, false) => return,
+                    (true, true) => format!(
+                        "the route leads to {new}: the move goes on to its end, and the way back is a move to {old}"
+                    ),
+                    (false, _) => format!(
+                        "WARN: somebody else wrote the route to {new}, maybe before {new} had all that {old} took; the \
+                         move goes on to its end"
+                    ),
+                }
+            }
+            (Route::Old { version }, _)
+                if self.decider.is_back
+                    && self.journal.phase == Phase::Moving
+                    && *version != self.journal.version =>
+            {
+                format!(
+                    "WARN: somebody wrote the route since the move began. If it led to {new} meanwhile, {old} lacks what \
+                     clients wrote there"
+                )
+            }
+            _ => return,
+        };
+        tell(Told::Step(&told));
+        self.is_warned = true;
     }
 
     /// Another run, or somebody, ended the move.
@@ -324,6 +363,7 @@ impl Run<'_> {
                     seconds(refused_ms)
                 );
                 tell(Told::Step(&told));
+                self.put(Journal { is_drained: true, ..self.journal.clone() })?;
                 let data = self.journal.after.0.clone();
                 self.write(data, *version)?;
                 at_once
@@ -381,8 +421,10 @@ impl Run<'_> {
                 let table = &self.journal.table;
                 let way = match &seen.route {
                     Route::Elsewhere(_) => format!(
-                        "; to take it back: meta-proxy route set {table} --cluster {old} --moving-accepted, then meta-proxy \
-                         route move {table} --back --apply; to leave it: meta-proxy route finish {table} --forget"
+                        "; to take it back: meta-proxy route set {table} --cluster {old} --metas {} --moving-accepted \
+                         --target-accepted, then meta-proxy route move {table} --back --apply; to leave it: meta-proxy route \
+                         finish {table} --forget",
+                        self.old.place.metas.join(",")
                     ),
                     _ => format!("; {}", self.journal.way_on()),
                 };
