@@ -142,7 +142,7 @@ fn leader<'a>(views: &'a Views, place: &Place) -> Option<&'a Leader> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::view::Said;
+    use crate::ops::view::ServerReply;
     use std::collections::BTreeMap;
 
     fn place(cluster: &str, port: u16) -> Place {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn dead() -> View {
-        View { servers: vec![("a:1".into(), Said::Nothing("refused".into()))], leader: None }
+        View { servers: vec![("a:1".into(), ServerReply::Nothing("refused".into()))], leader: None }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::at_once::ask_each;
-use super::view::{Leader, Said, View, Views};
+use super::view::{Leader, ServerReply, View, Views};
 use crate::ops::admin_rpc::{self, BadAnswer};
 use crate::upstream::exchange::Exchange;
 use crate::upstream::link::ask_once;
@@ -63,13 +63,13 @@ fn look_at(metas: &[String], resolver: &Resolver, limit: Duration) -> View {
         let said = match heard {
             Heard::Leader(leader) => {
                 view.leader.get_or_insert(*leader);
-                Said::Leader
+                ServerReply::Leader
             }
             Heard::Follower(leader) => {
                 forwards.extend(leader);
-                Said::Follower
+                ServerReply::Follower
             }
-            Heard::Nothing(why) => Said::Nothing(why),
+            Heard::Nothing(why) => ServerReply::Nothing(why),
         };
         view.servers.push((meta, said));
     }

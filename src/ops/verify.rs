@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::view::{Leader, Row, Said, View, Views, is_same_cluster};
+use super::view::{Leader, Row, ServerReply, View, Views, is_same_cluster};
 
 /// The kinds of findings, in the order in which they are told.
 pub const KINDS: [&str; 9] =
@@ -205,7 +205,7 @@ fn check_cluster(name: &str, view: &View, tell: &mut impl FnMut(&'static str, &s
                 tell("NAME", name, what, false);
             }
             for (addr, said) in &view.servers {
-                if let Said::Nothing(why) = said {
+                if let ServerReply::Nothing(why) = said {
                     tell("META", name, format!("lists {addr}: {why}"), false);
                 }
             }

@@ -19,7 +19,7 @@ pub struct Row {
 
 /// The answer of one address of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum ServerReply {
     Leader,
     Follower,
     /// Nothing of use, and why.
@@ -42,7 +42,7 @@ pub struct Leader {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// Each address that was asked.
-    pub servers: Vec<(String, Said)>,
+    pub servers: Vec<(String, ServerReply)>,
     /// `None`: no leader answered.
     pub leader: Option<Leader>,
 }
@@ -51,9 +51,9 @@ impl View {
     /// Why there is no leader, address by address.
     pub fn why_no_leader(&self) -> String {
         let told = self.servers.iter().map(|(addr, said)| match said {
-            Said::Leader => format!("{addr}: leader"),
-            Said::Follower => format!("{addr}: follower"),
-            Said::Nothing(why) => format!("{addr}: {why}"),
+            ServerReply::Leader => format!("{addr}: leader"),
+            ServerReply::Follower => format!("{addr}: follower"),
+            ServerReply::Nothing(why) => format!("{addr}: {why}"),
         });
         told.collect::<Vec<_>>().join("; ")
     }

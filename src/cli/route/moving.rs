@@ -25,7 +25,7 @@ use crate::ops::moving::checks::{self, Check, Level, Wish, seconds};
 use crate::ops::moving::decide::{Decider, Step, Terms, least_max_refused_ms};
 use crate::ops::moving::journal::{Journal, Keeper, Phase};
 use crate::ops::moving::look::Cluster;
-use crate::ops::moving::run::{Run, Told};
+use crate::ops::moving::run::{Report, Run};
 use crate::ops::moving::state::{Ids, Partition, Seen};
 use crate::ops::plan::Data;
 use crate::ops::record::Place;
@@ -412,22 +412,22 @@ impl<'a> Progress<'a> {
         Progress { context, is_terminal, is_open: false, last: None, last_again: String::new() }
     }
 
-    fn tell(&mut self, told: &Told<'_>) {
+    fn tell(&mut self, told: &Report<'_>) {
         match told {
-            Told::Step(text) => {
+            Report::Step(text) => {
                 self.end();
                 self.last = None;
                 self.context.say(&format!("{text}\n"));
             }
             // One line for one reason.
-            Told::Again(why) => {
+            Report::Again(why) => {
                 if self.last_again != *why {
                     self.end();
                     self.last_again = (*why).to_owned();
                     self.context.say(&format!("tried again: {why}\n"));
                 }
             }
-            Told::Wait { step, seen, refused_ms } => {
+            Report::Wait { step, seen, refused_ms } => {
                 if self.is_terminal {
                     self.is_open = true;
                     let _ = write!(io::stderr(), "\r\x1b[K{}", line(step, seen, *refused_ms));

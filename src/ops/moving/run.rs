@@ -30,7 +30,7 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration
 const GIVE_UP: Duration = Duration::from_secs(600);
 
 /// The account of a run.
-pub enum Told<'a> {
+pub enum Report<'a> {
     /// A step is taken.
     Step(&'a str),
     /// How it stands while something is waited for.
@@ -76,12 +76,12 @@ enum Acted {
 
 impl Run<'_> {
     /// How it ended, in words too.
-    pub fn run(&mut self, tell: &mut dyn FnMut(Told<'_>)) -> Result<(Outcome, String), Fault> {
+    pub fn run(&mut self, tell: &mut dyn FnMut(Report<'_>)) -> Result<(Outcome, String), Fault> {
         let (mut pause, mut failing): (Duration, Option<Instant>) = (RETRY_PAUSES.0, None);
         let mut reason = self.is_asked_back.then(|| "as it was asked".to_owned());
         loop {
             if self.signal.load(Ordering::Relaxed) && !self.decider.is_back {
-                tell(Told::Step(
+                tell(Report::Step(
                     "a signal came: everything goes back, if the route is not written yet; once more leaves at once",
                 ));
                 self.decider.is_back = true;
@@ -112,12 +112,12 @@ impl Run<'_> {
                 }
                 Ok(Acted::Ended(outcome, told)) => return Ok((outcome, told)),
                 Err(why) => {
-                    tell(Told::Again(&why));
+                    tell(Report::Again(&why));
                     let since = *failing.get_or_insert_with(Instant::now);
                     let is_over = self.decider.is_past_limit(self.now_ms())
                         || since.elapsed().as_millis() as u64 > self.decider.terms.max_refused_ms;
                     if is_over && !self.decider.is_back {
-                        tell(Told::Step(
+                        tell(Report::Step(
                             "the limit is over: everything goes back, if the route is not written yet",
                         ));
                         self.decider.is_back = true;
@@ -134,7 +134,7 @@ impl Run<'_> {
     }
 
     /// Says once what the operator must know of the route.
-    fn warn(&mut self, seen: &Seen, tell: &mut dyn FnMut(Told<'_>)) {
+    fn warn(&mut self, seen: &Seen, tell: &mut dyn FnMut(Report<'_>)) {
         let (old, new) = (&self.old.place.cluster, &self.new.place.cluster);
         let told = match (&seen.route, self.znode.as_ref()) {
             _ if self.is_warned => return,
@@ -165,7 +165,7 @@ impl Run<'_> {
             }
             _ => return,
         };
-        tell(Told::Step(&told));
+        tell(Report::Step(&told));
         self.is_warned = true;
     }
 
@@ -320,12 +320,12 @@ impl Run<'_> {
         &mut self,
         step: &Step,
         seen: &Seen,
-        tell: &mut dyn FnMut(Told<'_>),
+        tell: &mut dyn FnMut(Report<'_>),
     ) -> Result<Acted, String> {
         let (old, new) = (self.journal.from.cluster.clone(), self.journal.to.cluster.clone());
         let refused_ms = self.decider.refused_ms(self.now_ms());
         let mut wait = |pause| {
-            tell(Told::Wait { step, seen, refused_ms });
+            tell(Report::Wait { step, seen, refused_ms });
             Ok(Acted::Look(pause))
         };
         let at_once = Ok(Acted::Look(Duration::ZERO));
@@ -339,7 +339,7 @@ impl Run<'_> {
             Step::AddReverse => {
                 // It fails where another run takes the move back.
                 self.put(self.journal.clone())?;
-                tell(Told::Step(&format!("1 {new} duplicates to {old}")));
+                tell(Report::Step(&format!("1 {new} duplicates to {old}")));
                 self.new.add_duplication(&old)?;
                 at_once
             }
@@ -348,7 +348,7 @@ impl Run<'_> {
                 journal.denied_at_s.get_or_insert_with(|| Utc::now().0.as_secs());
                 self.put(journal)?;
                 self.decider.terms.may_be_denied = true;
-                tell(Told::Step(&format!("2 {old} refuses writes of the table from now on")));
+                tell(Report::Step(&format!("2 {old} refuses writes of the table from now on")));
                 self.old.set_env(DENY_WRITES)?;
                 at_once
             }
@@ -362,7 +362,7 @@ impl Run<'_> {
                     "5 {new} has all: the route goes there, after {} without writes",
                     seconds(refused_ms)
                 );
-                tell(Told::Step(&told));
+                tell(Report::Step(&told));
                 self.put(Journal { is_drained: true, ..self.journal.clone() })?;
                 let data = self.journal.after.0.clone();
                 self.write(data, *version)?;
@@ -370,12 +370,12 @@ impl Run<'_> {
             }
             Step::AwaitProxies => self.await_proxies(tell),
             Step::DenyAll => {
-                tell(Told::Step(&format!("6 {old} refuses reads of the table, too")));
+                tell(Report::Step(&format!("6 {old} refuses reads of the table, too")));
                 self.old.set_env(DENY_ALL)?;
                 at_once
             }
             Step::RemoveDuplication(id) => {
-                tell(Told::Step(&format!("8 the duplication from {old} to {new} ends")));
+                tell(Report::Step(&format!("8 the duplication from {old} to {new} ends")));
                 self.old.remove_duplication(*id)?;
                 at_once
             }
@@ -388,7 +388,7 @@ impl Run<'_> {
                 Ok(Acted::Ended(Outcome::Done, format!("{new} has the table{gone}")))
             }
             Step::GoBack(why) => {
-                tell(Told::Step(&format!("{why}: everything goes back")));
+                tell(Report::Step(&format!("{why}: everything goes back")));
                 self.decider.is_back = true;
                 at_once
             }
@@ -400,13 +400,13 @@ impl Run<'_> {
                 at_once
             }
             Step::Open => {
-                tell(Told::Step(&format!("{old} takes writes again")));
+                tell(Report::Step(&format!("{old} takes writes again")));
                 self.old.delete_env()?;
                 at_once
             }
             Step::RemoveReverse(id) => {
                 self.note_back()?;
-                tell(Told::Step(&format!("the duplication from {new} to {old} ends")));
+                tell(Report::Step(&format!("the duplication from {new} to {old} ends")));
                 self.new.remove_duplication(*id)?;
                 at_once
             }
@@ -462,7 +462,7 @@ impl Run<'_> {
         Ok(Acted::Ended(Outcome::Failed, told))
     }
 
-    fn await_proxies(&mut self, tell: &mut dyn FnMut(Told<'_>)) -> Result<Acted, String> {
+    fn await_proxies(&mut self, tell: &mut dyn FnMut(Report<'_>)) -> Result<Acted, String> {
         let zxid = self.znode.as_ref().map_or(0, |znode| znode.stat.mzxid);
         let table = self.journal.table.clone();
         let place = Some(self.new.place.clone());
@@ -477,8 +477,8 @@ impl Run<'_> {
         }
         for one in &seen {
             match &one.served {
-                Ok(()) => tell(Told::Step(&format!("{}: serves it", one.proxy))),
-                Err(why) => tell(Told::Step(&format!("{}: DOES NOT SERVE IT: {why}", one.proxy))),
+                Ok(()) => tell(Report::Step(&format!("{}: serves it", one.proxy))),
+                Err(why) => tell(Report::Step(&format!("{}: DOES NOT SERVE IT: {why}", one.proxy))),
             }
         }
         let behind: Vec<&str> = seen
