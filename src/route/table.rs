@@ -11,6 +11,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -147,7 +148,7 @@ pub struct RouteTable {
     hold: Mutex<hold::View>,
 }
 
-/// The writing side; there is one.
+/// The writing side; there is one. It reads as the other does.
 pub struct RouteWriter {
     table: Arc<RouteTable>,
 }
@@ -208,6 +209,11 @@ impl RouteTable {
 
     fn ms(&self, now: Instant) -> u64 {
         1 + now.saturating_duration_since(self.start).as_millis() as u64
+    }
+
+    /// The cached record of a table, without counting as use.
+    pub fn get(&self, table: &str) -> Option<Cached> {
+        self.inner.read().entries.get(table).map(|entry| entry.cached.clone())
     }
 
     /// Another number than before if anything that is cached has changed since.
@@ -290,14 +296,51 @@ impl RouteTable {
     pub fn evicted_routes(&self) -> Vec<(Box<str>, Evicted)> {
         self.inner.read().evicted.list()
     }
+
+    /// Tables whose absence is held.
+    pub fn held(&self) -> Vec<Box<str>> {
+        let inner = self.inner.read();
+        let held = inner.entries.iter().filter(|(_, entry)| entry.is_held.load(Relaxed));
+        held.map(|(table, _)| table.clone()).collect()
+    }
+
+    /// Whether the names are known, and whether they are current.
+    pub fn names(&self) -> (bool, bool) {
+        let inner = self.inner.read();
+        (inner.names.is_some(), inner.are_names_current)
+    }
+
+    /// All that is cached, the tables asked for last first.
+    pub fn by_use(&self) -> Vec<Box<str>> {
+        let inner = self.inner.read();
+        let mut tables: Vec<(u64, Box<str>)> = inner
+            .entries
+            .iter()
+            .map(|(table, entry)| (entry.used_ms.load(Relaxed), table.clone()))
+            .collect();
+        drop(inner);
+        tables.sort_unstable_by_key(|(used_ms, _)| Reverse(*used_ms));
+        tables.into_iter().map(|(_, table)| table).collect()
+    }
+
+    /// Names that are known and not cached, as many as there is room for.
+    pub fn names_not_cached(&self) -> Vec<Box<str>> {
+        let inner = self.inner.read();
+        let room = self.capacity().saturating_sub(inner.entries.len());
+        let names = inner.names.iter().flat_map(Names::iter);
+        names.filter(|name| !inner.entries.contains_key(*name)).take(room).map(Box::from).collect()
+    }
+}
+
+impl Deref for RouteWriter {
+    type Target = RouteTable;
+
+    fn deref(&self) -> &RouteTable {
+        &self.table
+    }
 }
 
 impl RouteWriter {
-    /// The cached record of a table, without counting as use.
-    pub fn get(&self, table: &str) -> Option<Cached> {
-        self.table.inner.read().entries.get(table).map(|entry| entry.cached.clone())
-    }
-
     /// Caches what is known of a table now. The tables asked for longest ago make room.
     pub fn put(&self, table: &str, cached: Cached) {
         let changed_ms = self.table.ms(Instant::now());
@@ -377,18 +420,6 @@ impl RouteWriter {
         }
     }
 
-    /// Tables whose absence is held.
-    pub fn held(&self) -> Vec<Box<str>> {
-        let inner = self.table.inner.read();
-        let held = inner.entries.iter().filter(|(_, entry)| entry.is_held.load(Relaxed));
-        held.map(|(table, _)| table.clone()).collect()
-    }
-
-    /// Whether routes are held, and of which root they are.
-    pub fn hold(&self) -> hold::View {
-        self.table.hold()
-    }
-
     /// Shows how it stands with the root.
     pub fn set_hold(&self, view: hold::View) {
         let before = std::mem::replace(&mut *self.table.hold.lock(), view);
@@ -407,11 +438,6 @@ impl RouteWriter {
     /// From now on changes are noticed: what is confirmed from now on is current.
     pub fn trust(&self) {
         self.table.trusted_since_ms.store(self.table.ms(Instant::now()), Relaxed);
-    }
-
-    /// Number of tables that can be cached.
-    pub fn capacity(&self) -> usize {
-        self.table.capacity()
     }
 
     /// From now on at most so many tables are cached. Those asked for longest ago make room.
@@ -481,43 +507,6 @@ impl RouteWriter {
         if self.table.inner.read().absence != absence {
             self.table.inner.write().absence = absence;
         }
-    }
-
-    /// Whether the names are known, and whether they are current.
-    pub fn names(&self) -> (bool, bool) {
-        let inner = self.table.inner.read();
-        (inner.names.is_some(), inner.are_names_current)
-    }
-
-    /// All that is cached, the tables asked for last first.
-    pub fn by_use(&self) -> Vec<Box<str>> {
-        let inner = self.table.inner.read();
-        let mut tables: Vec<(u64, Box<str>)> = inner
-            .entries
-            .iter()
-            .map(|(table, entry)| (entry.used_ms.load(Relaxed), table.clone()))
-            .collect();
-        drop(inner);
-        tables.sort_unstable_by_key(|(used_ms, _)| Reverse(*used_ms));
-        tables.into_iter().map(|(_, table)| table).collect()
-    }
-
-    /// Names that are known and not cached, as many as there is room for.
-    pub fn names_not_cached(&self) -> Vec<Box<str>> {
-        let inner = self.table.inner.read();
-        let room = self.table.capacity().saturating_sub(inner.entries.len());
-        let names = inner.names.iter().flat_map(Names::iter);
-        names.filter(|name| !inner.entries.contains_key(*name)).take(room).map(Box::from).collect()
-    }
-
-    /// Number of tables cached.
-    pub fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// Whether nothing is cached.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
     }
 }
 
