@@ -135,7 +135,10 @@ struct RootHold {
     kind: Kind,
     since: Instant,
     seen: Option<Identity>,
+    /// Cached tables that an accept takes away: all of them, as long as they were not looked for below this root.
     gone: usize,
+    /// Those that were looked for and are not below it.
+    absent: Option<Vec<Box<str>>>,
 }
 
 struct TablesHold {
@@ -204,7 +207,7 @@ impl<T> Hold<T> {
     }
 
     fn shown(&self) -> Option<Shown> {
-        if let Some(RootHold { kind, since, seen, gone }) = self.root {
+        if let Some(RootHold { kind, since, seen, gone, .. }) = self.root {
             return Some(Shown { kind, since, root: seen, gone });
         }
         let TablesHold { since, gone } = self.tables.as_ref()?;
@@ -260,19 +263,21 @@ impl<T> Hold<T> {
             Some(_) => Vec::new(),
             None => self.take_aside(now),
         };
-        let all = cached + back.len();
-        match &mut self.root {
+        let gone = cached + back.len();
+        match &self.root {
             Some(held) if (held.kind, held.seen) == (kind, seen) => {}
-            Some(held) => (held.kind, held.seen, held.gone) = (kind, seen, all),
-            None => self.root = Some(RootHold { kind, since: now, seen, gone: all }),
+            held => {
+                let since = held.as_ref().map_or(now, |held| held.since);
+                self.root = Some(RootHold { kind, since, seen, gone, absent: None });
+            }
         }
         back
     }
 
-    /// Notes how many of the cached tables are not below the root that is held.
-    pub fn count_gone(&mut self, gone: usize) {
+    /// Notes which of the cached tables are not below the root that is held.
+    pub fn note_absent(&mut self, absent: Vec<Box<str>>) {
         if let Some(held) = &mut self.root {
-            held.gone = gone;
+            (held.gone, held.absent) = (absent.len(), Some(absent));
         }
     }
 
@@ -332,7 +337,7 @@ impl<T> Hold<T> {
         self.end_if_empty();
     }
 
-    /// An operator says that this table may go. A journal of deletions will say so here, too.
+    /// An operator says that this table may go.
     pub fn expect_gone(&mut self, table: Box<str>) {
         self.expected.insert(table);
     }
@@ -346,16 +351,25 @@ impl<T> Hold<T> {
     }
 
     /// An operator accepts what he was shown: a root's czxid, 0 for a missing one, and a number of tables. From then on
-    /// that root is the one that is known, and the tables that are held may go.
-    pub fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
+    /// that root is the one that is known, and the tables that are held, or not below it, may go; all of the `cached` ones
+    /// may if nobody knows which these are.
+    pub fn accept(
+        &mut self,
+        czxid: i64,
+        gone: usize,
+        cached: Vec<Box<str>>,
+    ) -> Result<Shown, Refusal> {
         let shown = self.shown().ok_or(Refusal::NotHeld)?;
         if (shown.czxid(), shown.gone) != (czxid, gone) {
             return Err(Refusal::Changed(shown));
         }
         let tables = self.tables.take().into_iter().flat_map(|held| held.gone);
         self.expected.extend(tables);
-        if self.root.take().is_some() {
+        if let Some(held) = self.root.take() {
             (self.known, self.oldest_zxid) = (shown.root, None);
+            if shown.root.is_some() {
+                self.expected.extend(held.absent.unwrap_or(cached));
+            }
         }
         self.aside.clear();
         Ok(shown)

@@ -148,8 +148,6 @@ pub struct Routes {
     hold: Hold<Cached>,
     /// The operator's last word in the control znode.
     word: Word,
-    /// Cached tables that are not below a root that is held.
-    absent_there: Option<Vec<Box<str>>>,
     /// Records of tables that were created after the root was seen last: they wait until it is seen again.
     early: Vec<(What, Found, bool)>,
     /// The current connection's server, and since when there is that.
@@ -209,7 +207,6 @@ impl Routes {
         let mut routes = Routes {
             hold,
             word: Word::default(),
-            absent_there: None,
             early: Vec::new(),
             server: None,
             is_ours: false,
@@ -584,15 +581,11 @@ impl Routes {
 
     /// Decides what this root means for all routes.
     fn decide(&mut self, seen: Seen, taken: &mut Taken) {
-        let before = self.hold.view();
+        let was_rootless = self.hold.view().is_rootless;
         let was_blind = self.hold.is_blind();
         let back = self.hold.see_root(seen, self.writer.len(), Instant::now());
         self.bring_back(back);
         let view = self.hold.view();
-        let root_of = |shown: Option<Shown>| shown.map(|shown| (shown.kind, shown.root));
-        if root_of(before.shown) != root_of(view.shown) {
-            self.absent_there = None;
-        }
         match (was_blind, self.hold.is_blind()) {
             (false, true) => {
                 self.early.clear();
@@ -608,7 +601,7 @@ impl Routes {
             }
             _ => {}
         }
-        if view.is_rootless && !before.is_rootless && view.shown.is_none() {
+        if view.is_rootless && !was_rootless && view.shown.is_none() {
             warn!(
                 "root {}: it does not exist on {}, so no table can be told",
                 self.root,
@@ -697,7 +690,6 @@ impl Routes {
             self.writer.set_held(&table, false);
         }
         self.writer.set_another_root();
-        self.absent_there = None;
         self.hold.start_anew(self.writer.by_use());
         self.start_anew();
         self.left = 0;
@@ -732,11 +724,10 @@ impl Routes {
 
     /// An operator accepts what he was shown. Then all that is cached is to be read again.
     pub fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
-        let shown = self.hold.accept(czxid, gone)?;
+        let shown = self.hold.accept(czxid, gone, self.writer.by_use())?;
         for table in self.writer.held() {
             self.writer.set_held(&table, false);
         }
-        let absent = self.absent_there.take();
         if shown.kind.is_of_root() {
             self.writer.set_another_root();
         }
@@ -749,8 +740,6 @@ impl Routes {
                 self.start_anew();
             }
             Kind::RootForeign | Kind::RootOlder => {
-                let absent = absent.unwrap_or_else(|| self.writer.by_use());
-                absent.into_iter().for_each(|table| self.hold.expect_gone(table));
                 self.start_anew();
                 self.left = 0;
                 // They are of the root before.
@@ -767,7 +756,7 @@ impl Routes {
     fn take_names(&mut self, found: Result<Found, ReadError>) -> Taken {
         if self.hold.is_blind() {
             if let Ok(Found::Names(names)) = found {
-                self.count_absent(&names);
+                self.note_absent(&names);
             }
             return Taken::new(Verdict::Settled);
         }
@@ -795,12 +784,11 @@ impl Routes {
         taken
     }
 
-    /// Counts the cached tables that a root which is held does not have.
-    fn count_absent(&mut self, names: &Names) {
+    /// Notes the cached tables that a root which is held does not have.
+    fn note_absent(&mut self, names: &Names) {
         let mut absent = self.writer.by_use();
         absent.retain(|table| !names.contains(table));
-        self.hold.count_gone(absent.len());
-        self.absent_there = Some(absent);
+        self.hold.note_absent(absent);
         self.show_hold();
     }
 

@@ -70,9 +70,13 @@ impl Cache {
         self.hold.view().shown.map(|shown| shown.kind)
     }
 
+    fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
+        self.hold.accept(czxid, gone, self.tables.keys().cloned().collect())
+    }
+
     fn accept_shown(&mut self) {
         let shown = self.hold.view().shown.unwrap();
-        self.hold.accept(shown.czxid(), shown.gone).unwrap();
+        self.accept(shown.czxid(), shown.gone).unwrap();
     }
 
     fn wait(&mut self, span: Duration) {
@@ -247,25 +251,34 @@ fn a_hold_goes_on_after_a_restart() {
 #[test]
 fn an_accept_counts_only_for_what_was_shown() {
     let mut cache = Cache::new(20);
-    assert_eq!(cache.hold.accept(0, 0), Err(Refusal::NotHeld));
+    let five = || (0..5).map(name).collect();
+    assert_eq!(cache.accept(0, 0), Err(Refusal::NotHeld));
     cache.see(there(OTHER));
-    cache.hold.count_gone(5);
+    cache.hold.note_absent(five());
     for (why, czxid, gone) in
         [("the known root", 100, 5), ("no root", 0, 5), ("more tables", 200, 6), ("less", 200, 0)]
     {
-        let Err(Refusal::Changed(shown)) = cache.hold.accept(czxid, gone) else { panic!("{why}") };
+        let Err(Refusal::Changed(shown)) = cache.accept(czxid, gone) else { panic!("{why}") };
         assert_eq!((shown.czxid(), shown.gone), (200, 5), "{why}");
     }
     cache.see(Seen::Missing);
-    assert!(cache.hold.accept(200, 5).is_err(), "it has changed");
+    assert!(cache.accept(200, 5).is_err(), "it has changed");
     cache.see(there(OTHER));
-    assert!(cache.hold.accept(200, 5).is_err(), "they were not counted again yet");
-    cache.hold.count_gone(5);
-    cache.hold.accept(200, 5).unwrap();
-    (0..5).for_each(|n| cache.hold.expect_gone(name(n)));
+    assert!(cache.accept(200, 5).is_err(), "they were not looked for again yet");
+    cache.hold.note_absent(five());
+    cache.accept(200, 5).unwrap();
     assert_eq!((cache.see(there(OTHER)), cache.all_absent(0..5)), (None, None));
     assert_eq!(cache.tables.len(), 15);
     assert_eq!(cache.see(there(OURS)), Some(Kind::RootForeign), "the other one is known now");
+}
+
+#[test]
+fn all_tables_may_go_that_nobody_looked_for_below_an_accepted_root() {
+    let mut cache = Cache::new(20);
+    cache.see(there(OTHER));
+    cache.accept_shown();
+    assert_eq!(cache.all_absent(0..20), None);
+    assert!(cache.tables.is_empty());
 }
 
 #[test]
