@@ -157,5 +157,6 @@ pub mod cli;
 pub mod config;
 pub mod logging;
 pub mod patience;
+pub mod spread;
 pub mod turns;
 pub mod version;

@@ -21,6 +21,7 @@ use super::cluster::{Cluster, Probed};
 use super::health::{FIRST_PROBE_PAUSE, MAX_PROBE_PAUSE};
 use super::link::{CONNECT_TIMEOUT, Link, LinkError};
 use super::sharing::{Key, Sent};
+use crate::spread::Spread;
 use crate::wire::answer::Answer;
 use crate::wire::message;
 
@@ -64,24 +65,20 @@ pub(super) struct Probes {
     probes: Slab<Probe>,
     /// When to look again what is due.
     look_at: Option<Instant>,
-    random: u64,
+    spread: Spread,
 }
 
 impl Probes {
     /// `interval`: between two probes of a MetaServer; zero: only those of clusters in trouble are probed.
     pub(super) fn new(registry: Registry, interval: Duration) -> Self {
-        let random = u64::from(std::process::id()) | 1;
+        let spread = Spread::new(std::process::id().into());
         let (plans, probes) = (HashMap::new(), Slab::new());
-        Probes { registry, interval, plans, probes, look_at: None, random }
+        Probes { registry, interval, plans, probes, look_at: None, spread }
     }
 
     /// Up to `at_most`, another time each time.
     fn jitter(&mut self, at_most: Duration) -> Duration {
-        // xorshift64
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        at_most.mul_f64((self.random % 1000) as f64 / 1000.0)
+        at_most.mul_f64((self.spread.number() % 1000) as f64 / 1000.0)
     }
 
     /// A cluster that a route names from now on. Its first probes come within an interval, a second at most.

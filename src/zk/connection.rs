@@ -245,9 +245,6 @@ impl Drop for Connection {
     }
 }
 
-/// The thread is to end.
-struct Stopped;
-
 /// Orders to the thread.
 struct Inbox {
     commands: Receiver<Command>,
@@ -271,7 +268,7 @@ impl Inbox {
         &mut self,
         socket: Option<(&dyn AsFd, PollFlags)>,
         until: Instant,
-    ) -> Result<bool, Stopped> {
+    ) -> Result<bool, Ended> {
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut fds = vec![PollFd::new(&*self.waker, PollFlags::IN)];
@@ -301,7 +298,7 @@ impl Inbox {
                 Ok(Command::ForgetSince(zxid)) => self.forgets_since = Some(zxid),
                 Ok(Command::StartOver) => (self.is_changed, self.starts_over) = (true, true),
                 Err(TryRecvError::Empty) => return Ok(is_ready),
-                Err(TryRecvError::Disconnected) => return Err(Stopped),
+                Err(TryRecvError::Disconnected) => return Err(Ended::Stopped),
             }
         }
     }
@@ -324,12 +321,6 @@ enum Ended {
     Unproved(Code),
     /// The asker does not believe the server, for this reason.
     Distrusted(String),
-}
-
-impl From<Stopped> for Ended {
-    fn from(_: Stopped) -> Self {
-        Ended::Stopped
-    }
 }
 
 impl From<io::Error> for Ended {
@@ -401,24 +392,21 @@ struct Dialer {
 }
 
 impl Dialer {
-    fn run(&mut self) -> Result<(), Stopped> {
+    fn run(&mut self) -> Result<Infallible, Ended> {
         loop {
             let (host, hosts) = self.next_host()?;
             let addrs: Vec<SocketAddr> = hosts.iter().map(|host| host.addr).collect();
             let has_root = self.inbox.options.root.is_some();
-            let (ended, up_at) = if has_root && self.dialing.is_rebuilt(&addrs, Instant::now()) {
-                match self.look(&host) {
-                    Ok(()) => continue,
-                    Err(ended) => (ended, None),
-                }
-            } else {
-                match self.connect(&host, hosts.len() > 1) {
-                    Ok(mut link) => {
-                        let up_at = Instant::now();
-                        (self.serve(&mut link, &host), Some(up_at))
-                    }
-                    Err(ended) => (ended, None),
-                }
+            let mut up_at = None;
+            let ended = match has_root && self.dialing.is_rebuilt(&addrs, Instant::now()) {
+                true => self.look(&host),
+                false => self.connect(&host, hosts.len() > 1).and_then(|mut link| {
+                    up_at = Some(Instant::now());
+                    Err(self.serve(&mut link, &host))
+                }),
+            };
+            let Err(ended) = ended else {
+                continue;
             };
             // Requests for this link, also those that are still to come, find it gone.
             self.inbox.link += 1;
@@ -427,7 +415,7 @@ impl Dialer {
             let now = Instant::now();
             let (failure, mut why) = ended.told(&host, up_at.is_some());
             match ended {
-                Ended::Stopped => return Err(Stopped),
+                Ended::Stopped => return Err(ended),
                 Ended::Changed => {}
                 Ended::Expired => self.session = Granted::NONE,
                 _ => {
@@ -443,8 +431,8 @@ impl Dialer {
         }
     }
 
-    fn tell(&self, event: Event) -> Result<(), Stopped> {
-        self.events.send(event).map_err(|_| Stopped)
+    fn tell(&self, event: Event) -> Result<(), Ended> {
+        self.events.send(event).map_err(|_| Ended::Stopped)
     }
 
     /// Without a byte for so long, while one is due, a server is given up.
@@ -457,7 +445,7 @@ impl Dialer {
     }
 
     /// Waits for the time of the next try; who is tried, and all there are.
-    fn next_host(&mut self) -> Result<(Host, Vec<Host>), Stopped> {
+    fn next_host(&mut self) -> Result<(Host, Vec<Host>), Ended> {
         let mut unresolved_at = Instant::now() + RESOLVE_LIMIT;
         loop {
             // While there is no link they count at once.
@@ -590,8 +578,7 @@ impl Dialer {
         let (server, id, timeout) = (host.addr, self.session.id, self.session.timeout());
         let (session, since) = (Granting { id, timeout }, self.last_zxid);
         let up = Event::Up { link: self.inbox.link, server, session, since };
-        let Err(ended) =
-            self.tell(up).map_err(Ended::from).and_then(|()| self.carry(link, timeout));
+        let Err(ended) = self.tell(up).and_then(|()| self.carry(link, timeout));
         if matches!(ended, Ended::Stopped) {
             link.say_goodbye();
         }
@@ -686,7 +673,7 @@ impl Dialer {
                     Err(code) => Err(code),
                 };
                 self.dialing.looked(Instant::now());
-                return Ok(self.tell(Event::Looked { server: host.addr, zxid, root })?);
+                return self.tell(Event::Looked { server: host.addr, zxid, root });
             }
             link.consume(frame.end);
         }

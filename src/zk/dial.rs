@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::spread::Spread;
+
 /// Connects at once after a calm time.
 const BURST: u32 = 5;
 /// Time in which one more connect is granted.
@@ -46,7 +48,7 @@ pub struct Dialing {
     /// When the last of them was granted.
     granted_at: Instant,
     early_since: Option<Instant>,
-    random: u64,
+    spread: Spread,
 }
 
 impl Dialing {
@@ -57,7 +59,7 @@ impl Dialing {
             grants: BURST,
             granted_at: now,
             early_since: None,
-            random: seed | 1,
+            spread: Spread::new(seed),
         }
     }
 
@@ -81,7 +83,7 @@ impl Dialing {
         }
         let due = |addr| self.troubles.get(addr).is_none_or(|trouble| trouble.retry_at <= now);
         let due: Vec<usize> = (0..addrs.len()).filter(|index| due(&addrs[*index])).collect();
-        let random = self.random();
+        let random = self.spread.number();
         // Any order will do that is another one each time.
         let order = |index: &usize| {
             (self.failures(addrs[*index]), random.rotate_left(*index as u32) % 1024)
@@ -106,8 +108,8 @@ impl Dialing {
         }
         let failures = 1 + self.failures(addr);
         let pause = MAX_PAUSE.min(FIRST_PAUSE * 2u32.pow(failures.min(8) - 1));
-        let pause = pause.mul_f64(0.8 + 0.4 * (self.random() % 1024) as f64 / 1024.0);
-        self.troubles.insert(addr, Trouble { failures, last: failure, retry_at: now + pause });
+        let retry_at = now + self.spread.around(pause);
+        self.troubles.insert(addr, Trouble { failures, last: failure, retry_at });
     }
 
     /// A session was granted.
@@ -138,14 +140,6 @@ impl Dialing {
     pub fn start_over(&mut self) {
         self.troubles.clear();
         self.early_since = None;
-    }
-
-    fn random(&mut self) -> u64 {
-        // xorshift64: any spread will do.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use super::codec::{LEN_BYTES, MAX_SET_WATCHES_BYTES};
 use super::read::What;
 use crate::mutant;
+use crate::spread::Spread;
 
 /// Reads at once. Their requests share one connection, so it is the round trip that limits them.
 pub const MAX_READS: usize = 64;
@@ -103,7 +104,7 @@ pub struct Planner {
     sweep: VecDeque<Box<str>>,
     sweep_at: Instant,
     sweep_round_at: Instant,
-    random: u64,
+    spread: Spread,
 }
 
 impl Planner {
@@ -134,7 +135,7 @@ impl Planner {
             sweep: VecDeque::new(),
             sweep_at: now,
             sweep_round_at: now,
-            random: seed | 1,
+            spread: Spread::new(seed),
         }
     }
 
@@ -177,8 +178,7 @@ impl Planner {
         self.misses.extend(lost);
         (self.is_greeted, self.is_root_changed) = (false, false);
         self.beat_at = now;
-        let round = self.jitter(SWEEP_ROUND);
-        self.sweep_round_at = now + round;
+        self.sweep_round_at = now + self.spread.around(SWEEP_ROUND);
         self.note_confirmed(now);
     }
 
@@ -352,8 +352,7 @@ impl Planner {
             return Some(Action::SetWatches(chunk));
         }
         if self.sweep.is_empty() && self.sweep_round_at <= now {
-            let round = self.jitter(SWEEP_ROUND);
-            self.sweep_round_at = now + round;
+            self.sweep_round_at = now + self.spread.around(SWEEP_ROUND);
             return Some(Action::StartSweep);
         }
         if self.are_names_due && self.names_at <= now {
@@ -469,15 +468,6 @@ impl Planner {
         }
         let sweep = if self.sweep.is_empty() { self.sweep_round_at } else { self.sweep_at };
         self.later.values().copied().chain(beat).chain(names).fold(sweep, Instant::min)
-    }
-
-    /// `span`, a fifth more or less.
-    fn jitter(&mut self, span: Duration) -> Duration {
-        // xorshift64: any spread will do.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        span.mul_f64(0.8 + 0.4 * (self.random % 1024) as f64 / 1024.0)
     }
 }
 
