@@ -186,10 +186,7 @@ impl Source {
         for (table, record) in routes {
             let cluster_name = record.cluster.clone();
             let cluster = self.clusters.get(record);
-            let before = match self.writer.get(&table) {
-                Some(Cached::Route(route)) => Some(route),
-                _ => None,
-            };
+            let before = self.writer.route(&table);
             if before.as_ref().is_some_and(|route| Arc::ptr_eq(&route.cluster, &cluster)) {
                 self.writer.confirm(&table);
                 continue;
@@ -204,7 +201,7 @@ impl Source {
         // after the routes that are new, and before those leave that are gone.
         self.writer.set_names(Some(names));
         for table in gone {
-            if let Some(Cached::Route(route)) = self.writer.get(&table) {
+            if let Some(route) = self.writer.route(&table) {
                 info!("table={table} from={} to=none", route.cluster_name);
             }
             self.writer.remove(&table);

@@ -48,6 +48,16 @@ pub enum Cached {
     Unusable,
 }
 
+impl Cached {
+    /// Where the table lives; `None`: nobody knows.
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        match self {
+            Cached::Route(route) => Some(route),
+            Cached::Unusable => None,
+        }
+    }
+}
+
 /// Times are ms of the table's clock, which starts at 1.
 struct Entry {
     cached: Cached,
@@ -160,10 +170,9 @@ impl Routes for RouteTable {
 
     /// One that is gone has not moved: who asked while it was there may have the answer.
     fn has_moved(&self, table: &str, cluster: &Cluster) -> bool {
-        match self.inner.read().entries.get(table).map(|entry| &entry.cached) {
-            Some(Cached::Route(route)) => !ptr::eq(Arc::as_ptr(&route.cluster), cluster),
-            _ => false,
-        }
+        let inner = self.inner.read();
+        let route = inner.entries.get(table).and_then(|entry| entry.cached.route());
+        route.is_some_and(|route| !ptr::eq(Arc::as_ptr(&route.cluster), cluster))
     }
 }
 
@@ -189,10 +198,8 @@ impl RouteTable {
             Some(entry) => {
                 entry.used_ms.store(self.ms(now), Relaxed);
                 entry.queries.fetch_add(1, Relaxed);
-                match &entry.cached {
-                    Cached::Route(route) => Found::Cluster(route.cluster.clone()),
-                    Cached::Unusable => Found::Unusable,
-                }
+                let route = entry.cached.route();
+                route.map_or(Found::Unusable, |route| Found::Cluster(route.cluster.clone()))
             }
             None => match &inner.names {
                 _ if inner.absence == Absence::Hidden => Found::Held,
@@ -216,6 +223,16 @@ impl RouteTable {
         self.inner.read().entries.get(table).map(|entry| entry.cached.clone())
     }
 
+    /// Where a table lives, if it is cached and that is known.
+    pub fn route(&self, table: &str) -> Option<Arc<Route>> {
+        self.get(table)?.route().cloned()
+    }
+
+    /// Whether a table is cached.
+    pub fn has(&self, table: &str) -> bool {
+        self.inner.read().entries.contains_key(table)
+    }
+
     /// Another number than before if anything that is cached has changed since.
     pub fn version(&self) -> u64 {
         self.version.load(SeqCst)
@@ -231,10 +248,7 @@ impl RouteTable {
             let confirmed_ms = entry.confirmed_ms.load(Relaxed);
             Listed {
                 table: table.into(),
-                route: match &entry.cached {
-                    Cached::Route(route) => Some(route.clone()),
-                    Cached::Unusable => None,
-                },
+                route: entry.cached.route().cloned(),
                 fault: entry.fault.clone(),
                 changed: age(entry.changed_ms),
                 confirmed: (confirmed_ms > 0).then(|| age(confirmed_ms)),
@@ -280,11 +294,9 @@ impl RouteTable {
         let mut routes: Vec<_> = inner
             .entries
             .iter()
-            .filter_map(|(table, entry)| match &entry.cached {
-                Cached::Route(route) => {
-                    Some((table.clone(), route.clone(), entry.is_held.load(Relaxed)))
-                }
-                Cached::Unusable => None,
+            .filter_map(|(table, entry)| {
+                let route = entry.cached.route()?.clone();
+                Some((table.clone(), route, entry.is_held.load(Relaxed)))
             })
             .collect();
         drop(inner);
@@ -341,6 +353,11 @@ impl Deref for RouteWriter {
 }
 
 impl RouteWriter {
+    /// The reading side.
+    pub fn table(&self) -> Arc<RouteTable> {
+        self.table.clone()
+    }
+
     /// Caches what is known of a table now. The tables asked for longest ago make room.
     pub fn put(&self, table: &str, cached: Cached) {
         let changed_ms = self.table.ms(Instant::now());
