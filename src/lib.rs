@@ -26,16 +26,16 @@
 //!
 //! # One ZooKeeper event
 //! ```text
-//! ZooKeeper ◀──one socket──▶ zk-link ──up, down, answers, watches that fired──▶ zk-watch: planner, routes
+//! ZooKeeper ◀──one socket──▶ zk-link ──up, down, answers, watches that fired──▶ zk-watch: planner, meaning, routes
 //!                               ▲                                                 │        └──▶ route table, and jobs
 //!                               └───────────────── what is read next ◀────────────┘             for who waited
 //! ```
 //! 1. `zk::connection` keeps one session over all its connections, chosen by `zk::dial`, and speaks the protocol of
 //!    `zk::codec`.
 //! 2. `zk::watcher` hears what it tells. `zk::planner` says what is read next, `zk::read` in which requests.
-//! 3. `zk::routes` decides what an answer means for the routes, and writes them. Whether an absence is believed is
-//!    `route::hold`'s decision: a root that is missing or another one, and tables that go by the many, are held until they
-//!    are back or an operator accepts it.
+//! 3. `zk::meaning` decides what an answer means for the routes, and `zk::records` where a table lives. `zk::routes` carries
+//!    that out: nobody else writes routes of ZooKeeper. Whether an absence is believed is `route::hold`'s decision: a root
+//!    that is missing or another one, and tables that go by the many, are held until they are back or an operator accepts it.
 //!
 //! # The route tool
 //! ```text

@@ -9,7 +9,7 @@
 //!                                                     absences are not
 //!                                                       └─ until all of them are back, or an operator accepts
 //! ```
-//! `zk-watch` owns it, by way of `zk::routes`. It holds at most what the cache held a minute ago. No time ends a hold:
+//! `zk-watch` owns it, by way of `zk::meaning`. It holds at most what the cache held a minute ago. No time ends a hold:
 //! while it lasts, clients are served what was known before it, and an operator is told.
 
 use std::collections::{HashSet, VecDeque};

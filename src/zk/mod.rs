@@ -4,7 +4,7 @@
 //! misses of workers ─▶┐
 //!                     │ zk-watch                  requests
 //! events ────────────▶│ planner: what to read ────────────▶ zk-link: one socket, one session
-//!   ▲                 └──▶ route table                        │
+//!   ▲                 └─ meaning ─▶ routes: route table       │
 //!   └── up, down, answers, watches that fired ◀───────────────┘
 //! ```
 
@@ -15,11 +15,17 @@ pub mod dial;
 pub mod session;
 
 pub mod control;
-pub mod flaps;
 pub mod planner;
 pub mod read;
-pub mod routes;
 pub mod status;
 pub mod watcher;
 
+pub mod change;
 pub mod lag;
+pub mod meaning;
+pub mod records;
+pub mod root;
+
+pub mod flaps;
+pub mod route_log;
+pub mod routes;

@@ -52,9 +52,10 @@ pub enum Action {
 }
 
 /// The meaning of a finished read for the plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// The answer was taken.
+    #[default]
     Settled,
     /// It was of no use, and no watch tells when it will be: read again after this time.
     Again(Duration),
@@ -147,11 +148,6 @@ impl Planner {
     /// These tables are cached, and no watch of theirs stands: each is to be read.
     pub fn distrust(&mut self, cached: Vec<Box<str>>) {
         self.unread = cached.into_iter().collect();
-    }
-
-    /// Cached routes that nothing has confirmed since the connection came; all of them while there is none.
-    pub fn unconfirmed(&self) -> usize {
-        self.unconfirmed.len()
     }
 
     /// There is a connection. `cached` is to be confirmed, in this order: by its watch that is set again, or by a read.
@@ -274,6 +270,9 @@ impl Planner {
         let is_wanted = reading.is_some_and(|reading| reading.is_wanted);
         if let What::Table(table) = &what {
             self.unread.remove(table);
+            if !again && !matches!(verdict, Verdict::Waits | Verdict::Held) {
+                self.confirmed(table, now);
+            }
         }
         match verdict {
             // Queries that wait for it still do.

@@ -49,6 +49,9 @@ pub enum Found {
     },
 }
 
+/// The same, or why it found nothing.
+pub type ReadResult = Result<Found, ReadError>;
+
 /// Why a read found nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReadError {
@@ -83,6 +86,21 @@ impl Paths {
             }
         }
     }
+
+    /// Tells from a watch's path what has changed; `None` if it is none of ours.
+    pub fn what_is(&self, path: &str) -> Option<What> {
+        if path == self.root {
+            return Some(What::Root);
+        }
+        let (above, name) = path.rsplit_once('/')?;
+        match above {
+            above if above == self.root => Some(What::Table(name.into())),
+            above if Some(above) == self.clusters_root.as_deref() => {
+                Some(What::Cluster(name.into()))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A read that is under way.
@@ -110,7 +128,7 @@ pub enum Progress {
     /// Another request follows.
     Ask(Read, Op),
     /// It has ended.
-    Done(What, Result<Found, ReadError>),
+    Done(What, ReadResult),
     /// No read can go on with this error.
     Failed(Code),
 }
@@ -203,6 +221,28 @@ mod tests {
             };
         }
         panic!("it asks on: {op:?}");
+    }
+
+    #[test]
+    fn a_path_is_a_table_or_a_cluster_by_the_znode_right_above_it() {
+        let table = |name: &str| Some(What::Table(name.into()));
+        let cluster = |name: &str| Some(What::Cluster(name.into()));
+        for (root, clusters_root, path, want) in [
+            ("/r", None, "/r", Some(What::Root)),
+            ("/r", None, "/r/t", table("t")),
+            ("/r", None, "/rr/t", None),
+            ("/r", Some("/c"), "/c/c1", cluster("c1")),
+            ("/r", Some("/c"), "/c", None),
+            ("/p/tables", Some("/p"), "/p/tables", Some(What::Root)),
+            ("/p/tables", Some("/p"), "/p/tables/t", table("t")),
+            ("/p/tables", Some("/p"), "/p/c1", cluster("c1")),
+            ("/p", Some("/p/clusters"), "/p/clusters/c1", cluster("c1")),
+            ("/p", Some("/p/clusters"), "/p/t", table("t")),
+        ] {
+            let clusters_root = clusters_root.map(str::to_owned);
+            let paths = Paths { root: root.to_owned(), clusters_root };
+            assert_eq!(paths.what_is(path), want, "{paths:?} {path}");
+        }
     }
 
     #[test]

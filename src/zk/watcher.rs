@@ -26,10 +26,11 @@ use log::{error, info, warn};
 use super::codec::{Answer, Code, Event as Fired, Op, Stat};
 use super::connection::{Connection, Event, Granting, Options};
 use super::control::{Asked, Control, Heard};
-use super::lag::{LAG_LIMIT, Lag};
-use super::planner::{Action, Planner, Verdict};
-use super::read::{Found, Paths, Progress, Read, ReadError, What};
-use super::routes::{Doubt, Routes};
+use super::lag::{Doubt, LAG_LIMIT, Lag};
+use super::meaning::Meaning;
+use super::planner::{Action, Planner};
+use super::read::{Found, Paths, Progress, Read, ReadResult, What};
+use super::routes::Routes;
 use super::status::{Membership, Status};
 use crate::activity;
 use crate::client::ask::Ask;
@@ -103,20 +104,17 @@ impl ZkWatch {
         let (confirmed, all_confirmed) = bounded(1);
         let (orders, ordered) = unbounded();
         let status = Status::new(&settings.root, settings.timeout);
-        let paths = paths(&settings);
-        let Paths { root, clusters_root } = paths.clone();
-        let routes = Routes::new(root, clusters_root, settings.hold, writer, clusters);
+        let routes = Routes::new(paths(&settings), settings.hold, writer, clusters);
         let seed = RandomState::new().hash_one(std::process::id());
         let resolve = Box::new(move |name: &str| upstream.resolver.known(name));
-        let newest_zxid = routes.newest_zxid();
-        let (connection, told) = Connection::start(options(&settings), resolve, newest_zxid, seed)?;
-        let mut watch =
-            Watch::new(routes, paths, jobs, settings.preload, confirmed, status.clone(), seed);
+        let newest = routes.history.newest;
+        let (connection, told) = Connection::start(options(&settings), resolve, newest, seed)?;
+        let mut watch = Watch::new(routes, jobs, settings.preload, confirmed, status.clone(), seed);
         watch.move_control(&settings);
         (watch.connection, watch.address) = (Some(connection), settings.address);
         let thread = thread::Builder::new().name("zk-watch".to_owned()).spawn(move || {
             watch.run_on(|watch| watch.run(&missed, &told, &ordered, &stopped));
-            // First, for the connection waits until its events are taken.
+            // First, for the connection waits until its events are news.
             drop(told);
             drop(watch);
         })?;
@@ -183,7 +181,6 @@ enum Pending {
 
 struct Watch {
     routes: Routes,
-    paths: Paths,
     /// The servers in the settings.
     address: Vec<String>,
     jobs: Arc<Jobs>,
@@ -224,18 +221,16 @@ impl Watch {
     /// With no connection yet.
     fn new(
         routes: Routes,
-        paths: Paths,
         jobs: Arc<Jobs>,
         preloads: bool,
         confirmed: Sender<()>,
         status: Status,
         seed: u64,
     ) -> Self {
-        let mut planner = Planner::new(Instant::now(), seed, paths.parent_bytes());
-        planner.distrust(routes.by_use());
+        let mut planner = Planner::new(Instant::now(), seed, routes.records.paths.parent_bytes());
+        planner.distrust(routes.cached.by_use());
         Watch {
             routes,
-            paths,
             address: Vec::new(),
             jobs,
             planner,
@@ -272,8 +267,8 @@ impl Watch {
         error!("zk-watch panicked, and starts over");
         self.give_up("zk-watch panicked".to_owned());
         self.status.down("zk-watch panicked");
-        self.planner.distrust(self.routes.by_use());
-        self.routes.forget_named();
+        self.planner.distrust(self.routes.cached.by_use());
+        self.routes.decide(|meaning| meaning.records.forget());
         let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
         self.planner.keep_misses(|_| false);
         self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
@@ -345,7 +340,7 @@ impl Watch {
     }
 
     fn accept(&mut self, czxid: i64, gone: usize) -> Result<Shown, Refusal> {
-        let accepted = self.routes.accept(czxid, gone);
+        let (accepted, _) = self.routes.decide(|meaning| meaning.accept(czxid, gone));
         if let Ok(shown) = &accepted {
             self.confirm_all(Instant::now());
             if shown.kind.is_of_root() {
@@ -366,7 +361,7 @@ impl Watch {
                 warn!("control: accept of czxid={czxid:#x} gone={gone} is refused: {refusal:?}");
             }
         }
-        self.routes.hear(word);
+        self.routes.decide(|meaning| meaning.word = word);
     }
 
     fn control(&mut self, next: impl IntoIterator<Item = (Asked, Op)>) {
@@ -377,7 +372,7 @@ impl Watch {
 
     /// ZooKeeper counts as it is now, whatever was seen before.
     fn take_as_it_is(&mut self) {
-        self.planner.distrust(self.routes.by_use());
+        self.planner.distrust(self.routes.cached.by_use());
         if let Some(connection) = &self.connection {
             connection.start_over();
         }
@@ -385,7 +380,7 @@ impl Watch {
 
     /// All that is cached is read again.
     fn confirm_all(&mut self, now: Instant) {
-        self.planner.confirm_again(self.routes.by_use(), now);
+        self.planner.confirm_again(self.routes.cached.by_use(), now);
         self.preload_is_due = self.preloads;
         let clusters = self.routes.named_clusters();
         clusters.into_iter().for_each(|what| self.planner.changed(what));
@@ -393,7 +388,7 @@ impl Watch {
 
     /// The answer for a table that is absent.
     fn why_absent(&self) -> OwnError {
-        match self.routes.is_holding() {
+        match self.routes.hold.is_holding() {
             true => OwnError::Unavailable,
             false => OwnError::UnknownTable,
         }
@@ -401,7 +396,7 @@ impl Watch {
 
     /// Without the right root nobody can tell of the tables that queries wait for.
     fn refuse_if_blind(&mut self) {
-        if self.routes.is_blind() {
+        if self.routes.hold.is_blind() {
             self.status.unconfirmed();
             let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
             self.planner.keep_misses(|_| false);
@@ -415,16 +410,18 @@ impl Watch {
         self.status.asks(&settings.root, settings.timeout);
         self.preloads = settings.preload;
         let address = mem::replace(&mut self.address, settings.address.clone());
-        let before = mem::replace(&mut self.paths, paths(settings));
+        let paths = paths(settings);
         // Other tables, and it is the operator who says so.
-        let is_another = before.root != self.paths.root
+        let is_another = self.routes.records.paths.root != paths.root
             || !address.iter().any(|server| self.address.contains(server));
-        let has_moved = self.move_control(settings) || before != self.paths;
-        if let Some(shown) = self.routes.held().filter(|_| !settings.hold && !is_another) {
+        let has_moved = self.move_control(settings) || self.routes.records.paths != paths;
+        let shown = self.routes.hold.view().shown;
+        if let Some(shown) = shown.filter(|_| !settings.hold && !is_another) {
             // Absences that are held now are believed, too.
             let _ = self.accept(shown.czxid(), shown.gone);
         }
-        self.routes.set_limits(settings.cache_capacity, settings.hold);
+        self.routes.set_capacity(settings.cache_capacity);
+        self.routes.decide(|meaning| meaning.hold.set_on(settings.hold));
         if let Some(connection) = &self.connection {
             connection.configure(options(settings));
         }
@@ -433,12 +430,15 @@ impl Watch {
         }
         // Answers that are under way come from servers and znodes that do not count any more.
         self.down("the settings name other servers or znodes");
-        if before != self.paths {
-            self.routes.set_paths(&self.paths);
-            self.planner.set_parent_bytes(self.paths.parent_bytes());
+        if self.routes.records.paths != paths {
+            self.planner.set_parent_bytes(paths.parent_bytes());
+            self.routes.decide(|meaning| {
+                meaning.records.paths = paths;
+                meaning.records.forget();
+            });
         }
         if is_another {
-            self.routes.believe_another();
+            self.routes.decide(Meaning::believe_another);
         }
         self.take_as_it_is();
     }
@@ -462,27 +462,27 @@ impl Watch {
     fn act(&mut self, action: Action) {
         match action {
             Action::Read(what) => {
-                self.routes.asked(&what);
-                let (read, op) = Read::begin(what, &self.paths);
+                self.routes.decide(|meaning| meaning.asked(&what));
+                let (read, op) = Read::begin(what, &self.routes.records.paths);
                 self.ask(Pending::Read(read), op);
             }
             Action::SetWatches(set) => {
-                let op = self.routes.set_watches(self.since, &set, &self.paths);
+                let (op, _) = self.routes.decide(|meaning| meaning.set_watches(self.since, &set));
                 self.ask(Pending::Watches(set), op);
             }
             Action::StartSweep => {
-                self.routes.forget_unnamed();
-                self.planner.sweep(self.routes.by_use());
+                self.routes.decide(Meaning::forget_unnamed);
+                self.planner.sweep(self.routes.cached.by_use());
                 let clusters = self.routes.named_clusters();
                 clusters.into_iter().for_each(|what| self.planner.changed(what));
             }
             Action::AllConfirmed(took) => {
-                let cached = self.routes.cached();
+                let cached = self.routes.cached.len();
                 if cached > 0 {
                     info!("zookeeper: all {cached} cached routes are confirmed, took={took:?}");
                 }
                 self.lag.ended();
-                self.routes.all_confirmed();
+                self.routes.decide(|meaning| meaning.history.is_anew = false);
                 self.status.confirmed();
                 let _ = self.confirmed.try_send(());
             }
@@ -525,7 +525,7 @@ impl Watch {
     }
 
     fn up(&mut self, link: u64, server: SocketAddr, session: Granting, since: i64, now: Instant) {
-        let cached = self.routes.cached();
+        let cached = self.routes.cached.len();
         info!(
             "zookeeper: connected to {server}, session={:#x} session_timeout={:?}, {cached} cached routes to confirm",
             session.id, session.timeout
@@ -539,27 +539,28 @@ impl Watch {
         self.told_at = None;
         self.preload_is_due = self.preloads;
         self.link = Some((link, server));
-        self.routes.new_client(server);
+        self.routes.decide(|meaning| meaning.connected(server, now));
         // Before anything else, so that it is heard before what it is about.
         let asked = self.control.as_mut().map(|control| control.up(session.id));
         self.control(asked.unwrap_or_default());
         let mut others = self.routes.named_clusters();
-        self.are_names_watched = self.routes.names_are_known();
+        self.are_names_watched = self.routes.cached.names().0;
         if self.are_names_watched {
             others.push(What::Names);
         }
-        self.planner.up(self.routes.by_use(), others, now);
+        self.planner.up(self.routes.cached.by_use(), others, now);
     }
 
     fn down(&mut self, why: &str) {
-        let cached = self.routes.cached();
+        let cached = self.routes.cached.len();
         if self.link.take().is_some() {
             warn!(
                 "zookeeper: connection lost, {cached} cached routes serve on, maybe stale: {why}"
             );
             // The first try that fails is told at once.
             self.told_at = None;
-            self.routes.lost_client();
+            self.routes.log.disconnected();
+            self.routes.decide(Meaning::disconnected);
             self.absent.clear();
             self.pending.clear();
             self.keeps_since |= self.planner.is_resetting();
@@ -573,13 +574,13 @@ impl Watch {
     }
 
     fn fired(&mut self, event: Fired, path: &str, at: Instant) {
-        match self.routes.what_is(path) {
+        match self.routes.records.paths.what_is(path) {
             Some(What::Root) if event == Fired::ChildrenChanged => self.names_changed(),
             // The event of a table that had to make room, or of a cluster that nobody names any more.
             Some(what @ (What::Table(_) | What::Cluster(_)))
                 if !self.routes.is_used(&what) && !self.planner.reads(&what) => {}
             Some(what) => {
-                self.routes.changed(&what, at);
+                self.routes.log.changed(&what, at);
                 self.planner.changed(what);
             }
             None => match self.control.as_ref().and_then(|control| control.fired(path)) {
@@ -593,7 +594,7 @@ impl Watch {
     fn names_changed(&mut self) {
         self.are_names_watched = false;
         self.absent.clear();
-        self.routes.names_changed();
+        self.routes.decide(Meaning::names_changed);
         self.planner.changed(What::Root);
     }
 
@@ -604,7 +605,7 @@ impl Watch {
         result: Result<Answer, Code>,
         now: Instant,
     ) {
-        self.routes.knows(zxid);
+        self.routes.decide(|meaning| meaning.history.knows(zxid));
         match (pending, result) {
             (Pending::Control(asked), result) => {
                 match self.control.as_mut().map(|control| control.answered(asked, result)) {
@@ -618,16 +619,18 @@ impl Watch {
                     Some(Heard::Nothing) | None => {}
                 }
             }
-            (Pending::Read(read), result) => match read.answered(result, &self.paths) {
-                Progress::Ask(read, op) => self.ask(Pending::Read(read), op),
-                Progress::Done(what, found) => self.take(what, found, now),
-                Progress::Failed(code) => self.give_up(format!("a read failed: {code}")),
-            },
+            (Pending::Read(read), result) => {
+                match read.answered(result, &self.routes.records.paths) {
+                    Progress::Ask(read, op) => self.ask(Pending::Read(read), op),
+                    Progress::Done(what, found) => self.take(what, found, now),
+                    Progress::Failed(code) => self.give_up(format!("a read failed: {code}")),
+                }
+            }
             (Pending::Watches(set), Ok(_)) => {
                 for what in self.planner.watches_set(set) {
-                    let taken = self.routes.rearmed(&what);
-                    self.known(taken.known, now);
-                    taken.read.into_iter().for_each(|what| self.planner.changed(what));
+                    let ((), news) = self.routes.decide(|meaning| meaning.rearmed(&what));
+                    self.known(news.known, now);
+                    news.read.into_iter().for_each(|what| self.planner.changed(what));
                 }
             }
             (Pending::NamesWatch, Ok(_)) => {}
@@ -653,9 +656,9 @@ impl Watch {
 
     fn miss(&mut self, ask: Ask) {
         let now = Instant::now();
-        if self.routes.has(&ask.table) {
+        if self.routes.cached.has(&ask.table) {
             self.jobs.send(Job::Retry(vec![ask]));
-        } else if !self.routes.names_are_current()
+        } else if !self.routes.cached.names().1
             && self.absent.get(&ask.table).is_some_and(|until| now < *until)
         {
             self.jobs.send(Job::Refuse(vec![ask], self.why_absent()));
@@ -693,13 +696,13 @@ impl Watch {
             "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}; {server} has zxid={zxid:#x}: it was \
              restored or set up anew"
         );
-        if self.routes.looked(server, zxid, root) {
+        if self.routes.decide(|meaning| meaning.looked(server, zxid, root, Instant::now())).0 {
             self.take_as_it_is();
         }
         self.refuse_if_blind();
     }
 
-    fn take(&mut self, what: What, found: Result<Found, ReadError>, now: Instant) {
+    fn take(&mut self, what: What, found: ReadResult, now: Instant) {
         let is_wanted = self.planner.wants(&what);
         let names = match &found {
             Ok(Found::Names(names)) => Some(names.len()),
@@ -709,14 +712,16 @@ impl Watch {
             Ok(Found::Root(stat)) => Some(stat.pzxid),
             _ => None,
         };
-        let taken = match self.routes.take(&what, found, is_wanted) {
-            Ok(taken) => taken,
+        let take = |meaning: &mut Meaning| meaning.take(&what, found, is_wanted, now);
+        let (verdict, news) = self.routes.decide(take);
+        let verdict = match verdict {
+            Ok(verdict) => verdict,
             Err(Doubt { why, lags }) => {
                 self.give_up(why);
                 if let Some(connection) = &self.connection
-                    && self.routes.is_blind()
+                    && self.routes.hold.is_blind()
                 {
-                    connection.forget_since(self.routes.newest_zxid());
+                    connection.forget_since(self.routes.history.newest);
                 }
                 self.refuse_if_blind();
                 return if lags {
@@ -725,21 +730,14 @@ impl Watch {
             }
         };
         let (is_root, is_names) = (what == What::Root, what == What::Names);
-        let own = match &what {
-            What::Table(table) if !matches!(taken.verdict, Verdict::Waits | Verdict::Held) => {
-                Some(table.clone())
-            }
-            _ => None,
-        };
-        if self.planner.done(what, taken.verdict, now) {
-            let known = taken.known.iter().chain(&own);
-            known.for_each(|table| self.planner.confirmed(table, now));
+        if self.planner.done(what, verdict, now) {
+            news.known.iter().for_each(|table| self.planner.confirmed(table, now));
         } else if is_names {
-            self.routes.names_are_old();
+            self.routes.decide(Meaning::names_are_old);
         }
-        self.retry(taken.known);
+        self.retry(news.known);
         self.refuse_if_blind();
-        for table in taken.gone {
+        for table in news.gone {
             if let Some(asks) = self.waiting.remove(&table) {
                 self.planner.served(&table);
                 let why = self.why_absent();
@@ -754,20 +752,21 @@ impl Watch {
             self.planner.names_read(names.unwrap_or(0), now);
             self.are_names_watched = names.is_some();
         }
-        taken.read.into_iter().for_each(|what| self.planner.changed(what));
+        news.read.into_iter().for_each(|what| self.planner.changed(what));
         if is_root {
-            self.routes.tell_of_flaps(now);
+            let cached = self.routes.cached.clone();
+            self.routes.log.tell_of_flaps(now, &cached);
             self.watch_names(pzxid);
             let member = self.control.as_mut().and_then(Control::root_seen);
             self.control(member);
         }
         if (is_root || is_names)
-            && self.routes.names_are_current()
+            && self.routes.cached.names().1
             && mem::take(&mut self.preload_is_due)
         {
-            self.planner.preload(self.routes.names_to_preload());
+            self.planner.preload(self.routes.cached.names_not_cached());
         }
-        if taken.confirm_all {
+        if news.confirm_all {
             self.confirm_all(now);
         }
     }
@@ -777,10 +776,10 @@ impl Watch {
     fn watch_names(&mut self, pzxid: Option<i64>) {
         if let Some(since) = pzxid
             && !self.are_names_watched
-            && self.routes.names_are_known()
+            && self.routes.cached.names().0
         {
             self.are_names_watched = true;
-            let child = vec![self.paths.root.clone()];
+            let child = vec![self.routes.records.paths.root.clone()];
             let op = Op::SetWatches { since, data: Vec::new(), exist: Vec::new(), child };
             self.ask(Pending::NamesWatch, op);
         }
@@ -792,8 +791,8 @@ impl Watch {
             warn!(
                 "zookeeper: no server knows what was seen before, for {LAG_LIMIT:?}: it was restored or set up anew"
             );
-            if self.routes.all_lag() {
-                self.planner.distrust(self.routes.by_use());
+            if self.routes.decide(|meaning| meaning.all_lag(now)).0 {
+                self.planner.distrust(self.routes.cached.by_use());
             }
             self.refuse_if_blind();
         }
@@ -804,6 +803,7 @@ impl Watch {
 mod tests {
     use super::*;
     use crate::route::table::{Cached, RouteTable};
+    use crate::zk::planner::Verdict;
     use crate::zk::status::Trust;
 
     fn settings(root: &str, address: &str) -> ZooKeeperSettings {
@@ -817,11 +817,10 @@ mod tests {
         tables.iter().for_each(|table| writer.put(table, Cached::Unusable));
         let clusters = Clusters::new(Upstream::unrouted());
         let settings = settings("/r", "h:1");
-        let paths = paths(&settings);
-        let routes = Routes::new("/r".to_owned(), None, true, writer, clusters);
+        let routes = Routes::new(paths(&settings), true, writer, clusters);
         let status = Status::new("/r", settings.timeout);
         let jobs = Arc::new(Jobs::default());
-        let mut watch = Watch::new(routes, paths, jobs, false, bounded(1).0, status, 7);
+        let mut watch = Watch::new(routes, jobs, false, bounded(1).0, status, 7);
         watch.address = settings.address;
         watch
     }
@@ -841,7 +840,7 @@ mod tests {
         let Some(Action::SetWatches(set)) = watch.planner.next_action(now) else {
             panic!("there are watches to set again");
         };
-        set.iter().map(|what| 4 + watch.paths.of(what).len()).sum()
+        set.iter().map(|what| 4 + watch.routes.records.paths.of(what).len()).sum()
     }
 
     #[test]
@@ -859,17 +858,20 @@ mod tests {
         for (root, address) in [("/s", "h:1"), ("/r", "h:2")] {
             let mut watch = watch(&["t".to_owned()]);
             up(&mut watch, 1, 9);
-            let (read, _) = Read::begin(What::Root, &watch.paths);
+            let (read, _) = Read::begin(What::Root, &watch.routes.records.paths);
             watch.pending.insert(7, Pending::Read(read));
             watch.apply(&settings(root, address));
             let result = Ok(Answer::Stat(Stat { czxid: 5, ..Stat::default() }));
             watch.hear(Event::Reply { ticket: 7, zxid: 8, result });
-            assert_eq!(watch.routes.newest_zxid(), 0, "{root} {address}");
-            assert!(!watch.routes.is_blind());
+            assert_eq!(watch.routes.history.newest, 0, "{root} {address}");
+            assert!(!watch.routes.hold.is_blind());
             up(&mut watch, 2, 0);
             let found = Ok(Found::Root(Stat { czxid: 3, ..Stat::default() }));
             watch.take(What::Root, found, Instant::now());
-            assert!(watch.routes.held().is_none(), "{root} {address}: another root is no surprise");
+            assert!(
+                watch.routes.hold.view().shown.is_none(),
+                "{root} {address}: another root is no surprise"
+            );
         }
     }
 
@@ -894,11 +896,11 @@ mod tests {
         writer.trust();
         writer.confirm("orders");
         let clusters = Clusters::new(upstream.clone());
-        let routes = Routes::new("/r".to_owned(), None, true, writer, clusters);
-        let status = Status::new("/r", Duration::from_secs(6));
         let paths = Paths { root: "/r".to_owned(), clusters_root: None };
+        let routes = Routes::new(paths, true, writer, clusters);
+        let status = Status::new("/r", Duration::from_secs(6));
         let (confirmed, jobs) = (bounded(1).0, Arc::new(Jobs::default()));
-        let mut watch = Watch::new(routes, paths, jobs, false, confirmed, status.clone(), 7);
+        let mut watch = Watch::new(routes, jobs, false, confirmed, status.clone(), 7);
         let mut runs = 0;
         watch.run_on(|watch| {
             runs += 1;
@@ -914,7 +916,7 @@ mod tests {
                 up(watch);
                 let set = vec![What::Table("orders".into())];
                 assert_eq!(watch.planner.next_action(now), Some(Action::SetWatches(set)));
-                watch.routes.rearmed(&What::Table("orders".into()));
+                watch.routes.decide(|meaning| meaning.rearmed(&What::Table("orders".into())));
                 watch.status.confirmed();
                 assert!(!table.list()[0].is_stale);
                 panic!("a fault of ours");

@@ -110,13 +110,17 @@ const PURE: &[&str] = &[
     "wire/rdsn.rs",
     "wire/reply.rs",
     "wire/result.rs",
+    "zk/change.rs",
     "zk/codec.rs",
     "zk/control.rs",
     "zk/dial.rs",
     "zk/flaps.rs",
     "zk/lag.rs",
+    "zk/meaning.rs",
     "zk/planner.rs",
     "zk/read.rs",
+    "zk/records.rs",
+    "zk/root.rs",
 ];
 
 fn root() -> &'static Path {

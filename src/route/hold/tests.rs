@@ -15,7 +15,7 @@ fn there(identity: Identity) -> Seen {
 
 const OLDER: Seen = Seen::There { identity: OURS, is_older: true };
 
-/// The cache, as `zk::routes` keeps it, and the hold that decides about it.
+/// The cache, as `zk::routes` writes it, and the hold that decides about it.
 struct Cache {
     hold: Hold<u32>,
     tables: BTreeMap<Box<str>, u32>,

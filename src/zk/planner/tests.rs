@@ -44,7 +44,7 @@ fn a_first_connection_reads_what_queries_wait_for_then_confirms_all() {
     let (mut planner, now) = live(&["busy", "idle"], &["new"]);
     let want = [table("new"), table("busy"), table("idle")];
     assert_eq!(reads(&mut planner, now), want);
-    assert_eq!(planner.unconfirmed(), 2);
+    assert_eq!(planner.unconfirmed.len(), 2);
     let later = now + Duration::from_millis(9);
     for what in want {
         assert!(planner.done(what, Verdict::Settled, later));

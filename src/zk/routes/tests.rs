@@ -1,8 +1,16 @@
-//! The meaning of reads for the routes.
+//! The routes after what was read.
+
+use std::net::SocketAddr;
 
 use super::*;
+use crate::route::hold::Kind;
+use crate::route::names::Names;
 use crate::route::table::{Found as TableFound, RouteTable};
 use crate::upstream::cluster::Upstream;
+use crate::zk::codec::Stat;
+use crate::zk::lag::Doubt;
+use crate::zk::planner::Verdict;
+use crate::zk::read::{Found, ReadError, ReadResult};
 
 fn server() -> SocketAddr {
     "127.0.0.1:2181".parse().unwrap()
@@ -10,11 +18,41 @@ fn server() -> SocketAddr {
 
 /// A connection to a server that knows of this change.
 fn connect(routes: &mut Routes, zxid: i64) {
-    routes.new_client(server());
-    routes.knows(zxid);
+    routes.decide(|meaning| meaning.connected(server(), Instant::now()));
+    routes.decide(|meaning| meaning.history.knows(zxid));
 }
 
-fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Found, ReadError> {
+/// A server that knows less shows its root.
+fn look(routes: &mut Routes, zxid: i64, root: Option<Stat>) -> bool {
+    routes.decide(|meaning| meaning.looked(server(), zxid, root, Instant::now())).0
+}
+
+fn disconnect(routes: &mut Routes) {
+    routes.decide(Meaning::disconnected);
+}
+
+/// The outcome of a read.
+struct Taken {
+    verdict: Verdict,
+    known: Vec<Box<str>>,
+    gone: Vec<Box<str>>,
+    read: Vec<What>,
+    confirm_all: bool,
+}
+
+fn take(
+    routes: &mut Routes,
+    what: &What,
+    found: ReadResult,
+    is_wanted: bool,
+) -> Result<Taken, Doubt> {
+    let take = |meaning: &mut Meaning| meaning.take(what, found, is_wanted, Instant::now());
+    let (verdict, news) = routes.decide(take);
+    let News { known, gone, read, confirm_all } = news;
+    Ok(Taken { verdict: verdict?, known, gone, read, confirm_all })
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> ReadResult {
     Ok(Found::Names(Names::new(names.into_iter().collect())))
 }
 
@@ -22,11 +60,11 @@ fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Found, ReadErro
 fn read(
     routes: &mut Routes,
     what: &What,
-    found: Result<Found, ReadError>,
+    found: ReadResult,
     is_wanted: bool,
 ) -> Result<Taken, Doubt> {
-    routes.asked(what);
-    routes.take(what, found, is_wanted)
+    routes.decide(|meaning| meaning.asked(what));
+    take(routes, what, found, is_wanted)
 }
 
 fn routes() -> Routes {
@@ -36,57 +74,11 @@ fn routes() -> Routes {
 fn routes_of_table() -> (Arc<RouteTable>, Routes) {
     let clusters = Clusters::new(Upstream::unrouted());
     let (table, writer) = RouteTable::new(20);
-    (table, Routes::new("/r".to_owned(), Some("/c".to_owned()), true, writer, clusters))
+    let paths = Paths { root: "/r".to_owned(), clusters_root: Some("/c".to_owned()) };
+    (table, Routes::new(paths, true, writer, clusters))
 }
 
-#[test]
-fn a_path_is_a_table_or_a_cluster_by_the_znode_right_above_it() {
-    let table = |name: &str| Some(What::Table(name.into()));
-    let cluster = |name: &str| Some(What::Cluster(name.into()));
-    for (root, clusters_root, path, want) in [
-        ("/r", None, "/r", Some(What::Root)),
-        ("/r", None, "/r/t", table("t")),
-        ("/r", None, "/rr/t", None),
-        ("/r", Some("/c"), "/c/c1", cluster("c1")),
-        ("/r", Some("/c"), "/c", None),
-        ("/p/tables", Some("/p"), "/p/tables", Some(What::Root)),
-        ("/p/tables", Some("/p"), "/p/tables/t", table("t")),
-        ("/p/tables", Some("/p"), "/p/c1", cluster("c1")),
-        ("/p", Some("/p/clusters"), "/p/clusters/c1", cluster("c1")),
-        ("/p", Some("/p/clusters"), "/p/t", table("t")),
-    ] {
-        let mut routes = routes();
-        routes.root = root.to_owned();
-        routes.clusters_root = clusters_root.map(str::to_owned);
-        assert_eq!(routes.what_is(path), want, "{root} {clusters_root:?} {path}");
-    }
-}
-
-#[test]
-fn names_are_read_when_the_root_is_another_than_it_was() {
-    let mut routes = routes();
-    stay(&mut routes);
-    let read_names = [What::Names];
-    let mut beat = |root| !routes.take(&What::Root, root, false).unwrap().read.is_empty();
-    let there = root_at;
-    for (why, root, want) in [
-        ("a first look", there(7), true),
-        ("nothing came or went", there(7), false),
-        ("a table came", there(8), true),
-        ("it is gone", no_root(9), true),
-        ("it is still gone", no_root(9), false),
-        ("it is back", there(10), true),
-    ] {
-        assert_eq!(beat(root), want, "{why}");
-    }
-    connect(&mut routes, 0);
-    let beat = |routes: &mut Routes| routes.take(&What::Root, there(10), false).unwrap().read;
-    assert_eq!(beat(&mut routes), [], "another server, which knows no less");
-    routes.take(&What::Names, Err(ReadError::NoAuth), false).unwrap();
-    assert_eq!(beat(&mut routes), read_names, "they are hidden");
-}
-
-fn record(text: &str, mzxid: i64) -> Result<Found, ReadError> {
+fn record(text: &str, mzxid: i64) -> ReadResult {
     Ok(Found::Record { data: text.into(), stat: Stat { mzxid, ..Stat::default() } })
 }
 
@@ -95,16 +87,19 @@ fn a_table_that_waited_for_its_cluster_is_read_again_after_a_reconnect() {
     let mut routes = routes();
     let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
     let names_cluster = || record(r#"{"cluster": "c1"}"#, 1);
-    let taken = routes.take(&table, names_cluster(), true).unwrap();
+    let taken = take(&mut routes, &table, names_cluster(), true).unwrap();
     assert_eq!(taken.read, [What::Cluster("c1".into())]);
-    routes.lost_client();
+    disconnect(&mut routes);
     connect(&mut routes, 0);
     let metas = || record(r#"{"meta_addrs": "h:1"}"#, 2);
     let taken = read(&mut routes, &cluster, metas(), false).unwrap();
-    assert!(taken.known.is_empty() && !routes.has("t"), "its record may name another by now");
-    routes.take(&table, names_cluster(), true).unwrap();
+    assert!(
+        taken.known.is_empty() && !routes.cached.has("t"),
+        "its record may name another by now"
+    );
+    take(&mut routes, &table, names_cluster(), true).unwrap();
     let taken = read(&mut routes, &cluster, metas(), false).unwrap();
-    assert!(taken.known == ["t".into()] && routes.has("t"));
+    assert!(taken.known == ["t".into()] && routes.cached.has("t"));
 }
 
 #[test]
@@ -114,8 +109,8 @@ fn what_is_older_than_what_was_seen_is_not_taken() {
     let seen = || {
         let mut routes = routes();
         connect(&mut routes, 0);
-        routes.take(&What::Root, root_at(5), false).unwrap();
-        routes.take(&table, record(metas(), 7), true).unwrap();
+        take(&mut routes, &What::Root, root_at(5), false).unwrap();
+        take(&mut routes, &table, record(metas(), 7), true).unwrap();
         connect(&mut routes, 0);
         routes
     };
@@ -132,24 +127,24 @@ fn what_is_older_than_what_was_seen_is_not_taken() {
         ("the root went", &What::Root, no_root(9), false),
     ] {
         let mut routes = seen();
-        let taken = routes.take(what, found, false);
+        let taken = take(&mut routes, what, found, false);
         assert_eq!(taken.is_ok(), want, "{why}: {:?}", taken.err());
-        assert!(routes.newest_zxid() >= 7, "{why}");
-        assert_eq!(routes.is_blind(), why == "the root went", "{why}");
+        assert!(routes.history.newest >= 7, "{why}");
+        assert_eq!(routes.hold.is_blind(), why == "the root went", "{why}");
     }
 }
 
 /// The root as of the last creation or deletion below it.
-fn root_at(pzxid: i64) -> Result<Found, ReadError> {
+fn root_at(pzxid: i64) -> ReadResult {
     Ok(Found::Root(OURS.at(pzxid)))
 }
 
-fn no_root(above: i64) -> Result<Found, ReadError> {
+fn no_root(above: i64) -> ReadResult {
     Ok(Found::NoRoot { pzxid: above })
 }
 
 /// A table that is not there, and the root looked at after it.
-fn gone_at(pzxid: i64) -> Result<Found, ReadError> {
+fn gone_at(pzxid: i64) -> ReadResult {
     Ok(Found::Absent { root: Some(OURS.at(pzxid)) })
 }
 
@@ -167,7 +162,7 @@ const OURS: RootOf = RootOf { czxid: 1 };
 const OTHER: RootOf = RootOf { czxid: 50 };
 
 /// A table's record that was created at `czxid`, below whatever root.
-fn created(czxid: i64) -> Result<Found, ReadError> {
+fn created(czxid: i64) -> ReadResult {
     let stat = Stat { czxid, mzxid: czxid, ..Stat::default() };
     Ok(Found::Record { data: br#"{"meta_addrs": "new:1"}"#.to_vec(), stat })
 }
@@ -176,10 +171,10 @@ fn created(czxid: i64) -> Result<Found, ReadError> {
 fn with_ten_tables() -> (Arc<RouteTable>, Routes, Vec<What>) {
     let (table, mut routes) = routes_of_table();
     connect(&mut routes, 0);
-    routes.take(&What::Root, root_at(20), false).unwrap();
+    take(&mut routes, &What::Root, root_at(20), false).unwrap();
     let tables: Vec<What> = (0..10).map(|n| What::Table(format!("t{n}").into())).collect();
     for what in &tables {
-        routes.take(what, metas("a", 10), true).unwrap();
+        take(&mut routes, what, metas("a", 10), true).unwrap();
     }
     (table, routes, tables)
 }
@@ -191,20 +186,20 @@ fn later(table: &RouteTable) {
 
 /// A root that is not ours is left at once for another server, the first times.
 fn stay(routes: &mut Routes) {
-    routes.left = 20;
+    routes.decide(|meaning| meaning.seen.left = 20);
 }
 
 #[test]
 fn nothing_of_another_root_is_used_until_ours_is_back() {
     let (table, mut routes, tables) = with_ten_tables();
     stay(&mut routes);
-    let taken = routes.take(&What::Root, Ok(Found::Root(OTHER.at(60))), false).unwrap();
+    let taken = take(&mut routes, &What::Root, Ok(Found::Root(OTHER.at(60))), false).unwrap();
     assert_eq!((taken.verdict, taken.read), (Verdict::Held, vec![What::Names]));
-    routes.take(&What::Names, names(["t3", "t4", "x"]), false).unwrap();
+    take(&mut routes, &What::Names, names(["t3", "t4", "x"]), false).unwrap();
     let shown = table.hold().shown.unwrap();
     assert_eq!((shown.kind, shown.czxid(), shown.gone), (Kind::RootForeign, 50, 8));
     for found in [metas("b", 70), created(70), Ok(Found::Absent { root: Some(OTHER.at(60)) })] {
-        let taken = routes.take(&tables[3], found, true).unwrap();
+        let taken = take(&mut routes, &tables[3], found, true).unwrap();
         assert_eq!(taken.verdict, Verdict::Held);
         assert!(taken.known.is_empty() && taken.gone.is_empty());
     }
@@ -214,8 +209,8 @@ fn nothing_of_another_root_is_used_until_ours_is_back() {
         assert!(matches!(table.find(unknown, Instant::now()), TableFound::Held), "{unknown}");
     }
     later(&table);
-    assert!(routes.newest_zxid() <= 20, "zxids of another ensemble say nothing of ours");
-    let taken = routes.take(&What::Root, root_at(20), false).unwrap();
+    assert!(routes.history.newest <= 20, "zxids of another ensemble say nothing of ours");
+    let taken = take(&mut routes, &What::Root, root_at(20), false).unwrap();
     assert!(taken.confirm_all && taken.verdict == Verdict::Settled);
     assert!(
         table.list().iter().all(|listed| !listed.is_held && listed.is_stale),
@@ -225,30 +220,14 @@ fn nothing_of_another_root_is_used_until_ours_is_back() {
 }
 
 #[test]
-fn a_server_without_the_right_root_is_left_for_another() {
-    let (_, mut routes, _) = with_ten_tables();
-    for turn in 0..LEFT_AT_ONCE {
-        let doubt = routes.take(&What::Root, no_root(90), false).err().unwrap();
-        assert!(!doubt.lags && doubt.why.contains("does not exist there"), "{turn}: {doubt:?}");
-        routes.lost_client();
-        assert!(routes.is_blind(), "a hold outlives its client");
-        connect(&mut routes, 0);
-    }
-    assert!(
-        routes.take(&What::Root, no_root(90), false).is_ok(),
-        "the next one is kept for a while"
-    );
-}
-
-#[test]
 fn a_record_counts_only_if_the_root_was_seen_since_it_was_created() {
     for (why, root, is_used) in [("our root", root_at(30), true), ("another", no_root(70), false)] {
         let (_, mut routes, tables) = with_ten_tables();
         stay(&mut routes);
-        let taken = routes.take(&tables[0], created(30), false).unwrap();
+        let taken = take(&mut routes, &tables[0], created(30), false).unwrap();
         assert_eq!((taken.verdict, taken.read), (Verdict::Waits, vec![What::Root]), "{why}");
         assert_eq!(host_of(&routes, "t0").unwrap(), "a:1", "{why}");
-        let taken = routes.take(&What::Root, root, false).unwrap();
+        let taken = take(&mut routes, &What::Root, root, false).unwrap();
         assert_eq!(taken.known == ["t0".into()], is_used, "{why}");
         let want = if is_used { "new:1" } else { "a:1" };
         assert_eq!(host_of(&routes, "t0").unwrap(), want, "{why}");
@@ -260,12 +239,12 @@ fn tables_that_go_with_their_root_stay() {
     let (table, mut routes, tables) = with_ten_tables();
     stay(&mut routes);
     for what in &tables[..5] {
-        assert_eq!(routes.take(what, gone_at(30), false).unwrap().gone.len(), 1);
+        assert_eq!(take(&mut routes, what, gone_at(30), false).unwrap().gone.len(), 1);
     }
     assert_eq!(table.len(), 5, "they went one by one");
-    let taken = routes.take(&tables[5], Ok(Found::Absent { root: None }), false).unwrap();
+    let taken = take(&mut routes, &tables[5], Ok(Found::Absent { root: None }), false).unwrap();
     assert_eq!((taken.verdict, taken.read), (Verdict::Held, vec![What::Root]));
-    routes.take(&What::Root, no_root(40), false).unwrap();
+    take(&mut routes, &What::Root, no_root(40), false).unwrap();
     assert_eq!(table.len(), 10, "all of them return");
     let shown = table.hold().shown.unwrap();
     assert_eq!((shown.kind, shown.gone), (Kind::RootMissing, 10));
@@ -275,27 +254,27 @@ fn tables_that_go_with_their_root_stay() {
 fn absent_tables_are_held_and_records_followed_when_many_go() {
     let (table, mut routes, tables) = with_ten_tables();
     for what in &tables {
-        routes.take(what, gone_at(40), false).unwrap();
+        take(&mut routes, what, gone_at(40), false).unwrap();
     }
     let held = || table.list().iter().filter(|listed| listed.is_held).count();
     assert_eq!((table.len(), held()), (10, 10));
-    assert!(routes.is_holding() && !routes.is_blind());
+    assert!(routes.hold.is_holding() && !routes.hold.is_blind());
     // One is created anew, one more comes, and both are followed.
-    routes.take(&What::Root, root_at(44), false).unwrap();
-    let taken = routes.take(&What::Names, names(["t3", "new"]), false).unwrap();
+    take(&mut routes, &What::Root, root_at(44), false).unwrap();
+    let taken = take(&mut routes, &What::Names, names(["t3", "new"]), false).unwrap();
     assert_eq!(taken.read, [tables[3].clone()], "it is there again");
-    routes.take(&tables[3], created(43), false).unwrap();
-    routes.take(&What::Table("new".into()), created(44), true).unwrap();
+    take(&mut routes, &tables[3], created(43), false).unwrap();
+    take(&mut routes, &What::Table("new".into()), created(44), true).unwrap();
     assert_eq!((table.len(), held()), (11, 9));
     assert_eq!(host_of(&routes, "t3").unwrap(), "new:1");
     assert!(matches!(table.find("nosuch", Instant::now()), TableFound::Held));
 
-    assert!(routes.accept(1, 10).is_err(), "it was another number");
-    routes.accept(1, 9).unwrap();
-    assert!(!routes.is_holding() && held() == 0);
+    assert!(routes.decide(|meaning| meaning.accept(1, 10)).0.is_err(), "it was another number");
+    routes.decide(|meaning| meaning.accept(1, 9)).0.unwrap();
+    assert!(!routes.hold.is_holding() && held() == 0);
     for what in &tables {
         let found = if *what == tables[3] { created(43) } else { gone_at(44) };
-        routes.take(what, found, false).unwrap();
+        take(&mut routes, what, found, false).unwrap();
     }
     assert_eq!(table.len(), 2);
 }
@@ -304,62 +283,62 @@ fn absent_tables_are_held_and_records_followed_when_many_go() {
 fn what_is_accepted_of_another_root_is_used_and_the_rest_goes() {
     let (table, mut routes, tables) = with_ten_tables();
     stay(&mut routes);
-    routes.take(&What::Root, Ok(Found::Root(RootOf { czxid: 2 }.at(3))), false).unwrap();
-    routes.take(&What::Names, names(["t3"]), false).unwrap();
-    routes.accept(2, 9).unwrap();
+    take(&mut routes, &What::Root, Ok(Found::Root(RootOf { czxid: 2 }.at(3))), false).unwrap();
+    take(&mut routes, &What::Names, names(["t3"]), false).unwrap();
+    routes.decide(|meaning| meaning.accept(2, 9)).0.unwrap();
     assert_eq!(table.len(), 10, "until they are read");
-    routes.lost_client();
+    disconnect(&mut routes);
     connect(&mut routes, 3);
     let other = || RootOf { czxid: 2 }.at(3);
-    routes.take(&What::Root, Ok(Found::Root(other())), false).unwrap();
+    take(&mut routes, &What::Root, Ok(Found::Root(other())), false).unwrap();
     for what in &tables {
         let gone = || Ok(Found::Absent { root: Some(other()) });
         let found = if *what == tables[3] { metas("b", 3) } else { gone() };
-        routes.take(what, found, false).unwrap();
+        take(&mut routes, what, found, false).unwrap();
     }
     assert_eq!((table.len(), host_of(&routes, "t3").unwrap()), (1, "b:1".to_owned()));
-    routes.all_confirmed();
-    assert_eq!(routes.newest_zxid(), 3, "this is the history now");
-    assert!(routes.take(&tables[3], metas("a", 2), false).is_err());
+    routes.decide(|meaning| meaning.history.is_anew = false);
+    assert_eq!(routes.history.newest, 3, "this is the history now");
+    assert!(take(&mut routes, &tables[3], metas("a", 2), false).is_err());
 }
 
 #[test]
 fn a_server_that_knows_less_is_only_looked_at() {
     let (table, mut routes, tables) = with_ten_tables();
-    routes.lost_client();
-    let newest = routes.newest_zxid();
+    disconnect(&mut routes);
+    let newest = routes.history.newest;
     for (why, root, kind, czxid) in [
         ("a backup was restored", Some(OURS.at(3)), Kind::RootOlder, 1),
         ("it was set up anew", Some(RootOf { czxid: 2 }.at(3)), Kind::RootForeign, 2),
         ("it is empty", None, Kind::RootMissing, 0),
     ] {
-        assert!(!routes.looked(server(), 3, root), "{why}");
+        assert!(!look(&mut routes, 3, root), "{why}");
         let shown = table.hold().shown.unwrap();
         assert_eq!((shown.kind, shown.czxid(), shown.gone), (kind, czxid, 10), "{why}");
-        routes.take(&tables[0], metas("b", 3), false).unwrap();
+        take(&mut routes, &tables[0], metas("b", 3), false).unwrap();
         assert_eq!(host_of(&routes, "t0").unwrap(), "a:1", "{why}");
-        assert_eq!(routes.newest_zxid(), newest, "{why}: the next one must know more");
+        assert_eq!(routes.history.newest, newest, "{why}: the next one must know more");
     }
-    assert!(routes.looked(server(), newest, Some(OURS.at(20))), "it is ours, and knows all");
-    routes.looked(server(), 3, None);
+    assert!(look(&mut routes, newest, Some(OURS.at(20))), "it is ours, and knows all");
+    look(&mut routes, 3, None);
     connect(&mut routes, newest);
-    assert!(routes.take(&What::Root, root_at(20), false).unwrap().confirm_all);
+    assert!(take(&mut routes, &What::Root, root_at(20), false).unwrap().confirm_all);
 }
 
 #[test]
 fn zxids_of_another_ensemble_are_not_those_of_ours() {
     let (_, mut routes, _) = with_ten_tables();
-    let newest = routes.newest_zxid();
-    routes.lost_client();
+    let newest = routes.history.newest;
+    disconnect(&mut routes);
     connect(&mut routes, 1_000);
-    assert_eq!(routes.newest_zxid(), newest, "its root was not seen yet");
-    let _ = routes.take(&What::Root, Ok(Found::Root(OTHER.at(900))), false);
-    routes.knows(1_001);
-    assert_eq!(routes.newest_zxid(), newest);
-    routes.lost_client();
+    assert_eq!(routes.history.newest, newest, "its root was not seen yet");
+    let _ = take(&mut routes, &What::Root, Ok(Found::Root(OTHER.at(900))), false);
+    routes.decide(|meaning| meaning.history.knows(1_001));
+    assert_eq!(routes.history.newest, newest);
+    disconnect(&mut routes);
     connect(&mut routes, newest + 5);
-    routes.take(&What::Root, root_at(20), false).unwrap();
-    assert_eq!(routes.newest_zxid(), newest + 5);
+    take(&mut routes, &What::Root, root_at(20), false).unwrap();
+    assert_eq!(routes.history.newest, newest + 5);
 }
 
 #[test]
@@ -369,39 +348,39 @@ fn a_table_is_used_with_a_record_of_its_cluster_that_is_at_least_as_new() {
     let cluster = |name: &str| What::Cluster(name.into());
     let (t, u) = (What::Table("t".into()), What::Table("u".into()));
     let names = |name: &str, mzxid| record(&format!(r#"{{"cluster": "{name}"}}"#), mzxid);
-    routes.take(&t, names("c1", 1), true).unwrap();
-    routes.take(&u, names("c2", 2), true).unwrap();
+    take(&mut routes, &t, names("c1", 1), true).unwrap();
+    take(&mut routes, &u, names("c2", 2), true).unwrap();
     read(&mut routes, &cluster("c1"), metas("old1", 3), false).unwrap();
     read(&mut routes, &cluster("c2"), metas("old2", 4), false).unwrap();
     // c2 gets new addresses at 6, the table names it at 7, and its record is read first.
-    let taken = routes.take(&t, names("c2", 7), false).unwrap();
+    let taken = take(&mut routes, &t, names("c2", 7), false).unwrap();
     assert_eq!((taken.verdict, taken.read), (Verdict::Waits, vec![cluster("c2")]));
     assert_eq!(host_of(&routes, "t").unwrap(), "old1:1", "not replaced addresses");
     let taken = read(&mut routes, &cluster("c2"), metas("new2", 6), false).unwrap();
     assert!(taken.known.contains(&"t".into()));
     assert_eq!(host_of(&routes, "t").unwrap(), "new2:1");
     // A read of the cluster is under way when the table's record comes.
-    routes.asked(&cluster("c1"));
-    routes.asked(&cluster("c2"));
-    let taken = routes.take(&u, names("c1", 9), false).unwrap();
+    routes.decide(|meaning| meaning.asked(&cluster("c1")));
+    routes.decide(|meaning| meaning.asked(&cluster("c2")));
+    let taken = take(&mut routes, &u, names("c1", 9), false).unwrap();
     assert_eq!(taken.read, [cluster("c1")], "the one under way may be too old");
-    routes.take(&cluster("c1"), metas("old1", 3), false).unwrap();
+    take(&mut routes, &cluster("c1"), metas("old1", 3), false).unwrap();
     assert_eq!(host_of(&routes, "u").unwrap(), "new2:1");
     read(&mut routes, &cluster("c1"), metas("new1", 8), false).unwrap();
     assert_eq!(host_of(&routes, "u").unwrap(), "new1:1");
     // A cluster that was read since then need not be read again.
-    let taken = routes.take(&t, names("c1", 9), false).unwrap();
+    let taken = take(&mut routes, &t, names("c1", 9), false).unwrap();
     assert!(taken.read.is_empty() && host_of(&routes, "t").unwrap() == "new1:1");
 }
 
 const NAMES_C1: &str = r#"{"cluster": "c1"}"#;
 
-fn metas(host: &str, mzxid: i64) -> Result<Found, ReadError> {
+fn metas(host: &str, mzxid: i64) -> ReadResult {
     record(&format!(r#"{{"meta_addrs": "{host}:1"}}"#), mzxid)
 }
 
 fn host_of(routes: &Routes, table: &str) -> Option<String> {
-    Some(routes.route_of(table)?.cluster.meta_addrs[0].clone())
+    Some(routes.cached.route(table)?.cluster.meta_addrs[0].clone())
 }
 
 #[test]
@@ -410,17 +389,17 @@ fn a_table_is_confirmed_by_its_own_record_and_that_of_its_cluster() {
     let is_stale = || table_of_routes.list()[0].is_stale;
     connect(&mut routes, 0);
     let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
-    routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+    take(&mut routes, &table, record(NAMES_C1, 1), true).unwrap();
     read(&mut routes, &cluster, metas("a", 2), false).unwrap();
     assert!(!is_stale());
     let again = |routes: &mut Routes| {
-        routes.lost_client();
+        disconnect(routes);
         // Times are in ms.
         while table_of_routes.list()[0].confirmed.is_some_and(|age| age.is_zero()) {}
         connect(routes, 9);
     };
     again(&mut routes);
-    let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
+    let taken = take(&mut routes, &table, record(NAMES_C1, 1), false).unwrap();
     assert_eq!((taken.verdict, taken.read), (Verdict::Waits, vec![]), "it is being read");
     assert!(taken.known.is_empty() && is_stale(), "the cluster may have moved");
     let taken = read(&mut routes, &cluster, metas("b", 3), false).unwrap();
@@ -430,7 +409,7 @@ fn a_table_is_confirmed_by_its_own_record_and_that_of_its_cluster() {
     again(&mut routes);
     let taken = read(&mut routes, &cluster, metas("b", 3), false).unwrap();
     assert!(taken.known.is_empty() && is_stale(), "it may name another");
-    let taken = routes.take(&table, record(NAMES_C1, 1), false).unwrap();
+    let taken = take(&mut routes, &table, record(NAMES_C1, 1), false).unwrap();
     assert_eq!((taken.verdict, taken.known), (Verdict::Settled, vec!["t".into()]));
     assert!(!is_stale());
 
@@ -443,9 +422,9 @@ fn a_table_is_confirmed_by_its_own_record_and_that_of_its_cluster() {
 fn a_table_with_junk_follows_the_cluster_that_it_named() {
     let mut routes = routes();
     let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
-    routes.take(&table, record(NAMES_C1, 1), true).unwrap();
+    take(&mut routes, &table, record(NAMES_C1, 1), true).unwrap();
     read(&mut routes, &cluster, metas("a", 2), false).unwrap();
-    routes.take(&table, record("junk", 3), false).unwrap();
+    take(&mut routes, &table, record("junk", 3), false).unwrap();
     read(&mut routes, &cluster, metas("b", 4), false).unwrap();
     assert_eq!(host_of(&routes, "t").unwrap(), "b:1");
 }
@@ -455,17 +434,17 @@ fn tables_that_made_room_do_not_come_back_unless_they_are_wanted() {
     let mut routes = routes();
     let (table, cluster) = (What::Table("t".into()), What::Cluster("c1".into()));
     for found in [metas("a", 1), record(NAMES_C1, 1), record("junk", 1), Err(ReadError::NoAuth)] {
-        let taken = routes.take(&table, found, false).unwrap();
-        assert!(taken.verdict == Verdict::Settled && !routes.has("t"));
+        let taken = take(&mut routes, &table, found, false).unwrap();
+        assert!(taken.verdict == Verdict::Settled && !routes.cached.has("t"));
     }
-    routes.take(&table, record(NAMES_C1, 1), true).unwrap();
-    routes.forget_unnamed();
-    assert!(!routes.has("t"), "it waits for its cluster");
+    take(&mut routes, &table, record(NAMES_C1, 1), true).unwrap();
+    routes.decide(Meaning::forget_unnamed);
+    assert!(!routes.cached.has("t"), "it waits for its cluster");
     read(&mut routes, &cluster, metas("a", 2), false).unwrap();
-    assert!(routes.has("t"));
+    assert!(routes.cached.has("t"));
     routes.writer.remove("t");
     read(&mut routes, &cluster, metas("b", 3), false).unwrap();
-    assert!(!routes.has("t"));
+    assert!(!routes.cached.has("t"));
 }
 
 #[test]
