@@ -27,6 +27,9 @@ pub const MAX_SET_WATCHES_BYTES: usize = 120 << 10;
 /// Passwords of sessions have 16 bytes.
 const MAX_PASSWORD_BYTES: usize = 64;
 
+/// Versions of the children and of the ACL, the session that owns the znode, length of the data, number of children.
+const UNREAD_STAT_BYTES: usize = 4 + 4 + 8 + 4 + 4;
+
 const XID_EVENT: i32 = -1;
 const XID_PING: i32 = -2;
 const XID_AUTH: i32 = -4;
@@ -44,16 +47,6 @@ pub struct Stat {
     pub mtime_ms: i64,
     /// Number of changes of its data.
     pub version: i32,
-    /// Number of changes of its children.
-    pub cversion: i32,
-    /// Number of changes of its ACL.
-    pub aversion: i32,
-    /// The session that it lives as long as; 0: it is not ephemeral.
-    pub ephemeral_owner: i64,
-    /// Bytes of its data.
-    pub data_length: i32,
-    /// Number of its children.
-    pub num_children: i32,
     /// zxid of the last creation or deletion of a child.
     pub pzxid: i64,
 }
@@ -582,12 +575,7 @@ impl<'a> Reader<'a> {
             ctime_ms: self.long()?,
             mtime_ms: self.long()?,
             version: self.int()?,
-            cversion: self.int()?,
-            aversion: self.int()?,
-            ephemeral_owner: self.long()?,
-            data_length: self.int()?,
-            num_children: self.int()?,
-            pzxid: self.long()?,
+            pzxid: self.take(UNREAD_STAT_BYTES).and_then(|_| self.long())?,
         })
     }
 }

@@ -41,7 +41,7 @@ pub enum Heard {
     /// The proxy has told that it is there.
     Member,
     /// Ask this next.
-    Ask(Asked, Op),
+    Ask((Asked, Op)),
     /// The operator said this.
     Word(Word),
     /// It cannot be done, for this reason.
@@ -111,8 +111,7 @@ impl Control {
         if path == self.path(ACCEPT) {
             return Some(self.word());
         }
-        (path == self.own_path())
-            .then(|| (Asked::Own, Op::Exists { path: self.own_path(), watch: true }))
+        (path == self.own_path()).then(|| self.own())
     }
 
     fn word(&self) -> (Asked, Op) {
@@ -134,17 +133,13 @@ impl Control {
                 }
             }
             (Asked::Word, Err(Code::NO_NODE)) => {
-                Heard::Ask(Asked::NoWord, Op::Exists { path: self.path(ACCEPT), watch: true })
+                Heard::Ask((Asked::NoWord, Op::Exists { path: self.path(ACCEPT), watch: true }))
             }
             // It came meanwhile.
-            (Asked::NoWord, Ok(_)) => {
-                let (asked, op) = self.word();
-                Heard::Ask(asked, op)
-            }
+            (Asked::NoWord, Ok(_)) => Heard::Ask(self.word()),
             (Asked::NoWord, Err(Code::NO_NODE)) => Heard::Nothing,
             (Asked::Member { again: false }, Err(Code::NO_NODE)) if self.has_root => {
-                let (asked, op) = self.make_root();
-                Heard::Ask(asked, op)
+                Heard::Ask(self.make_root())
             }
             // Somebody deletes what was made: it is made again when the root is read next, some seconds later.
             (Asked::Member { .. } | Asked::Members, Err(Code::NO_NODE)) => {
@@ -152,18 +147,16 @@ impl Control {
                 Heard::Nothing
             }
             (Asked::Root, Ok(_) | Err(Code::NODE_EXISTS)) => {
-                Heard::Ask(Asked::Members, self.create(self.path(MEMBERS), Vec::new(), false))
+                Heard::Ask((Asked::Members, self.create(self.path(MEMBERS), Vec::new(), false)))
             }
             (Asked::Members, Ok(_) | Err(Code::NODE_EXISTS)) => {
-                self.register(true).map_or(Heard::Nothing, |(asked, op)| Heard::Ask(asked, op))
+                self.register(true).map_or(Heard::Nothing, Heard::Ask)
             }
             // This session made it over another link.
-            (Asked::Member { .. }, Ok(_) | Err(Code::NODE_EXISTS)) => {
-                Heard::Ask(Asked::Own, Op::Exists { path: self.own_path(), watch: true })
-            }
+            (Asked::Member { .. }, Ok(_) | Err(Code::NODE_EXISTS)) => Heard::Ask(self.own()),
             (Asked::Own, Ok(_)) => Heard::Member,
             (Asked::Own, Err(Code::NO_NODE)) => {
-                self.register(false).map_or(Heard::Nothing, |(asked, op)| Heard::Ask(asked, op))
+                self.register(false).map_or(Heard::Nothing, Heard::Ask)
             }
             (Asked::Root, Err(Code::NO_NODE)) => {
                 Heard::Fault(format!("{}: the znode above it does not exist", self.root))
@@ -177,6 +170,10 @@ impl Control {
         let data = self.member.as_ref()?.to_bytes();
         let path = self.own_path();
         Some((Asked::Member { again }, self.create(path, data, true)))
+    }
+
+    fn own(&self) -> (Asked, Op) {
+        (Asked::Own, Op::Exists { path: self.own_path(), watch: true })
     }
 
     fn make_root(&self) -> (Asked, Op) {
@@ -222,31 +219,33 @@ mod tests {
         let Op::Create { path, acl, is_ephemeral: true, .. } = op else { panic!("{op:?}") };
         assert_eq!((path.as_str(), acl[0].scheme.as_str()), ("/c/members/0x7", "auth"));
         assert_eq!(control.answered(asked, Err(Code::NO_NODE)), Heard::Nothing, "no root yet");
-        let (asked, op) = control.root_seen().unwrap();
-        let mut heard = Heard::Ask(asked, op);
+        let mut heard = Heard::Ask(control.root_seen().unwrap());
         for (want, result) in [
             ("/c", Ok(Answer::Done)),
             ("/c/members", Err(Code::NODE_EXISTS)),
             ("/c/members/0x7", Ok(Answer::Done)),
         ] {
-            let Heard::Ask(asked, Op::Create { path, .. }) = heard else { panic!("{heard:?}") };
+            let Heard::Ask((asked, Op::Create { path, .. })) = heard else { panic!("{heard:?}") };
             assert_eq!(path, want);
             heard = control.answered(asked, result);
         }
         let there = || Ok(Answer::Stat(Stat::default()));
-        let Heard::Ask(own, Op::Exists { watch: true, .. }) = heard else { panic!("{heard:?}") };
+        let Heard::Ask((own, Op::Exists { watch: true, .. })) = heard else { panic!("{heard:?}") };
         assert_eq!(control.answered(own, there()), Heard::Member);
         // Somebody deletes it.
         let (own, _) = control.fired("/c/members/0x7").unwrap();
         let again = control.answered(own, Err(Code::NO_NODE));
-        assert!(matches!(again, Heard::Ask(Asked::Member { .. }, Op::Create { .. })), "{again:?}");
+        assert!(
+            matches!(again, Heard::Ask((Asked::Member { .. }, Op::Create { .. }))),
+            "{again:?}"
+        );
         assert_eq!(control.root_seen(), None);
         let [_, (asked, _)] = control.up(7).try_into().unwrap();
         let there = control.answered(asked, Err(Code::NODE_EXISTS));
-        assert!(matches!(there, Heard::Ask(Asked::Own, _)), "it is ours: {there:?}");
+        assert!(matches!(there, Heard::Ask((Asked::Own, _))), "it is ours: {there:?}");
         control.root_seen();
         let asked_root = control.answered(asked, Err(Code::NO_NODE));
-        assert!(matches!(asked_root, Heard::Ask(Asked::Root, _)), "the root was seen before");
+        assert!(matches!(asked_root, Heard::Ask((Asked::Root, _))), "the root was seen before");
         let gone = control.answered(Asked::Member { again: true }, Err(Code::NO_NODE));
         assert_eq!(gone, Heard::Nothing, "somebody deletes it at once");
         assert!(control.root_seen().is_some());
@@ -262,7 +261,7 @@ mod tests {
             Ok(Answer::Data(word, Stat { mzxid, ..Stat::default() }))
         };
         let asked = control.up(7)[0].0;
-        let Heard::Ask(exists, _) = control.answered(asked, Err(Code::NO_NODE)) else { panic!() };
+        let Heard::Ask((exists, _)) = control.answered(asked, Err(Code::NO_NODE)) else { panic!() };
         assert_eq!(control.answered(exists, Err(Code::NO_NODE)), Heard::Nothing);
         assert_eq!(control.fired("/c/members"), None);
         let (asked, _) = control.fired("/c/accept").unwrap();

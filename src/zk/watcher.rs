@@ -609,7 +609,7 @@ impl Watch {
         match (pending, result) {
             (Pending::Control(asked), result) => {
                 match self.control.as_mut().map(|control| control.answered(asked, result)) {
-                    Some(Heard::Ask(asked, op)) => self.control(Some((asked, op))),
+                    Some(Heard::Ask(ask)) => self.control(Some(ask)),
                     Some(Heard::Word(word)) => self.heard(word),
                     Some(Heard::Member) => self.status.is(Membership::Member),
                     Some(Heard::Fault(why)) => {
