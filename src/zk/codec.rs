@@ -501,6 +501,11 @@ pub fn read_frame(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     })
 }
 
+/// The result of a request for a [`Stat`].
+pub fn read_stat(result: &[u8]) -> Result<Stat, Malformed> {
+    Reader(result).stat()
+}
+
 /// The result of a request of this kind.
 pub fn read_answer(kind: Kind, result: &[u8]) -> Result<Answer, Malformed> {
     let mut r = Reader(result);

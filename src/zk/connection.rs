@@ -137,11 +137,17 @@ pub enum Event {
     },
 }
 
-enum Command {
+/// An order to the thread.
+pub enum Command {
+    /// Asks over this link. The answer comes as an event with the ticket, or `Down` does.
     Ask { link: u64, ticket: u64, op: Op },
+    /// Gives this link up, whose server is not to be believed, and tries others first.
     GiveUp { link: u64, why: String },
+    /// Connects anew, if these options are others, with the session that there is.
     Configure(Options),
+    /// Forgets the session and all that was seen: ZooKeeper is taken as it is now.
     StartOver,
+    /// Forgets the session and what was seen after this zxid: that was another ZooKeeper. Counts for the next link.
     ForgetSince(i64),
 }
 
@@ -195,32 +201,13 @@ impl Connection {
         Ok((Connection { commands: Some(commands), waker, thread: Some(thread) }, told))
     }
 
-    /// Asks over this link. The answer comes as an event with the ticket, or `Down` does.
+    /// Asks over this link.
     pub fn ask(&self, link: u64, ticket: u64, op: Op) {
         self.tell(Command::Ask { link, ticket, op });
     }
 
-    /// Gives this link up, whose server is not to be believed, and tries others first.
-    pub fn give_up(&self, link: u64, why: String) {
-        self.tell(Command::GiveUp { link, why });
-    }
-
-    /// Connects anew, if these options are others, with the session that there is.
-    pub fn configure(&self, options: Options) {
-        self.tell(Command::Configure(options));
-    }
-
-    /// Forgets the session and what was seen after this zxid: that was another ZooKeeper. Counts for the next link.
-    pub fn forget_since(&self, zxid: i64) {
-        self.tell(Command::ForgetSince(zxid));
-    }
-
-    /// Forgets the session and all that was seen: ZooKeeper is taken as it is now.
-    pub fn start_over(&self) {
-        self.tell(Command::StartOver);
-    }
-
-    fn tell(&self, command: Command) {
+    /// Orders something.
+    pub fn tell(&self, command: Command) {
         if let Some(commands) = &self.commands {
             // The thread lives as long as this does; if it panicked, its end is seen as the end of the events.
             let _ = commands.send(command);
@@ -460,23 +447,20 @@ impl Dialer {
             let hosts = self.hosts();
             let addrs: Vec<SocketAddr> = hosts.iter().map(|host| host.addr).collect();
             let now = Instant::now();
-            let wake_at = match addrs.is_empty() {
-                true => {
-                    if unresolved_at <= now {
-                        let names = self.inbox.options.address.join(", ");
-                        self.tell(Event::Down(format!("no address of {names} is known")))?;
-                        unresolved_at = now + 10 * RESOLVE_LIMIT;
-                    }
-                    now + RESOLVE_LOOK
+            let (doing, wake_at) = if addrs.is_empty() {
+                if unresolved_at <= now {
+                    let names = self.inbox.options.address.join(", ");
+                    self.tell(Event::Down(format!("no address of {names} is known")))?;
+                    unresolved_at = now + 10 * RESOLVE_LIMIT;
                 }
-                false => match self.dialing.next(&addrs, now) {
+                ("waits for an address of ZooKeeper", now + RESOLVE_LOOK)
+            } else {
+                match self.dialing.next(&addrs, now) {
                     Ok(index) => return Ok((hosts[index].clone(), hosts)),
-                    Err(at) => at.min(now + RESOLVE_LIMIT),
-                },
-            };
-            let doing = match addrs.is_empty() {
-                true => "waits for an address of ZooKeeper",
-                false => "waits until it may connect to ZooKeeper",
+                    Err(at) => {
+                        ("waits until it may connect to ZooKeeper", at.min(now + RESOLVE_LIMIT))
+                    }
+                }
             };
             activity::go_on(doing, &[]);
             self.inbox.wait(None, wake_at)?;
@@ -665,11 +649,8 @@ impl Dialer {
             if let Frame::Reply { zxid, result, .. } =
                 codec::read_frame(&link.input[frame.clone()])?
             {
-                let root = match result.map(|result| codec::read_answer(Kind::Stat, result)) {
-                    Ok(answer) => match answer? {
-                        Answer::Stat(stat) => Ok(stat),
-                        _ => unreachable!("this kind has a Stat"),
-                    },
+                let root = match result {
+                    Ok(result) => Ok(codec::read_stat(result)?),
                     Err(code) => Err(code),
                 };
                 self.dialing.looked(Instant::now());

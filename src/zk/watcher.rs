@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use log::{error, info, warn};
 
 use super::codec::{Answer, Code, Event as Fired, Op, Stat};
-use super::connection::{Connection, Event, Granting, Options};
+use super::connection::{Command, Connection, Event, Granting, Options};
 use super::control::{Asked, Control, Heard};
 use super::lag::{Doubt, LAG_LIMIT, Lag};
 use super::meaning::Meaning;
@@ -269,9 +269,7 @@ impl Watch {
         self.status.down("zk-watch panicked");
         self.planner.distrust(self.routes.cached.by_use());
         self.routes.decide(|meaning| meaning.records.forget());
-        let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
-        self.planner.keep_misses(|_| false);
-        self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
+        self.refuse_all();
     }
 
     fn run(
@@ -312,16 +310,14 @@ impl Watch {
     }
 
     fn say_what_it_waits_for(&self) {
-        match self.link {
-            None => activity::go_on("waits for a connection to ZooKeeper", &[]),
-            Some((_, server)) => {
-                let waits = match self.pending.is_empty() {
-                    true => "waits for changes of routes",
-                    false => "waits for answers of ZooKeeper",
-                };
-                activity::go_on(waits, &[&server.to_string()]);
-            }
-        }
+        let Some((_, server)) = self.link else {
+            return activity::go_on("waits for a connection to ZooKeeper", &[]);
+        };
+        let waits = match self.pending.is_empty() {
+            true => "waits for changes of routes",
+            false => "waits for answers of ZooKeeper",
+        };
+        activity::go_on(waits, &[&server.to_string()]);
     }
 
     fn obey(&mut self, order: Order) {
@@ -373,17 +369,18 @@ impl Watch {
     /// ZooKeeper counts as it is now, whatever was seen before.
     fn take_as_it_is(&mut self) {
         self.planner.distrust(self.routes.cached.by_use());
-        if let Some(connection) = &self.connection {
-            connection.start_over();
-        }
+        self.tell(Command::StartOver);
     }
 
     /// All that is cached is read again.
     fn confirm_all(&mut self, now: Instant) {
         self.planner.confirm_again(self.routes.cached.by_use(), now);
         self.preload_is_due = self.preloads;
-        let clusters = self.routes.named_clusters();
-        clusters.into_iter().for_each(|what| self.planner.changed(what));
+        self.read(self.routes.named_clusters());
+    }
+
+    fn read(&mut self, what: Vec<What>) {
+        what.into_iter().for_each(|what| self.planner.changed(what));
     }
 
     /// The answer for a table that is absent.
@@ -398,11 +395,16 @@ impl Watch {
     fn refuse_if_blind(&mut self) {
         if self.routes.hold.is_blind() {
             self.status.unconfirmed();
-            let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
-            self.planner.keep_misses(|_| false);
-            if !asks.is_empty() {
-                self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
-            }
+            self.refuse_all();
+        }
+    }
+
+    /// Nobody can tell when what queries wait for is read.
+    fn refuse_all(&mut self) {
+        let asks: Vec<Ask> = self.waiting.drain().flat_map(|(_, asks)| asks).collect();
+        self.planner.keep_misses(|_| false);
+        if !asks.is_empty() {
+            self.jobs.send(Job::Refuse(asks, OwnError::Unavailable));
         }
     }
 
@@ -422,9 +424,7 @@ impl Watch {
         }
         self.routes.set_capacity(settings.cache_capacity);
         self.routes.decide(|meaning| meaning.hold.set_on(settings.hold));
-        if let Some(connection) = &self.connection {
-            connection.configure(options(settings));
-        }
+        self.tell(Command::Configure(options(settings)));
         if !is_another && !has_moved {
             return;
         }
@@ -473,8 +473,7 @@ impl Watch {
             Action::StartSweep => {
                 self.routes.decide(Meaning::forget_unnamed);
                 self.planner.sweep(self.routes.cached.by_use());
-                let clusters = self.routes.named_clusters();
-                clusters.into_iter().for_each(|what| self.planner.changed(what));
+                self.read(self.routes.named_clusters());
             }
             Action::AllConfirmed(took) => {
                 let cached = self.routes.cached.len();
@@ -489,18 +488,24 @@ impl Watch {
         }
     }
 
+    fn tell(&self, command: Command) {
+        if let Some(connection) = &self.connection {
+            connection.tell(command);
+        }
+    }
+
     fn ask(&mut self, pending: Pending, op: Op) {
-        if let (Some(connection), Some((link, _))) = (&self.connection, self.link) {
+        if let Some((link, _)) = self.link {
             self.last_ticket += 1;
             self.pending.insert(self.last_ticket, pending);
-            connection.ask(link, self.last_ticket, op);
+            self.tell(Command::Ask { link, ticket: self.last_ticket, op });
         }
     }
 
     /// The server is not to be believed.
     fn give_up(&mut self, why: String) {
-        if let (Some(connection), Some((link, _))) = (&self.connection, self.link) {
-            connection.give_up(link, why.clone());
+        if let Some((link, _)) = self.link {
+            self.tell(Command::GiveUp { link, why: why.clone() });
         }
         self.down(&why);
     }
@@ -517,7 +522,8 @@ impl Watch {
             Event::Reply { ticket, zxid, result } => {
                 self.status.saw(zxid);
                 if let Some(pending) = self.pending.remove(&ticket) {
-                    self.answered(pending, zxid, result, now);
+                    self.routes.decide(|meaning| meaning.history.knows(zxid));
+                    self.answered(pending, result, now);
                 }
             }
             Event::Looked { server, zxid, root } => self.looked(server, zxid, root),
@@ -598,14 +604,7 @@ impl Watch {
         self.planner.changed(What::Root);
     }
 
-    fn answered(
-        &mut self,
-        pending: Pending,
-        zxid: i64,
-        result: Result<Answer, Code>,
-        now: Instant,
-    ) {
-        self.routes.decide(|meaning| meaning.history.knows(zxid));
+    fn answered(&mut self, pending: Pending, result: Result<Answer, Code>, now: Instant) {
         match (pending, result) {
             (Pending::Control(asked), result) => {
                 match self.control.as_mut().map(|control| control.answered(asked, result)) {
@@ -629,8 +628,9 @@ impl Watch {
             (Pending::Watches(set), Ok(_)) => {
                 for what in self.planner.watches_set(set) {
                     let ((), news) = self.routes.decide(|meaning| meaning.rearmed(&what));
-                    self.known(news.known, now);
-                    news.read.into_iter().for_each(|what| self.planner.changed(what));
+                    news.known.iter().for_each(|table| self.planner.confirmed(table, now));
+                    self.retry(news.known);
+                    self.read(news.read);
                 }
             }
             (Pending::NamesWatch, Ok(_)) => {}
@@ -638,11 +638,6 @@ impl Watch {
                 self.give_up(format!("watches cannot be set again: {code}"));
             }
         }
-    }
-
-    fn known(&mut self, tables: Vec<Box<str>>, now: Instant) {
-        tables.iter().for_each(|table| self.planner.confirmed(table, now));
-        self.retry(tables);
     }
 
     fn retry(&mut self, tables: Vec<Box<str>>) {
@@ -704,13 +699,10 @@ impl Watch {
 
     fn take(&mut self, what: What, found: ReadResult, now: Instant) {
         let is_wanted = self.planner.wants(&what);
-        let names = match &found {
-            Ok(Found::Names(names)) => Some(names.len()),
-            _ => None,
-        };
-        let pzxid = match &found {
-            Ok(Found::Root(stat)) => Some(stat.pzxid),
-            _ => None,
+        let (names, pzxid) = match &found {
+            Ok(Found::Names(names)) => (Some(names.len()), None),
+            Ok(Found::Root(stat)) => (None, Some(stat.pzxid)),
+            _ => (None, None),
         };
         let take = |meaning: &mut Meaning| meaning.take(&what, found, is_wanted, now);
         let (verdict, news) = self.routes.decide(take);
@@ -718,10 +710,8 @@ impl Watch {
             Ok(verdict) => verdict,
             Err(Doubt { why, lags }) => {
                 self.give_up(why);
-                if let Some(connection) = &self.connection
-                    && self.routes.hold.is_blind()
-                {
-                    connection.forget_since(self.routes.history.newest);
+                if self.routes.hold.is_blind() {
+                    self.tell(Command::ForgetSince(self.routes.history.newest));
                 }
                 self.refuse_if_blind();
                 return if lags {
@@ -752,7 +742,7 @@ impl Watch {
             self.planner.names_read(names.unwrap_or(0), now);
             self.are_names_watched = names.is_some();
         }
-        news.read.into_iter().for_each(|what| self.planner.changed(what));
+        self.read(news.read);
         if is_root {
             let cached = self.routes.cached.clone();
             self.routes.log.tell_of_flaps(now, &cached);

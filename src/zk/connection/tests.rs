@@ -368,11 +368,12 @@ fn other_options_connect_anew_with_the_session_and_a_fresh_start_without() {
     let client = Client::of(&first, None);
     client.connection.ask(client.up().0, 1, Op::Exists { path: "/r".to_owned(), watch: true });
     assert!(matches!(client.next(), Event::Reply { result: Ok(Answer::Stat(_)), .. }));
-    client.connection.configure(options(second.local_addr().unwrap(), None));
+    let others = options(second.local_addr().unwrap(), None);
+    client.connection.tell(Command::Configure(others));
     assert!(client.down().contains("the settings changed"));
     client.up();
     client.up(); // the first was cut
-    client.connection.start_over();
+    client.connection.tell(Command::StartOver);
     assert_eq!(client.up().1, 0);
     drop(client);
     at_first.join().unwrap();
