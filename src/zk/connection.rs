@@ -17,8 +17,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Range;
@@ -33,19 +32,15 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use serde::Serialize;
 use socket2::{Domain, Socket, Type};
 
-use super::codec::{
-    self, Answer, Code, Event as Fired, Frame, Granted, Kind, LEN_BYTES, Malformed, Op, Stat,
-};
-use super::dial::{Dialing, Failure};
+use super::codec::{self, Answer, Code, Event as Fired, Frame, Granted, Malformed, Op, Stat};
+use super::dial::Dialing;
+use super::ended::{Ended, Host};
+use super::link::Link;
 use crate::activity;
 use crate::mutant;
 
 /// Events that wait for their reader.
 const MAX_EVENTS: usize = 1024;
-/// Bytes for one read.
-const READ_BYTES: usize = 64 * 1024;
-/// A buffer that is larger when it is empty gives its memory back.
-const KEPT_BYTES: usize = 256 * 1024;
 /// How often it is looked whether a name has been resolved.
 const RESOLVE_LOOK: Duration = Duration::from_millis(50);
 /// When no name has been resolved for so long, that is told.
@@ -58,8 +53,6 @@ const FIRST_CONNECT_LIMIT: Duration = Duration::from_millis(500);
 const STABLE: Duration = Duration::from_secs(2);
 /// Pause after a panic.
 const PANIC_PAUSE: Duration = Duration::from_secs(1);
-/// Time for a goodbye to be sent.
-const CLOSE_LIMIT: Duration = Duration::from_millis(200);
 
 /// How to connect.
 #[derive(Clone, PartialEq, Eq)]
@@ -287,83 +280,6 @@ impl Inbox {
                 Err(TryRecvError::Empty) => return Ok(is_ready),
                 Err(TryRecvError::Disconnected) => return Err(Ended::Stopped),
             }
-        }
-    }
-}
-
-/// Why there is no link, or none any more.
-enum Ended {
-    Stopped,
-    /// It is to be made with other options.
-    Changed,
-    /// The session is no more.
-    Expired,
-    /// Nobody takes a connection.
-    Unreachable,
-    /// No byte came for so long, while one was due.
-    Mute(Duration),
-    Io(io::Error),
-    Foreign(Malformed),
-    /// The digest is refused.
-    Unproved(Code),
-    /// The asker does not believe the server, for this reason.
-    Distrusted(String),
-}
-
-impl From<io::Error> for Ended {
-    fn from(e: io::Error) -> Self {
-        Ended::Io(e)
-    }
-}
-
-impl From<Malformed> for Ended {
-    fn from(malformed: Malformed) -> Self {
-        Ended::Foreign(malformed)
-    }
-}
-
-impl Ended {
-    /// In words, and what it means for the address. `was_up`: a session had been granted.
-    fn told(&self, host: &Host, was_up: bool) -> (Failure, String) {
-        let other = |why: &dyn fmt::Display| (Failure::Other, format!("{host}: {why}"));
-        match self {
-            Ended::Stopped => other(&"the proxy stops"),
-            Ended::Changed => other(&"the settings changed"),
-            Ended::Expired => other(&"the session has expired"),
-            Ended::Unreachable => other(&"takes no connection"),
-            Ended::Mute(span) => {
-                (Failure::Other, format!("no answer from {host} in {} s", span.as_secs_f64()))
-            }
-            Ended::Io(e) if is_end(e) && was_up => other(&"it closed the connection"),
-            Ended::Io(e) if is_end(e) => {
-                let why = "it closes the connection instead of granting a session: it is full (maxClientCnxns), has no \
-                           quorum, knows less than was seen before, or is no ZooKeeper";
-                (Failure::Early, format!("{host}: {why}"))
-            }
-            Ended::Io(e) => {
-                let is_refused = e.kind() == ErrorKind::ConnectionRefused;
-                let failure = if is_refused { Failure::Refused } else { Failure::Other };
-                (failure, format!("{host}: {}", plain(e)))
-            }
-            Ended::Foreign(malformed) => other(malformed),
-            Ended::Unproved(code) => other(&format!("zookeeper.digest: {code}")),
-            Ended::Distrusted(why) => other(why),
-        }
-    }
-}
-
-/// An address, and how it is told: with the name that it has in the settings.
-#[derive(Clone)]
-struct Host {
-    addr: SocketAddr,
-    name: String,
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name.parse() == Ok(self.addr) {
-            true => write!(f, "{}", self.addr),
-            false => write!(f, "{} ({})", self.name, self.addr),
         }
     }
 }
@@ -659,167 +575,6 @@ impl Dialer {
             link.consume(frame.end);
         }
     }
-}
-
-/// A request that is to be answered.
-struct Due {
-    xid: i32,
-    ticket: u64,
-    kind: Kind,
-}
-
-/// A connection, its buffers, and what is due over it.
-struct Link {
-    stream: TcpStream,
-    out: Vec<u8>,
-    written: usize,
-    input: Vec<u8>,
-    last_xid: i32,
-    /// Requests, in the order of their answers.
-    due: VecDeque<Due>,
-    is_pong_due: bool,
-    is_auth_due: bool,
-    /// When a byte came last, or what is due was asked although nothing was.
-    progress_at: Instant,
-}
-
-impl Link {
-    fn new(stream: TcpStream) -> Self {
-        Link {
-            stream,
-            out: Vec::new(),
-            written: 0,
-            input: Vec::new(),
-            last_xid: 0,
-            due: VecDeque::new(),
-            is_pong_due: false,
-            is_auth_due: false,
-            progress_at: Instant::now(),
-        }
-    }
-
-    fn ask(&mut self, ticket: u64, op: &Op) {
-        self.begin();
-        // Negative ones mean something else.
-        self.last_xid = self.last_xid.checked_add(1).unwrap_or(1);
-        let kind = codec::write_request(&mut self.out, self.last_xid, op);
-        self.due.push_back(Due { xid: self.last_xid, ticket, kind });
-    }
-
-    fn ping(&mut self) {
-        self.begin();
-        codec::write_ping(&mut self.out);
-        self.is_pong_due = true;
-    }
-
-    fn prove(&mut self, digest: &str) {
-        self.begin();
-        codec::write_auth(&mut self.out, digest);
-        self.is_auth_due = true;
-    }
-
-    /// Something is about to be due.
-    fn begin(&mut self) {
-        if !self.is_due() {
-            self.progress_at = Instant::now();
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        self.is_pong_due || self.is_auth_due || !self.due.is_empty()
-    }
-
-    /// When it is late, if no byte comes before.
-    fn late_at(&self, patience: Duration) -> Option<Instant> {
-        self.is_due().then_some(self.progress_at + patience)
-    }
-
-    /// Ends the session, so that the server need not wait for its end.
-    fn say_goodbye(&mut self) {
-        self.ask(0, &Op::Close);
-        let until = Instant::now() + CLOSE_LIMIT;
-        // The server closes the connection behind its answer.
-        while self.flush().and_then(|()| self.fill()).is_ok() && Instant::now() < until {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn is_flushed(&self) -> bool {
-        self.written == self.out.len()
-    }
-
-    fn wants(&self) -> PollFlags {
-        if self.is_flushed() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.is_flushed() {
-            match self.stream.write(&self.out[self.written..]) {
-                Ok(len) => self.written += len,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        self.out.clear();
-        self.out.shrink_to(KEPT_BYTES);
-        self.written = 0;
-        Ok(())
-    }
-
-    /// Reads what has come, as much as one read takes.
-    fn fill(&mut self) -> io::Result<()> {
-        let start = self.input.len();
-        self.input.resize(start + READ_BYTES, 0);
-        let read = loop {
-            match self.stream.read(&mut self.input[start..]) {
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                read => break read,
-            }
-        };
-        self.input.truncate(start + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {
-                self.progress_at = Instant::now();
-                Ok(())
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Where the frame stands that begins there, if it has come.
-    fn frame_at(&self, start: usize) -> Result<Option<Range<usize>>, Malformed> {
-        let Some(len) = codec::frame_len(&self.input[start..])? else {
-            return Ok(None);
-        };
-        let start = start + LEN_BYTES;
-        Ok((self.input.len() >= start + len).then_some(start..start + len))
-    }
-
-    fn consume(&mut self, end: usize) {
-        self.input.drain(..end);
-        if self.input.is_empty() {
-            self.input.shrink_to(KEPT_BYTES);
-        }
-    }
-}
-
-fn is_end(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        ErrorKind::UnexpectedEof
-            | ErrorKind::ConnectionReset
-            | ErrorKind::BrokenPipe
-            | ErrorKind::ConnectionAborted
-    )
-}
-
-/// Without the system's number for it, which tells an operator nothing.
-fn plain(e: &io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub mod codec;
 
 pub mod connection;
 pub mod dial;
+pub mod ended;
+pub mod link;
 pub mod session;
 
 pub mod control;

@@ -114,6 +114,7 @@ const PURE: &[&str] = &[
     "zk/codec.rs",
     "zk/control.rs",
     "zk/dial.rs",
+    "zk/ended.rs",
     "zk/flaps.rs",
     "zk/lag.rs",
     "zk/meaning.rs",

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::sync::mpsc;
 
 use super::*;
+use crate::zk::codec::LEN_BYTES;
 
 const SOON: Duration = Duration::from_secs(20);
 /// The least patience, a second, goes with it.
