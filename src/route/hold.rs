@@ -351,13 +351,13 @@ impl<T> Hold<T> {
     }
 
     /// An operator accepts what he was shown: a root's czxid, 0 for a missing one, and a number of tables. From then on
-    /// that root is the one that is known, and the tables that are held, or not below it, may go; all of the `cached` ones
-    /// may if nobody knows which these are.
+    /// that root is the one that is known, and the tables that are held, or not below it, may go; `all` that are cached may
+    /// if nobody knows which these are.
     pub fn accept(
         &mut self,
         czxid: i64,
         gone: usize,
-        cached: Vec<Box<str>>,
+        all: Vec<Box<str>>,
     ) -> Result<Shown, Refusal> {
         let shown = self.shown().ok_or(Refusal::NotHeld)?;
         if (shown.czxid(), shown.gone) != (czxid, gone) {
@@ -368,7 +368,7 @@ impl<T> Hold<T> {
         if let Some(held) = self.root.take() {
             (self.known, self.oldest_zxid) = (shown.root, None);
             if shown.root.is_some() {
-                self.expected.extend(held.absent.unwrap_or(cached));
+                self.expected.extend(held.absent.unwrap_or(all));
             }
         }
         self.aside.clear();

@@ -9,10 +9,13 @@ use crate::route::names::Names;
 use crate::route::record::Record;
 use crate::route::table::{Absence, Cached};
 
+/// A cluster that a table names, and the change that wrote its record.
+pub type Named = (Box<str>, i64);
+
 /// One step of what was decided.
 pub enum Change {
-    /// A table lives there: its own record says so, or that of the cluster `named` in it, of this mzxid.
-    Lives { table: Box<str>, record: Record, mzxid: i64, named: Option<(Box<str>, i64)> },
+    /// A table lives there: its own record says so, or that of the cluster `named` in it.
+    Lives { table: Box<str>, record: Record, mzxid: i64, named: Option<Named> },
     /// The record that decides cannot be used. A route that is cached stays.
     Unusable(Box<str>),
     /// Why the record that is there now cannot be used; `None`: it can be.

@@ -28,6 +28,9 @@ use crate::route::names::Names;
 use crate::route::table::{Absence as Told, Cached, RouteTable};
 use crate::wire::message::is_table_name;
 
+/// The meaning of a read for the plan, or why its connection is in doubt.
+pub type Taken = Result<Verdict, Doubt>;
+
 /// All that is decided by.
 pub struct Meaning {
     /// The cache, to look into.
@@ -140,8 +143,8 @@ impl Meaning {
             }
             What::Table(table) => drop(self.records.follow(table)),
             What::Cluster(name) => {
-                let (as_of, cached) = (self.history.watched_as_of.unwrap_or(0), &self.cached);
-                self.records.known_as_of(name, as_of, |table| cached.has(table));
+                let as_of = self.history.watched_as_of.unwrap_or(0);
+                self.records.known_as_of(name, as_of, &self.cached);
             }
             What::Root | What::Names => {}
         }
@@ -149,9 +152,8 @@ impl Meaning {
 
     /// Forgets clusters that no cached table names.
     pub fn forget_unnamed(&mut self) {
-        let is_cached = |table: &str| self.cached.has(table);
-        self.records.keep(is_cached);
-        self.hold.keep(is_cached);
+        self.records.keep(&self.cached);
+        self.hold.keep(|table| self.cached.has(table));
         self.show_hold();
     }
 
@@ -187,20 +189,13 @@ impl Meaning {
     }
 
     /// A read ended, and its connection is not in doubt. A table that is not cached is now only if it `is_wanted`.
-    /// `Err`: now the connection is in doubt.
-    pub fn take(
-        &mut self,
-        what: &What,
-        found: ReadResult,
-        is_wanted: bool,
-        now: Instant,
-    ) -> Result<Verdict, Doubt> {
+    pub fn take(&mut self, what: &What, found: ReadResult, is_wanted: bool, now: Instant) -> Taken {
         let verdict = match what {
-            What::Root => return self.take_root(found, now),
-            What::Names => return Ok(self.take_names(found)),
+            What::Root => return self.root(found, now),
+            What::Names => return Ok(self.names(found)),
             What::Table(_) | What::Cluster(_) if self.hold.is_blind() => return Ok(Verdict::Held),
-            What::Table(table) => self.take_table(table, found, is_wanted, now),
-            What::Cluster(name) => self.take_cluster(name, found),
+            What::Table(table) => self.table(table, found, is_wanted, now),
+            What::Cluster(name) => self.cluster(name, found),
         };
         // A table that waits for its cluster has not changed yet.
         let is_taken = !matches!(&verdict, Ok(Verdict::Waits));
@@ -281,7 +276,7 @@ impl Meaning {
         self.forget_unnamed();
     }
 
-    fn take_root(&mut self, found: ReadResult, now: Instant) -> Result<Verdict, Doubt> {
+    fn root(&mut self, found: ReadResult, now: Instant) -> Taken {
         let root = match found {
             Ok(Found::Root(stat)) => {
                 self.see_root(&stat, now)?;
@@ -382,7 +377,7 @@ impl Meaning {
         self.change(Change::Hold(self.hold.view(), told, server));
     }
 
-    fn take_names(&mut self, found: ReadResult) -> Verdict {
+    fn names(&mut self, found: ReadResult) -> Verdict {
         if self.hold.is_blind() {
             if let Ok(Found::Names(names)) = found {
                 let mut absent = self.cached.by_use();
@@ -422,13 +417,7 @@ impl Meaning {
         Verdict::Settled
     }
 
-    fn take_table(
-        &mut self,
-        table: &str,
-        found: ReadResult,
-        is_wanted: bool,
-        now: Instant,
-    ) -> Result<Verdict, Doubt> {
+    fn table(&mut self, table: &str, found: ReadResult, is_wanted: bool, now: Instant) -> Taken {
         let cached = self.cached.get(table);
         // The change that wrote what is cached.
         let known = cached.as_ref().and_then(Cached::route).map_or(0, |route| route.mzxid);
@@ -471,7 +460,7 @@ impl Meaning {
                 let as_of = root.map_or(self.history.server, |stat| stat.pzxid);
                 self.check(&what, as_of, known)?;
                 match cached {
-                    Some(cached) => self.take_absence(table, cached, known, now),
+                    Some(cached) => self.absent(table, cached, known, now),
                     None => self.records.detach(table),
                 }
                 self.change(Change::Absent(table.into()));
@@ -489,7 +478,7 @@ impl Meaning {
     }
 
     /// A cached table is absent below the right root.
-    fn take_absence(&mut self, table: &str, cached: Cached, mzxid: i64, now: Instant) {
+    fn absent(&mut self, table: &str, cached: Cached, mzxid: i64, now: Instant) {
         if self.word.deletes(table, mzxid) {
             self.hold.expect_gone(table.into());
         }
@@ -508,7 +497,7 @@ impl Meaning {
         self.change(Change::Gone(table.into()));
     }
 
-    fn take_cluster(&mut self, name: &str, found: ReadResult) -> Result<Verdict, Doubt> {
+    fn cluster(&mut self, name: &str, found: ReadResult) -> Taken {
         let Some(known) = self.records.clusters.get(name).map(|cluster| cluster.mzxid) else {
             return Ok(Verdict::Settled); // nobody names it any more
         };
@@ -516,8 +505,7 @@ impl Meaning {
             self.check(&What::Cluster(name.into()), stat.mzxid, known)?;
             self.history.knows(stat.mzxid);
         }
-        let cached = &self.cached;
-        Ok(self.records.cluster(name, found, |table| cached.has(table)))
+        Ok(self.records.cluster(name, found, &self.cached))
     }
 }
 

@@ -147,10 +147,6 @@ impl Read {
         (Read { what, path, step: Step::First }, op)
     }
 
-    pub fn what(&self) -> &What {
-        &self.what
-    }
-
     /// A request was answered.
     pub fn answered(self, result: Result<Answer, Code>, paths: &Paths) -> Progress {
         let Read { what, path, step } = self;

@@ -17,6 +17,7 @@ use super::codec::Op;
 use super::planner::Verdict;
 use super::read::{Found, Paths, ReadError, ReadResult, What};
 use crate::route::record::{self, Record, Target};
+use crate::route::table::RouteTable;
 
 /// A znode that an ACL hides has no watch to tell when that ends.
 pub const NO_AUTH_PAUSE: Duration = Duration::from_secs(5);
@@ -135,13 +136,8 @@ impl Records {
         Verdict::Waits
     }
 
-    /// A cluster was read. `is_cached` tells which tables are.
-    pub fn cluster(
-        &mut self,
-        name: &str,
-        found: ReadResult,
-        is_cached: impl Fn(&str) -> bool,
-    ) -> Verdict {
+    /// A cluster was read.
+    pub fn cluster(&mut self, name: &str, found: ReadResult, cached: &RouteTable) -> Verdict {
         let Some(cluster) = self.clusters.get_mut(name) else {
             return Verdict::Settled;
         };
@@ -173,19 +169,20 @@ impl Records {
             Some(ReadError::NoNode) | None => Verdict::Settled,
         };
         let as_of = cluster.asked_as_of.take().unwrap_or(0);
-        self.known_as_of(name, as_of, is_cached);
+        self.known_as_of(name, as_of, cached);
         verdict
     }
 
     /// A cluster's record is what was read of it last, as it was when the newest known change was this.
-    pub fn known_as_of(&mut self, name: &str, as_of: i64, is_cached: impl Fn(&str) -> bool) {
+    pub fn known_as_of(&mut self, name: &str, as_of: i64, cached: &RouteTable) {
         let Some(cluster) = self.clusters.get_mut(name) else {
             return;
         };
         (cluster.is_due, cluster.as_of) = (false, as_of);
         for table in mem::take(&mut cluster.tables) {
             let naming = self.tables.get_mut(&table);
-            let Some(naming) = naming.filter(|naming| naming.is_wanted || is_cached(&table)) else {
+            let Some(naming) = naming.filter(|naming| naming.is_wanted || cached.has(&table))
+            else {
                 // It had to make room, and does not come back by this.
                 self.tables.remove(&table);
                 continue;
@@ -234,8 +231,8 @@ impl Records {
     }
 
     /// Forgets clusters that no cached table names.
-    pub fn keep(&mut self, is_cached: impl Fn(&str) -> bool) {
-        self.tables.retain(|table, naming| naming.is_wanted || is_cached(table));
+    pub fn keep(&mut self, cached: &RouteTable) {
+        self.tables.retain(|table, naming| naming.is_wanted || cached.has(table));
         self.clusters.retain(|_, cluster| {
             cluster.tables.retain(|table| self.tables.contains_key(table));
             !cluster.tables.is_empty()

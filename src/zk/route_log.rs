@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use log::{Level, error, info, log, warn};
 
+use super::change::Named;
 use super::flaps::Flaps;
 use super::meaning::name_of;
 use super::read::What;
@@ -47,13 +48,7 @@ impl RouteLog {
 
     /// A table lives there now, by its own record or by that of the cluster `named` in it. `from`: where it lived before,
     /// if it was cached.
-    pub fn lives(
-        &mut self,
-        table: &str,
-        from: Option<&str>,
-        to: &Route,
-        named: Option<(Box<str>, i64)>,
-    ) {
+    pub fn lives(&mut self, table: &str, from: Option<&str>, to: &Route, named: Option<Named>) {
         let (named, of_named) = named.unzip();
         let took = self.took(table, named);
         // First sights, thousands of them after a start, tell nobody anything.

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use log::{info, warn};
 
-use super::change::Change;
+use super::change::{Change, Named};
 use super::meaning::Meaning;
 use super::read::{Paths, What};
 use super::route_log::{self, RouteLog, TARGET};
@@ -143,7 +143,7 @@ impl Routes {
         }
     }
 
-    fn put(&mut self, table: &str, record: Record, mzxid: i64, named: Option<(Box<str>, i64)>) {
+    fn put(&mut self, table: &str, record: Record, mzxid: i64, named: Option<Named>) {
         let cluster_name = record.cluster.clone();
         let route = Route { cluster_name, cluster: self.clusters.get(record), mzxid };
         let before = self.writer.get(table);

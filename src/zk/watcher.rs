@@ -109,7 +109,8 @@ impl ZkWatch {
         let resolve = Box::new(move |name: &str| upstream.resolver.known(name));
         let newest = routes.history.newest;
         let (connection, told) = Connection::start(options(&settings), resolve, newest, seed)?;
-        let mut watch = Watch::new(routes, jobs, settings.preload, confirmed, status.clone(), seed);
+        let mut watch = Watch::new(routes, jobs, confirmed, status.clone(), seed);
+        watch.preloads = settings.preload;
         watch.move_control(&settings);
         (watch.connection, watch.address) = (Some(connection), settings.address);
         let thread = thread::Builder::new().name("zk-watch".to_owned()).spawn(move || {
@@ -219,14 +220,7 @@ struct Watch {
 
 impl Watch {
     /// With no connection yet.
-    fn new(
-        routes: Routes,
-        jobs: Arc<Jobs>,
-        preloads: bool,
-        confirmed: Sender<()>,
-        status: Status,
-        seed: u64,
-    ) -> Self {
+    fn new(routes: Routes, jobs: Arc<Jobs>, done: Sender<()>, status: Status, seed: u64) -> Self {
         let mut planner = Planner::new(Instant::now(), seed, routes.records.paths.parent_bytes());
         planner.distrust(routes.cached.by_use());
         Watch {
@@ -247,9 +241,9 @@ impl Watch {
             waiting: HashMap::new(),
             absent: HashMap::new(),
             told_at: None,
-            preloads,
+            preloads: false,
             preload_is_due: false,
-            confirmed,
+            confirmed: done,
             status,
         }
     }
@@ -810,7 +804,7 @@ mod tests {
         let routes = Routes::new(paths(&settings), true, writer, clusters);
         let status = Status::new("/r", settings.timeout);
         let jobs = Arc::new(Jobs::default());
-        let mut watch = Watch::new(routes, jobs, false, bounded(1).0, status, 7);
+        let mut watch = Watch::new(routes, jobs, bounded(1).0, status, 7);
         watch.address = settings.address;
         watch
     }
@@ -890,7 +884,7 @@ mod tests {
         let routes = Routes::new(paths, true, writer, clusters);
         let status = Status::new("/r", Duration::from_secs(6));
         let (confirmed, jobs) = (bounded(1).0, Arc::new(Jobs::default()));
-        let mut watch = Watch::new(routes, jobs, false, confirmed, status.clone(), 7);
+        let mut watch = Watch::new(routes, jobs, confirmed, status.clone(), 7);
         let mut runs = 0;
         watch.run_on(|watch| {
             runs += 1;

@@ -1,6 +1,9 @@
 //! Which record a table lives by, and what is read for it.
 
+use std::sync::Arc;
+
 use super::*;
+use crate::route::table::Cached;
 use crate::zk::codec::Stat;
 
 const NAMES_C: &str = r#"{"cluster": "c"}"#;
@@ -24,8 +27,17 @@ fn table(records: &mut Records, text: &str, mzxid: i64) -> (Verdict, Vec<String>
 fn cluster(records: &mut Records, text: &str, mzxid: i64) -> Vec<String> {
     let stat = Stat { mzxid, ..Stat::default() };
     let found = Ok(Found::Record { data: text.into(), stat });
-    assert_eq!(records.cluster("c", found, |_| false), Verdict::Settled);
+    assert_eq!(records.cluster("c", found, &cache(false)), Verdict::Settled);
     decided(records)
+}
+
+/// The cache, with the table or without.
+fn cache(has_table: bool) -> Arc<RouteTable> {
+    let (cached, writer) = RouteTable::new(1);
+    if has_table {
+        writer.put("t", Cached::Unusable);
+    }
+    cached
 }
 
 /// A read of the cluster is sent, when the newest known change is this.
@@ -104,7 +116,7 @@ fn a_cluster_that_cannot_be_used_leaves_its_last_good_record() {
         cluster(&mut records, &metas("b"), 1);
         ask(&mut records, 5);
         let is_missing = found == Err(ReadError::NoNode);
-        assert_eq!(records.cluster("c", found, |_| true), verdict, "{why}");
+        assert_eq!(records.cluster("c", found, &cache(true)), verdict, "{why}");
         let fault = format!("t fault=znode /c/c{fault}");
         let stands = format!("t {stands}");
         let want = [line, "t@3 lives in c by c@1", &fault, &stands, "t known"];
@@ -142,13 +154,13 @@ fn over_a_new_connection_nothing_counts_until_it_is_read_or_its_watch_stands() {
     ask(&mut records, 9);
     cluster(&mut records, &metas("a"), 3);
     records.begin_to_confirm();
-    records.known_as_of("c", 7, |_| true);
+    records.known_as_of("c", 7, &cache(true));
     let lives = ["t@5 lives in c by c@3", "t fault=none"];
     assert_eq!(decided(&mut records), lives, "by now it may name another");
     records.begin_to_confirm();
     assert_eq!(records.follow("t"), Verdict::Waits, "all clusters are read");
-    records.known_as_of("c", 7, |_| true);
+    records.known_as_of("c", 7, &cache(true));
     assert_eq!(decided(&mut records), [lives[0], lives[1], "t confirmed", "t known"]);
-    records.keep(|_| false);
+    records.keep(&cache(false));
     assert!(records.clusters.is_empty() && !records.tables.contains_key("t"));
 }
