@@ -38,13 +38,8 @@ pub struct Identity {
 pub enum Seen {
     /// It is not there.
     Missing,
-    /// It is there.
-    There {
-        /// Which one.
-        identity: Identity,
-        /// ZooKeeper has forgotten changes that were seen before.
-        is_older: bool,
-    },
+    /// It is there. `is_older`: ZooKeeper has forgotten changes that were seen before.
+    There { identity: Identity, is_older: bool },
 }
 
 /// Why routes are held.

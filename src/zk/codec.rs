@@ -74,74 +74,24 @@ impl Acl {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Whether a znode is there. A watch is left in either case.
-    Exists {
-        /// The znode.
-        path: String,
-        /// Leave a watch.
-        watch: bool,
-    },
+    Exists { path: String, watch: bool },
     /// Its data. A watch is left if it is there and may be read.
-    GetData {
-        /// The znode.
-        path: String,
-        /// Leave a watch.
-        watch: bool,
-    },
+    GetData { path: String, watch: bool },
     /// The names of its children.
-    GetChildren {
-        /// The znode.
-        path: String,
-        /// Leave a watch.
-        watch: bool,
-    },
-    /// Watches that another connection had. Changes since a zxid are told at once.
-    SetWatches {
-        /// The zxid.
-        since: i64,
-        /// Znodes that were there.
-        data: Vec<String>,
-        /// Znodes that were not.
-        exist: Vec<String>,
-        /// Znodes whose children are watched.
-        child: Vec<String>,
-    },
-    /// A new znode.
-    Create {
-        /// The znode.
-        path: String,
-        /// Its data.
-        data: Vec<u8>,
-        /// The rights on it.
-        acl: Vec<Acl>,
-        /// It ends with the session.
-        is_ephemeral: bool,
-    },
-    /// New data.
-    SetData {
-        /// The znode.
-        path: String,
-        /// The data.
-        data: Vec<u8>,
-        /// Only if it has this version; -1: any.
-        version: i32,
-    },
-    /// No znode any more.
-    Delete {
-        /// The znode.
-        path: String,
-        /// Only if it has this version; -1: any.
-        version: i32,
-    },
+    GetChildren { path: String, watch: bool },
+    /// Watches that another connection had: of znodes that were there, of those that were not, and of children. Changes
+    /// since a zxid are told at once.
+    SetWatches { since: i64, data: Vec<String>, exist: Vec<String>, child: Vec<String> },
+    /// A new znode. An ephemeral one ends with the session.
+    Create { path: String, data: Vec<u8>, acl: Vec<Acl>, is_ephemeral: bool },
+    /// New data, only if the znode has this version; -1: any.
+    SetData { path: String, data: Vec<u8>, version: i32 },
+    /// No znode any more, only if it has this version; -1: any.
+    Delete { path: String, version: i32 },
     /// The rights.
-    GetAcl {
-        /// The znode.
-        path: String,
-    },
+    GetAcl { path: String },
     /// A read after it is as new as the leader was.
-    Sync {
-        /// The znode.
-        path: String,
-    },
+    Sync { path: String },
     /// The end of the session.
     Close,
 }
@@ -238,15 +188,9 @@ pub enum Event {
 /// One frame from a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// The answer to the request with this xid.
-    Reply {
-        /// The number of the request.
-        xid: i32,
-        /// The newest change that the server knew of.
-        zxid: i64,
-        /// The result's bytes, see [`read_answer`].
-        result: Result<&'a [u8], Code>,
-    },
+    /// The answer to the request with this xid, by a server that knew of changes up to this zxid: the result's bytes, see
+    /// [`read_answer`].
+    Reply { xid: i32, zxid: i64, result: Result<&'a [u8], Code> },
     /// The answer to a ping, by a server that knew of changes up to this zxid.
     Pong(i64),
     /// The answer to [`write_auth`].

@@ -82,52 +82,20 @@ pub struct Granting {
 /// An event of a connection.
 #[derive(Debug)]
 pub enum Event {
-    /// There is a connection and a session.
-    Up {
-        /// Number of the connection; requests name it.
-        link: u64,
-        /// The server.
-        server: SocketAddr,
-        /// The session.
-        session: Granting,
-        /// The newest zxid seen before: watches are set again since then.
-        since: i64,
-    },
+    /// There is a connection and a session. Requests name the connection by its number, and watches are set again since
+    /// the newest zxid that was seen before.
+    Up { link: u64, server: SocketAddr, session: Granting, since: i64 },
     /// There is none, and why; also after each try that fails.
     Down(String),
-    /// A request was answered, by a server that knew of changes up to `zxid`.
-    Reply {
-        /// The number of the request.
-        ticket: u64,
-        /// The newest change that the server knew of.
-        zxid: i64,
-        /// The answer.
-        result: Result<Answer, Code>,
-    },
+    /// The request of this ticket was answered, by a server that knew of changes up to `zxid`.
+    Reply { ticket: u64, zxid: i64, result: Result<Answer, Code> },
     /// A ping was answered: all watches that fired up to this zxid have been told.
-    Pong {
-        /// The newest change that the server knew of.
-        zxid: i64,
-    },
-    /// A watch fired, and is used up.
-    Fired {
-        /// The change.
-        event: Fired,
-        /// The znode.
-        path: String,
-        /// When the server's word was read.
-        at: Instant,
-    },
+    Pong { zxid: i64 },
+    /// A watch fired, and is used up. The server's word was read at this time.
+    Fired { event: Fired, path: String, at: Instant },
     /// All servers have closed early for long, and one was asked as by a client that has never seen anything: the root
-    /// as it is there.
-    Looked {
-        /// The server.
-        server: SocketAddr,
-        /// The newest change that it knows of.
-        zxid: i64,
-        /// The root.
-        root: Result<Stat, Code>,
-    },
+    /// as it is there. `zxid`: the newest change that the server knows of.
+    Looked { server: SocketAddr, zxid: i64, root: Result<Stat, Code> },
 }
 
 /// An order to the thread.

@@ -20,11 +20,8 @@ pub enum Asked {
     Word,
     /// A watch on a word that is not there yet.
     NoWord,
-    /// The proxy's own znode.
-    Member {
-        /// Its parents were made.
-        again: bool,
-    },
+    /// The proxy's own znode; `again` once its parents were made.
+    Member { again: bool },
     /// Whether it is there, and a watch on it.
     Own,
     /// The control znode.

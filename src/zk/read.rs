@@ -28,25 +28,15 @@ pub enum What {
 pub enum Found {
     /// The root is there.
     Root(Stat),
-    /// The root is not there.
-    NoRoot {
-        /// zxid of the last creation or deletion below the nearest znode above it, no older than its own.
-        pzxid: i64,
-    },
+    /// The root is not there. `pzxid`: of the last creation or deletion below the nearest znode above it, no older than
+    /// its own.
+    NoRoot { pzxid: i64 },
     /// The children of the root.
     Names(Names),
     /// Bytes of the znode of a table or cluster, and how old it is.
-    Record {
-        /// The bytes.
-        data: Vec<u8>,
-        /// How old it is.
-        stat: Stat,
-    },
+    Record { data: Vec<u8>, stat: Stat },
     /// A table that is not there, and the root as it was just after; `None`: no root either.
-    Absent {
-        /// The root.
-        root: Option<Stat>,
-    },
+    Absent { root: Option<Stat> },
 }
 
 /// The same, or why it found nothing.
