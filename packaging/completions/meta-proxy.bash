@@ -18,7 +18,7 @@ _meta_proxy() {
     check) words='--strict --json --routes' files=(-f) ;;
     help) words='run check query route' ;;
     route)
-      words='--apply --back --broken --clients-moved --cluster --clusters-root --config --control-digest-file --control-root --digest-file --every --exclude --file --forget --from --if-version --json --keep-undo --last --like --listen --max-delete --max-refused --metas --moving-accepted --not-for-go --other-name --other-partition-count --plan --probe --proxies --prune --replace --root --save --split-brain-accepted --table --tables-file --target-accepted --timeout-ms --to --wait-s --why --yes-tables --zookeeper'
+      words='--apply --back --broken --clients-moved --cluster --clusters-root --config --control-digest-file --control-root --digest-file --every --exclude --file --forget --from --if-version --json --keep-undo --last --like --listen --max-delete --max-refused --metas --moving-accepted --no-probe --not-for-go --other-name --other-partition-count --plan --probe --proxies --prune --replace --root --save --split-brain-accepted --table --tables-file --target-accepted --timeout-ms --to --wait-s --why --yes-tables --zookeeper'
       if ((COMP_CWORD == 2)); then
         words='ls get set rm switch move finish fence undo metas import verify history accept export'
       fi

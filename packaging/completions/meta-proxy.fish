@@ -41,6 +41,7 @@ complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l max-delete -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l max-refused -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l metas -x
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l moving-accepted
+complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l no-probe
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l not-for-go
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l other-name
 complete -c meta-proxy -n '__fish_seen_subcommand_from route' -l other-partition-count

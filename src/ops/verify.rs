@@ -85,11 +85,13 @@ fn distinct(views: &Views) -> Vec<(&Vec<String>, &Leader)> {
 }
 
 /// All findings. `twice` has the tables that are there twice, and between which clusters each is duplicated, in words.
+/// `moved` has the tables that moved and the clusters they left, which deny their clients until the move is finished.
 pub fn findings(
     rows: &[Row],
     views: &Views,
     names: &Names,
     twice: &[(Twice, Option<String>)],
+    moved: &[(String, String)],
 ) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut tell = |kind, subject: &str, what: String, is_allowed| {
@@ -121,11 +123,24 @@ pub fn findings(
             }
         }
     }
+    let is_moved = |twice: &Twice| {
+        moved.iter().any(|(table, from)| *table == twice.table && *from == twice.other.1)
+    };
     for (twice, duplicated) in twice {
         // A copy that takes no clients is one that a move left, or a fence.
         let other = leader(views, &twice.other.0).and_then(|other| other.apps.get(&twice.table));
         let denies = other.and_then(|app| app.denies());
+        let stalled = format!("{}->{}", twice.home.1, twice.other.1);
         let allowed = match (duplicated, denies) {
+            // A cluster that denies clients takes nothing from another one, either.
+            (Some(text), Some(value)) if *text == stalled && !is_moved(twice) => {
+                let what = format!(
+                    "-> {}, whose duplication {text} stalls: {} denies clients: {value}",
+                    twice.home.1, twice.other.1
+                );
+                tell("TWICE", &twice.table, what, false);
+                continue;
+            }
             (Some(text), _) => Some(format!(" (allowed: duplication {text})")),
             (None, Some(value)) => {
                 Some(format!(" (allowed: {} denies clients: {value})", twice.other.1))
@@ -166,8 +181,13 @@ pub fn findings(
     let routed: BTreeSet<&str> = rows.iter().map(|row| row.table.as_str()).collect();
     for (metas, leader) in distinct(views) {
         let name = name_of(names, metas);
-        for table in leader.apps.keys().filter(|table| !routed.contains(table.as_str())) {
+        let unrouted = leader.apps.iter().filter(|(table, _)| !routed.contains(table.as_str()));
+        for (table, app) in unrouted {
             tell("UNROUTED", table, format!("in {name}, no znode"), false);
+            if let Some(value) = app.denies() {
+                let what = format!("on {name} denies clients: {value}; it has no route");
+                tell("ENV", table, what, false);
+            }
         }
     }
     let mut sets: BTreeMap<&str, Vec<&Vec<String>>> = BTreeMap::new();

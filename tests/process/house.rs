@@ -8,8 +8,8 @@ use std::process::Command;
 /// Crates that `cargo tree -e normal` may list.
 const MAX_CRATES: usize = 60;
 /// Lines of code of the proxy, and of the commands with the route tool. More is a reason to look for what can go.
-const MAX_LINES: usize = 17_100;
-const MAX_TOOL_LINES: usize = 7_300;
+const MAX_LINES: usize = 17_000;
+const MAX_TOOL_LINES: usize = 7_800;
 
 /// The layers, lowest first: a folder, or a file that stands lower or higher than the rest of its folder. A file names
 /// only files of its own layer and of those before it.
@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "ops/verify.rs",
     "ops/moving/checks.rs",
     "ops/moving/decide.rs",
+    "ops/moving/force.rs",
     "ops/moving/state.rs",
     "ops/plan.rs",
     "ops/record.rs",

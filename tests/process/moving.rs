@@ -19,6 +19,8 @@ use crate::pegasus::ask;
 use crate::run::{Finished, run};
 use crate::support::{BINARY, SOON, set_up};
 
+mod trouble;
+
 const ROOT: &str = "/pegasus-cluster";
 const CONTROL: &str = "/pegasus-control";
 const PARTITIONS: usize = 4;
@@ -37,8 +39,11 @@ struct World {
 
 impl World {
     fn new(tables: &[&str]) -> Self {
-        let (a, b) =
-            (Pegasus::start("c3", Options::default()), Pegasus::start("c4", Options::default()));
+        World::with(tables, Options::default(), Options::default())
+    }
+
+    fn with(tables: &[&str], of_a: Options, of_b: Options) -> Self {
+        let (a, b) = (Pegasus::start("c3", of_a), Pegasus::start("c4", of_b));
         a.join(&b);
         let zk = ZooKeeper::start();
         zk.create(ROOT, "");
@@ -286,7 +291,7 @@ fn a_move_past_its_limit_or_with_a_signal_goes_back() {
             world.is_back("orders", orders);
         });
         scope.spawn(|| {
-            world.start_move("users", &["--keep-undo"], "2 ").kill();
+            world.start_move("users", &["--keep-undo"], "3 ").kill();
             let ls = world.tool(&["ls"], 0);
             assert!(
                 ls.stderr.contains("users from c3 to c4") && ls.stderr.contains("--back --apply"),
@@ -305,7 +310,7 @@ fn a_move_to_a_cluster_that_is_lost_goes_back() {
     let world = World::new(&["items", "orders"]);
     let [items, orders] = ["items", "orders"].map(|table| world.writer(table, 2));
     let running = world.start_move("items", &["--max-refused", "6s"], "2 ");
-    world.start_move("orders", &[], "2 ").kill();
+    world.start_move("orders", &[], "3 ").kill();
     world.b.mute();
     world.tool(&["move", "orders", "--back", "--apply"], 0);
     let said = running.end(1);
@@ -508,12 +513,12 @@ fn a_move_whose_journal_is_lost_goes_back_and_what_is_left_can_be_opened_and_for
     world.is_back("orders", orders);
 
     // Its table is dropped: nothing can end the move, and it is forgotten.
-    world.start_move("items", &[], "2 ").kill();
+    world.start_move("items", &[], "3 ").kill();
     world.a.drop_table("items");
     let told = world.tool(&["move", "items", "--back", "--apply"], 4);
     assert!(told.stderr.contains("c3 does not have the table any more"), "{told}");
     assert!(!world.has_journal("items"), "{told}");
-    world.start_move("orders", &[], "2 ").kill();
+    world.start_move("orders", &[], "3 ").kill();
     world.b.mute();
     let shown = world.tool(&["finish", "orders", "--forget"], 0);
     assert!(shown.stdout.contains("c3 DENIES its clients: reconfig*write"), "{shown}");

@@ -139,6 +139,7 @@ pub const SUBS: &[Sub] = &[
             ("metas", Some("HOST:PORT,...")),
             ("keep-undo", None),
             ("probe", None),
+            ("no-probe", None),
             ("max-refused", Some("SPAN")),
             ("back", None),
             ("apply", None),
@@ -362,7 +363,7 @@ Options that set a rule aside (exit code 5 names the rule):
   --moving-accepted        a move of the table did not end
 
 Exit codes: 0 done or the same, 1 failed, 2 arguments that mean nothing, 3 it differs or is in conflict,
-4 applied in part, or a proxy does not serve it yet, 5 a rule refuses it. Nothing is changed with 1, 2, 3 and 5.
+4 applied in part, or a proxy does not serve it yet, 5 a rule refuses it. Nothing is changed with 1 (a move took all back), 2, 3 and 5.
 ";
     text
 }

@@ -75,8 +75,11 @@ impl Context {
             }
         }
         match moving::journal::all(&mut store) {
-            Ok(journals) => journals.iter().for_each(|journal| {
-                crate::cli::complain(&format!("WARN: {}; {}", journal.stands(), journal.way_on()));
+            Ok(journals) => journals.iter().for_each(|(_, journal)| {
+                crate::cli::complain(&match journal {
+                    Ok(journal) => format!("WARN: {}; {}", journal.stands(), journal.way_on()),
+                    Err(fault) => format!("WARN: a move that nobody can read: {fault}"),
+                });
             }),
             // Other commands do not need it.
             Err(fault) => crate::cli::complain(&format!("WARN: moves are not known: {fault}")),

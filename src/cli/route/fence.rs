@@ -1,6 +1,7 @@
 //! `route fence` closes what a cluster that came back still has of tables that live elsewhere.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Ended;
 use super::args::Args;
@@ -15,7 +16,7 @@ use crate::ops::moving::journal::Keeper;
 use crate::ops::moving::look::Cluster;
 use crate::ops::record::Place;
 use crate::ops::store::{Store, check_name};
-use crate::ops::view::is_same_cluster;
+use crate::ops::view::{Leader, is_same_cluster};
 use crate::ops::{Fault, Outcome, clusters};
 
 /// Closes a cluster for the tables that live elsewhere, and ends what it would still ship there.
@@ -38,6 +39,10 @@ pub fn fence(args: &Args) -> Ended {
         let why = view.why_no_leader();
         Fault::failed(format!("{name}: no leader answers: {why}; fence it when one does"))
     })?;
+    if let Some(own) = leader.name.as_ref().filter(|own| *own != name) {
+        let why = format!("refused, nothing is changed: {name} calls itself {own}");
+        return Err(Fault::new(Outcome::Refused, why));
+    }
     let wanted: Vec<&str> = args.values("table").chain(table).collect();
     let rows = store.routes()?.rows.into_iter();
     let mut elsewhere: BTreeMap<String, Place> = rows
@@ -52,7 +57,19 @@ pub fn fence(args: &Args) -> Ended {
     elsewhere.retain(|table, now| {
         let home = homes.get(&now.metas).and_then(|view| view.leader.as_ref());
         match home {
-            Some(home) => home.addr != leader.addr && !is_same_cluster(home, leader),
+            Some(home) if home.addr == leader.addr || is_same_cluster(home, leader) => false,
+            Some(_) if wanted.contains(&table.as_str()) => true,
+            Some(home) => {
+                let ships = ships_to(home, table, name, context.limit);
+                if ships {
+                    let cluster = &now.cluster;
+                    context.say(&format!(
+                        "WARN: {table}: {cluster}, its home, duplicates it to {name}, which would stall that, so it is left as \
+                         it is; --table {table} closes it all the same\n"
+                    ));
+                }
+                !ships
+            }
             None if wanted.contains(&table.as_str()) => true,
             None => {
                 let cluster = &now.cluster;
@@ -125,12 +142,19 @@ pub fn fence(args: &Args) -> Ended {
     Err(Fault::new(Outcome::Partly, format!("not all is closed:\n{}", failed.join("\n"))))
 }
 
+/// Whether a table's home duplicates it to this cluster.
+fn ships_to(home: &Leader, table: &str, name: &str, limit: Duration) -> bool {
+    let is_duplicating = home.apps.get(table).is_some_and(|app| app.is_duplicating);
+    let remotes = || clusters::remotes(home.addr, table, limit).unwrap_or_default();
+    is_duplicating && remotes().iter().any(|remote| remote == name)
+}
+
 /// The cluster that a table left, as the move or the newest plan says that changed its route.
 fn left(store: &mut Store, table: &str) -> Result<Option<Place>, Fault> {
     if check_name(table).is_err() {
         return Ok(None);
     }
-    if let Some((journal, _)) = Keeper::of(store, table).read(store)? {
+    if let Some(Ok((journal, _))) = Keeper::of(store, table).read(store)? {
         return Ok(Some(journal.from));
     }
     let Some(control) = Control::of(store) else { return Ok(None) };

@@ -3,7 +3,8 @@
 //! ```text
 //! journal   option      what it does
 //! moved     -           every proxy serves the new route ─▶ the old cluster is opened ─▶ the journal is deleted
-//! none      --from C    the same for a cluster that a fence closed, or whose journal is lost
+//! none      --from C    the same for a cluster that a fence closed, or whose journal is lost; at once if no route leads
+//!                       elsewhere
 //! any       --forget    tells what may stand ─▶ the route is pinned ─▶ the journal is deleted, nothing else is touched
 //! ```
 
@@ -29,6 +30,7 @@ use crate::zk::codec::Op;
 const TRIES: u32 = 5;
 /// After the first try; doubles.
 const PAUSE: Duration = Duration::from_millis(300);
+const ANY_VERSION: i32 = -1;
 
 /// Ends a move.
 pub fn finish(args: &Args) -> Ended {
@@ -37,38 +39,46 @@ pub fn finish(args: &Args) -> Ended {
     check_name(table)?;
     let mut store = context.open()?;
     let keeper = Keeper::of(&store, table);
-    let found = keeper.read(&mut store)?;
     store.sync()?;
     let none = || Fault::failed(format!("{}: there is no move of {table}", keeper.place()));
     if args.is_set("forget") {
-        let (journal, version) = found.ok_or_else(none)?;
-        return forget(args, &context, &mut store, &keeper, &journal, version);
+        return match keeper.read(&mut store)?.ok_or_else(none)? {
+            Ok((journal, version)) => {
+                forget(args, &context, &mut store, &keeper, &journal, version)
+            }
+            Err(fault) => forget_unreadable(args, &context, &mut store, &keeper, &fault.why),
+        };
     }
-    let named = args.value("from");
-    let (old, before) = match (&found, named) {
-        (Some((journal, _)), _) if journal.phase != Phase::Moved => {
-            let why = format!("the move did not end: {}; {}", journal.shown(), journal.ways());
-            return Err(Fault::new(Outcome::Refused, why));
-        }
-        (Some((journal, _)), None) => (&journal.from.cluster, &journal.proxies[..]),
-        (Some((journal, _)), Some(named)) if *named == journal.from.cluster => {
-            (&journal.from.cluster, &journal.proxies[..])
-        }
-        (_, Some(named)) => (&named.to_owned(), &[][..]),
-        (None, None) => {
+    let found = match args.value("from") {
+        None => Some(keeper.must_read(&mut store, table)?.ok_or_else(|| {
             let Fault { why, .. } = none();
-            return Err(Fault::failed(format!(
+            Fault::failed(format!(
                 "{why}; --from CLUSTER opens one that a fence closed, or whose journal is lost"
-            )));
+            ))
+        })?),
+        // The operator says which cluster is meant, so a journal that nobody can read does no harm.
+        Some(from) => keeper
+            .read(&mut store)?
+            .and_then(Result::ok)
+            .filter(|(journal, _)| journal.from.cluster == from || journal.phase != Phase::Moved),
+    };
+    if let Some((journal, _)) = &found {
+        may_finish(journal)?;
+    }
+    let old = match (args.value("metas"), args.value("from"), &found) {
+        (None, _, Some((journal, _))) => place_now(&mut store, &journal.from),
+        (metas, Some(from), _) => target(&mut store, from, metas)?,
+        (metas, None, found) => {
+            let from = found.as_ref().map_or("", |(journal, _)| journal.from.cluster.as_str());
+            target(&mut store, from, metas)?
         }
     };
-    let moved = found.as_ref().map(|(journal, _)| journal).filter(|one| one.from.cluster == *old);
-    let old = match (args.value("metas"), moved) {
-        (None, Some(journal)) => place_now(&mut store, &journal.from),
-        (metas, _) => target(&mut store, old, metas)?,
-    };
-    let (znode, now) = route(&mut store, table)?;
-    if let Some(journal) = moved.filter(|journal| journal.to.cluster != now.cluster) {
+    let route = route(&mut store, table)?;
+    let elsewhere = route.as_ref().filter(|(_, now)| now.cluster != old.cluster);
+    let journal = found.as_ref().map(|(journal, _)| journal);
+    if let (Some(journal), Some((_, now))) = (journal, &route)
+        && journal.to.cluster != now.cluster
+    {
         let why = format!(
             "{table}: want a route to {}, got one to {}; {}",
             journal.to.cluster,
@@ -77,52 +87,102 @@ pub fn finish(args: &Args) -> Ended {
         );
         return Err(Fault::new(Outcome::Differs, why));
     }
-    let needs_word = now.cluster != old.cluster;
-    if needs_word {
-        all_serve(&context, &mut store, table, &znode, &now, before, &old)?;
-    } else {
-        context
-            .say(&format!("{table} is routed to {}, which may deny its clients.\n", old.cluster));
+    match (elsewhere, &route) {
+        (Some((znode, now)), _) => {
+            let before = journal.map_or(&[][..], |journal| &journal.proxies);
+            all_serve(&context, &mut store, table, (znode, now), before, &old)?;
+        }
+        (None, Some(_)) => context
+            .say(&format!("{table} is routed to {}, which may deny its clients.\n", old.cluster)),
+        (None, None) => context.say(&format!("{table} has no route.\n")),
     }
     if !args.is_set("apply") {
-        let word = if needs_word { "--clients-moved " } else { "" };
+        let word = if elsewhere.is_some() { "--clients-moved " } else { "" };
         let why = format!("Nothing is changed. Do it: the same with {word}--apply");
         return Ok(context.nothing_to_do(&why));
     }
-    if needs_word && !args.is_set("clients-moved") {
+    if elsewhere.is_some() && !args.is_set("clients-moved") {
         let why = "refused, nothing is changed: want --clients-moved, when every client was restarted or has used the \
                    table since";
         return Err(Fault::new(Outcome::Refused, why));
     }
     let mut cluster = Cluster::new(old.clone(), table, context.limit);
-    insist(|| open(&mut cluster)).map_err(|why| {
-        let ways = moved.map(|journal| format!("; {}", journal.ways())).unwrap_or_default();
+    let mut opened = Opened::Already;
+    insist(|| {
+        opened = open(&mut cluster)?;
+        Ok(())
+    })
+    .map_err(|why| {
+        let ways = journal.map(|journal| format!("; {}", journal.ways())).unwrap_or_default();
         Fault::failed(format!("{why}{ways}"))
     })?;
-    if let Some((_, version)) = found.as_ref().filter(|_| moved.is_some()) {
+    if let Some((_, version)) = &found {
         keeper.delete(&mut store, *version)?;
     }
-    forget_fence(&mut store, &mut cluster)?;
-    let why = format!(
-        "done: {} takes clients of the table again, within its config-sync interval",
-        old.cluster
-    );
+    let name = &old.cluster;
+    let why = match opened {
+        Opened::Now => {
+            format!(
+                "done: {name} takes clients of the table again, within its config-sync interval"
+            )
+        }
+        Opened::Already => format!("done: {name} denies no client of the table"),
+        Opened::Gone => {
+            // Under another name, or recalled, it still denies its clients. So it is looked at on.
+            if let Some(control) = Control::of(&store) {
+                control.note_fenced(&mut store, &old)?;
+            }
+            format!(
+                "done, but {name} does not have {table}. If it has another name there now, or is recalled, it denies its \
+                 clients: route verify shows it as ENV"
+            )
+        }
+    };
+    if opened != Opened::Gone {
+        forget_fence(&mut store, &mut cluster)?;
+    }
     Ok(context.ends_well(1, &why))
 }
 
-/// Deletes the env, and looks whether it is gone.
-fn open(cluster: &mut Cluster) -> Result<(), String> {
-    let denies = |cluster: &mut Cluster| -> Result<bool, String> {
-        // One that was dropped denies nobody.
-        Ok(cluster.app()?.is_some_and(|app| app.denies().is_some()))
-    };
-    if !denies(cluster)? {
-        return Ok(());
+/// Fails while the move goes on, or one of its requests may still close the old cluster.
+fn may_finish(journal: &Journal) -> Result<(), Fault> {
+    if journal.phase != Phase::Moved {
+        let why = format!("the move did not end: {}; {}", journal.shown(), journal.ways());
+        return Err(Fault::new(Outcome::Refused, why));
     }
-    cluster.delete_env()?;
+    match journal.late_s() {
+        None => Ok(()),
+        Some(late_s) => {
+            let why = format!(
+                "refused, nothing is changed: the answer to a request of the move was lost, and it may still be carried out; \
+                 try again in {late_s} s"
+            );
+            Err(Fault::new(Outcome::Refused, why))
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    Now,
+    Already,
+    /// The cluster does not have the table.
+    Gone,
+}
+
+/// Deletes the env, and looks whether it is gone.
+fn open(cluster: &mut Cluster) -> Result<Opened, String> {
+    let denies = |cluster: &mut Cluster| -> Result<Option<bool>, String> {
+        Ok(cluster.app()?.map(|app| app.denies().is_some()))
+    };
     match denies(cluster)? {
-        false => Ok(()),
-        true => Err(format!("{}: it goes on denying clients", cluster.place.cluster)),
+        None => return Ok(Opened::Gone),
+        Some(false) => return Ok(Opened::Already),
+        Some(true) => cluster.delete_env()?,
+    }
+    match denies(cluster)? {
+        Some(true) => Err(format!("{}: it goes on denying clients", cluster.place.cluster)),
+        _ => Ok(Opened::Now),
     }
 }
 
@@ -136,14 +196,13 @@ fn forget_fence(store: &mut Store, cluster: &mut Cluster) -> Result<(), Fault> {
     }
 }
 
-fn route(store: &mut Store, table: &str) -> Result<(Znode, Place), Fault> {
+fn route(store: &mut Store, table: &str) -> Result<Option<(Znode, Place)>, Fault> {
     let path = store.znode_of(table);
     let clusters = store.clusters()?;
-    let znode = store.znode(&path)?;
-    let znode = znode.ok_or_else(|| Fault::failed(format!("{path}: no such znode")))?;
+    let Some(znode) = store.znode(&path)? else { return Ok(None) };
     let place = store.place_of(&znode.data, &clusters);
     let place = place.map_err(|why| Fault::new(Outcome::Differs, format!("{path}: {why}")))?;
-    Ok((znode, place))
+    Ok(Some((znode, place)))
 }
 
 /// Fails unless every proxy serves the route as it is now.
@@ -151,8 +210,7 @@ fn all_serve(
     context: &Context,
     store: &mut Store,
     table: &str,
-    znode: &Znode,
-    now: &Place,
+    (znode, now): (&Znode, &Place),
     before: &[String],
     old: &Place,
 ) -> Result<(), Fault> {
@@ -215,9 +273,11 @@ fn forget(
         };
         context.say(&format!("{told}\n"));
     }
-    let (znode, now) = match route(store, table) {
-        Ok((znode, place)) => (Some(znode), format!("leads to {}", place.shown())),
-        Err(fault) => (None, fault.why),
+    let znode = store.znode(&store.znode_of(table))?;
+    let now = match route(store, table) {
+        Ok(Some((_, place))) => format!("leads to {}", place.shown()),
+        Ok(None) => "there is none".to_owned(),
+        Err(fault) => fault.why,
     };
     context.say(&format!("the route of {table}: {now}\n"));
     if !args.is_set("apply") {
@@ -231,6 +291,12 @@ fn forget(
         let pinned = store.session().request(pin);
         pinned.map_err(|e| Fault::failed(format!("{path}: {e}, nothing is forgotten")))?;
     }
+    // `verify` looks at them from now on, also when no route names them any more.
+    if let Some(control) = Control::of(store) {
+        for place in &places {
+            control.note_fenced(store, place)?;
+        }
+    }
     keeper.delete(store, version)?;
     let why = format!(
         "forgotten: {}. Nothing else was changed: what is said above stands; meta-proxy route finish {table} --from CLUSTER \
@@ -238,6 +304,25 @@ fn forget(
         journal.shown()
     );
     Ok(context.ends_well(1, &why))
+}
+
+/// Deletes a journal that nobody can read, so nobody knows which clusters it was about.
+fn forget_unreadable(
+    args: &Args,
+    context: &Context,
+    store: &mut Store,
+    keeper: &Keeper,
+    why: &str,
+) -> Ended {
+    context.say(&format!(
+        "a journal that nobody can read: {why}\nIts clusters may deny clients of the table: route verify shows them as ENV, \
+         --cluster adds those that no route names.\n"
+    ));
+    if !args.is_set("apply") {
+        return Ok(context.nothing_to_do("Nothing is changed. Delete it: the same with --apply"));
+    }
+    keeper.delete(store, ANY_VERSION)?;
+    Ok(context.ends_well(1, "deleted"))
 }
 
 /// Tries with a growing pause.

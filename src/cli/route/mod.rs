@@ -17,6 +17,7 @@ mod look;
 mod many;
 mod moving;
 mod perform;
+mod progress;
 mod single;
 mod text;
 mod verify;

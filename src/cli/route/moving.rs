@@ -6,10 +6,9 @@
 //!                 └─ journal ─▶ gone on with, or taken back (--back)
 //! ```
 
-use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -19,14 +18,16 @@ use super::Ended;
 use super::args::Args;
 use super::context::{Context, Proxies};
 use super::perform::{make, refuse_while_held};
+use super::progress::Progress;
 use super::single::{change_to, target};
 use crate::ops::admin_move::Duplication;
 use crate::ops::moving::checks::{self, Check, Level, Wish, seconds};
-use crate::ops::moving::decide::{Decider, Step, Terms, least_max_refused_ms};
+use crate::ops::moving::decide::{Decider, Terms, least_max_refused_ms};
+use crate::ops::moving::force::Proof;
 use crate::ops::moving::journal::{Journal, Keeper, Phase};
 use crate::ops::moving::look::Cluster;
-use crate::ops::moving::run::{Report, Run};
-use crate::ops::moving::state::{Ids, Partition, Seen};
+use crate::ops::moving::run::Run;
+use crate::ops::moving::state::Ids;
 use crate::ops::plan::Data;
 use crate::ops::record::Place;
 use crate::ops::store::{Store, check_name};
@@ -36,10 +37,6 @@ use crate::ops::{Fault, Outcome};
 const MAX_REFUSED_MS: u64 = 120_000;
 /// The config-sync interval of servers that cannot be asked for theirs.
 const INTERVAL_MS: u64 = 30_000;
-/// Between two lines of progress that is no terminal's.
-const LINES_EVERY: Duration = Duration::from_secs(5);
-/// Partitions that a line of progress names.
-const NAMED: usize = 4;
 
 /// Moves a table, goes on with a move, or takes one back.
 pub fn route_move(args: &Args) -> Ended {
@@ -50,7 +47,7 @@ pub fn route_move(args: &Args) -> Ended {
     let mut store = context.open()?;
     store.sync()?;
     let keeper = Keeper::of(&store, table);
-    let journal = keeper.read(&mut store)?.map(|(journal, _)| journal);
+    let journal = keeper.must_read(&mut store, table)?.map(|(journal, _)| journal);
     let begun = match (journal, args.is_set("back")) {
         (Some(journal), true) if journal.phase == Phase::Moved => {
             return Err(Fault::new(Outcome::Differs, after_it(&journal)));
@@ -80,8 +77,13 @@ pub fn route_move(args: &Args) -> Ended {
         return Ok(context.nothing_to_do(&why));
     }
     let is_back = args.is_set("back");
-    let ways = Ways { max_refused_ms, probes: args.is_set("probe"), is_back };
-    run(&context, store, keeper, journal, ways)
+    let proof = match (args.is_set("probe"), args.is_set("no-probe")) {
+        (true, true) => return Err(Fault::usage("want --probe or --no-probe, got both")),
+        (true, false) => Proof::Probe,
+        (false, true) => Proof::Clock,
+        (false, false) => Proof::ClockAndProbe,
+    };
+    run(&context, store, keeper, journal, Ways { max_refused_ms, proof, is_back })
 }
 
 /// `90s`, `5m`: in ms.
@@ -108,8 +110,22 @@ fn after_it(journal: &Journal) -> String {
 fn resume(args: &Args, context: &Context, journal: Journal) -> Result<Journal, Fault> {
     let shown = journal.shown();
     if args.is_set("back") {
+        if journal.was_new {
+            let why = format!(
+                "{}: the route led to {} already, and {} lacks what clients wrote since: {}, and then back by a move",
+                journal.table,
+                journal.to.cluster,
+                journal.from.cluster,
+                journal.way_on()
+            );
+            return Err(Fault::new(Outcome::Differs, why));
+        }
         context.say(&format!("taken back: {shown}\n"));
         return Ok(journal);
+    }
+    if args.is_set("keep-undo") && !journal.keeps_undo {
+        let why = format!("the move was begun without --keep-undo: {shown}; {}", journal.way_on());
+        return Err(Fault::new(Outcome::Differs, why));
     }
     let to = args.value("to").unwrap_or(&journal.to.cluster);
     if to != journal.to.cluster || journal.phase == Phase::Back {
@@ -196,9 +212,15 @@ fn begin(
         made: plan.made,
         by: plan.by,
         denied_at_s: None,
-        is_drained: false,
+        unanswered_at_s: None,
+        drained: None,
+        was_new: false,
     };
-    keeper.create(store, &journal)?;
+    if let Err(fault) = keeper.create(store, &journal) {
+        let begun = keeper.must_read(store, table)?.map(|(other, _)| other);
+        let why = begun.map(|other| format!("another run began a move: {}", other.shown()));
+        return Err(Fault::failed(why.unwrap_or(fault.why)));
+    }
     context.say(&format!("the move is in {}\n", keeper.place()));
     Ok(Begun::Journal(Box::new(journal)))
 }
@@ -283,13 +305,13 @@ pub fn place_now(store: &mut Store, place: &Place) -> Place {
 /// How this run is to go.
 struct Ways {
     max_refused_ms: Option<u64>,
-    probes: bool,
+    proof: Proof,
     is_back: bool,
 }
 
 /// Does what is left of a move.
 fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, ways: Ways) -> Ended {
-    let Ways { max_refused_ms, probes, is_back } = ways;
+    let Ways { max_refused_ms, proof, is_back } = ways;
     context.must_know_proxies()?;
     let (table, before) = (journal.table.clone(), journal.proxies.clone());
     if !is_back {
@@ -306,8 +328,15 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
             let (interval_ms, duplications) = seen
                 .map_err(|why| Fault::new(Outcome::Partly, format!("{why}; {}", journal.ways())))?;
             let ships_at_once = duplications.iter().all(|one| one.has_decrees);
-            // The limit is never less than can be kept.
-            (interval_ms, least_max_refused_ms(interval_ms, ships_at_once))
+            let least_ms = least_max_refused_ms(interval_ms, ships_at_once);
+            if let Some(limit_ms) = max_refused_ms.filter(|limit_ms| *limit_ms < least_ms) {
+                let (limit, least) = (seconds(limit_ms), seconds(least_ms));
+                let why = format!(
+                    "--max-refused: want {least} at least, which these servers need, got {limit}"
+                );
+                return Err(Fault::new(Outcome::Refused, why));
+            }
+            (interval_ms, least_ms)
         }
     };
     let terms = Terms {
@@ -315,7 +344,8 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
         max_refused_ms: max_refused_ms.unwrap_or(MAX_REFUSED_MS).max(least_ms),
         keeps_undo: journal.keeps_undo,
         made_undo: journal.made_undo,
-        may_be_denied: journal.denied_at_s.is_some(),
+        proof,
+        may_come_late: false,
         late_ms: context.limit.as_millis() as u64,
         version: journal.version,
         ids: journal.ids,
@@ -323,7 +353,7 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
     let decider = Decider::new(terms, is_back);
     let (from, to) = (journal.from.clone(), journal.to.clone());
     let find = |store: &mut Store| pages(context, store, &before);
-    let mut progress = Progress::new(context);
+    let mut progress = Progress::new(context)?;
     let mut run = Run {
         store: &mut store,
         keeper,
@@ -333,7 +363,6 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
         new,
         decider,
         proxies: &find,
-        probes,
         wait: context.wait,
         signal: signals()?,
         start: Instant::now(),
@@ -355,12 +384,15 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
         _ => return Err(told(context, Fault::new(outcome, why))),
     }
     if run.journal.phase == Phase::Moved {
-        context.say(&format!(
-            "{} goes on denying clients of the table, so that none stays there; {}\n{}\n",
-            from.cluster,
-            run.journal.way_on(),
-            after_it(&run.journal)
-        ));
+        let denies = match run.is_open {
+            true => String::new(),
+            false => format!(
+                "{} goes on denying clients of the table, so that none stays there; ",
+                from.cluster
+            ),
+        };
+        let after = after_it(&run.journal);
+        context.say(&format!("{denies}{}\n{after}\n", run.journal.way_on()));
     }
     Ok(outcome)
 }
@@ -394,86 +426,4 @@ fn report(table: &str, from: &Place, to: &Place, checks: &[Check], told: &str, o
         "exit_code": outcome as u8,
     });
     crate::cli::print(&format!("{told:#}\n"));
-}
-
-/// How it goes on: one line that is rewritten at a terminal, else a line now and then.
-struct Progress<'a> {
-    context: &'a Context,
-    is_terminal: bool,
-    /// A line stands that is to be rewritten.
-    is_open: bool,
-    last: Option<Instant>,
-    last_again: String,
-}
-
-impl<'a> Progress<'a> {
-    fn new(context: &'a Context) -> Self {
-        let is_terminal = io::stderr().is_terminal() && !context.json;
-        Progress { context, is_terminal, is_open: false, last: None, last_again: String::new() }
-    }
-
-    fn tell(&mut self, told: &Report<'_>) {
-        match told {
-            Report::Step(text) => {
-                self.end();
-                self.last = None;
-                self.context.say(&format!("{text}\n"));
-            }
-            // One line for one reason.
-            Report::Again(why) => {
-                if self.last_again != *why {
-                    self.end();
-                    self.last_again = (*why).to_owned();
-                    self.context.say(&format!("tried again: {why}\n"));
-                }
-            }
-            Report::Wait { step, seen, refused_ms } => {
-                if self.is_terminal {
-                    self.is_open = true;
-                    let _ = write!(io::stderr(), "\r\x1b[K{}", line(step, seen, *refused_ms));
-                    return;
-                }
-                if self.last.is_none_or(|last| last.elapsed() >= LINES_EVERY) {
-                    self.last = Some(Instant::now());
-                    self.context.say(&format!("{}\n", line(step, seen, *refused_ms)));
-                }
-            }
-        }
-    }
-
-    fn end(&mut self) {
-        if std::mem::take(&mut self.is_open) {
-            let _ = writeln!(io::stderr());
-        }
-    }
-}
-
-fn line(step: &Step, seen: &Seen, refused_ms: u64) -> String {
-    let what = match step {
-        Step::AwaitReverse => "until every primary duplicates back".to_owned(),
-        Step::AwaitForce(ms) => format!("3 in force everywhere in {}", seconds(*ms)),
-        Step::AwaitDrained => "4 until the new cluster has all".to_owned(),
-        Step::AwaitLate(ms) => {
-            format!("until no late request can come, {}", seconds(*ms))
-        }
-        Step::AwaitStill(ms) => {
-            format!("7 in force everywhere in {}, and it stands still", seconds(*ms))
-        }
-        other => format!("{other:?}"),
-    };
-    let mut busy: Vec<&Partition> = seen.partitions.iter().collect();
-    busy.sort_by_key(|partition| std::cmp::Reverse(partition.unsent().unwrap_or(i64::MAX)));
-    let shown = busy.iter().take(NAMED).map(|partition| {
-        let unsent = partition.unsent().map_or("?".to_owned(), |unsent| unsent.to_string());
-        format!("{} D {} unsent {unsent}", partition.replica.index, partition.replica.prepared)
-    });
-    let shown: Vec<String> = shown.collect();
-    let more = seen.partitions.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-    let unsent = seen.unsent().map_or("?".to_owned(), |unsent| unsent.to_string());
-    format!(
-        "{what}; writes refused for {}; unsent {unsent}; partitions {}{more}",
-        seconds(refused_ms),
-        shown.join(", ")
-    )
 }

@@ -327,8 +327,8 @@ fn moves(store: &mut Store, plan: &Plan) -> Result<Vec<Move>, Fault> {
     let by_name = store.place.clusters_root.is_some();
     let under_way: BTreeSet<String> = journal::all(store)?
         .into_iter()
-        .filter(|journal| journal.phase != Phase::Moved)
-        .map(|journal| journal.table)
+        .filter(|(_, journal)| !matches!(journal, Ok(journal) if journal.phase == Phase::Moved))
+        .map(|(table, _)| table)
         .collect();
     let mut moves = Vec::new();
     let mut renewed = clusters.clone();

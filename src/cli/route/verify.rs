@@ -21,7 +21,7 @@ use crate::admin::http_message::{Request, Response};
 use crate::client::listener;
 use crate::logging::line::Utc;
 use crate::ops::control::Control;
-use crate::ops::moving::journal;
+use crate::ops::moving::journal::{self, Journal};
 use crate::ops::record::Place;
 use crate::ops::store::Store;
 use crate::ops::verify::{Finding, KINDS, Twice, findings, names, twice};
@@ -89,7 +89,9 @@ fn shown(finding: &Finding) -> Value {
 fn look(args: &Args, context: &Context) -> Result<Vec<Finding>, Fault> {
     let mut store = context.open()?;
     let rows = store.routes()?.rows;
-    let more = named_clusters(args)?.into_iter().chain(left_behind(&mut store, &rows)?);
+    let moves = journal::all(&mut store)?.into_iter().filter_map(|(_, journal)| journal.ok());
+    let moves: Vec<Journal> = moves.collect();
+    let more = named_clusters(args)?.into_iter().chain(left_behind(&mut store, &rows, &moves)?);
     let more: Vec<(String, Vec<String>)> = more.map(|place| (place.cluster, place.metas)).collect();
     let names = names(&rows, &more);
     let views = clusters::look(names.keys().cloned(), context.limit);
@@ -98,13 +100,14 @@ fn look(args: &Args, context: &Context) -> Result<Vec<Finding>, Fault> {
         (twice, duplication)
     };
     let twice: Vec<_> = twice(&rows, &views, &names).into_iter().map(told).collect();
-    Ok(findings(&rows, &views, &names, &twice))
+    let moved = moves.into_iter().map(|journal| (journal.table, journal.from.cluster));
+    Ok(findings(&rows, &views, &names, &twice, &moved.collect::<Vec<_>>()))
 }
 
 /// Clusters that may deny clients of tables though no route names them any more.
-fn left_behind(store: &mut Store, rows: &[Row]) -> Result<Vec<Place>, Fault> {
-    let moves = journal::all(store)?.into_iter().flat_map(|journal| [journal.from, journal.to]);
-    let mut found: Vec<Place> = moves.collect();
+fn left_behind(store: &mut Store, rows: &[Row], moves: &[Journal]) -> Result<Vec<Place>, Fault> {
+    let places = moves.iter().flat_map(|journal| [&journal.from, &journal.to]);
+    let mut found: Vec<Place> = places.cloned().collect();
     if let Some(control) = Control::of(store) {
         found.extend(control.fenced(store)?);
     }

@@ -11,6 +11,9 @@ use crate::ops::view::{Leader, View, is_same_cluster};
 /// Mutations of a partition that may be unsent when a move begins: servers that keep up have some dozens.
 const MAX_UNSENT: i64 = 1_000;
 
+/// `config_sync_interval_ms` as servers have it by themselves.
+const USUAL_INTERVAL_MS: u64 = 30_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Ok,
@@ -120,7 +123,10 @@ pub fn checks(table: &str, old: &Seen<'_>, new: &Seen<'_>, wish: &Wish) -> Vec<C
     duplication(&mut list, table, old, new);
     let name = |side: &Seen<'_>| side.place.cluster.clone();
     match (new.to(old), wish.keeps_undo) {
-        (Some(_), true) => list.ok(format!("{} already duplicates to {}", name(new), name(old))),
+        (Some(back), true) => match back.why_it_may_lose() {
+            None => list.ok(format!("{} already duplicates to {}", name(new), name(old))),
+            Some(why) => list.stop(format!("{} -> {}: {why}", name(new), name(old))),
+        },
         (Some(_), false) => list.warn(format!(
             "{} duplicates to {}, too: clients that write to both lose writes",
             name(new),
@@ -227,8 +233,17 @@ fn duplication(list: &mut List, table: &str, old: &Seen<'_>, new: &Seen<'_>) {
 fn interval(list: &mut List, old: &Seen<'_>, wish: &Wish) {
     let cluster = &old.place.cluster;
     match &old.interval_ms {
-        Ok(ms) => list
-            .ok(format!("{cluster}: its replica servers hear of changes within {}", seconds(*ms))),
+        Ok(ms) => {
+            list.ok(format!(
+                "{cluster}: its replica servers hear of changes within {}",
+                seconds(*ms)
+            ));
+            if *ms < USUAL_INTERVAL_MS {
+                list.warn(format!(
+                    "{cluster}: they say so, but a value that /updateConfig set may not be in force"
+                ));
+            }
+        }
         Err(why) => {
             return list.stop(format!("{cluster}: the config-sync interval is not known: {why}"));
         }

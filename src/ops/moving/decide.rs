@@ -9,26 +9,18 @@
 //! B            *all         wait until in force ─▶ A stood still ─▶ drained ─▶ end A->B ─▶ done
 //! elsewhere    any          halt
 //! ```
-//! **In force.** A replica server hears of the env at its next config-sync, which nobody can see. So this run waits for the
-//! longest interval since it saw the env, for each partition since it saw this primary with this ballot. A run that is
-//! resumed waits again, since an env that it finds may be a moment old.
+//! [`force`](super::force) has the proof that A refuses writes, and that B has all. It counts only for the duplication and
+//! the tables that the move began with: a duplication that was made anew never ships what was unsent before.
 //!
-//! With probes each primary is asked whether it refuses writes. Its word counts once the next look shows it to be the same
-//! primary: one that is none says the same. Step 4 follows after two looks then, and not after the interval. A server that has not
-//! heard of the env may still become a primary after step 5. Its writes are shipped, as A->B ends only after an interval.
-//!
-//! **Drained.** With the env in force no new write begins. Then all looks of 2 s, or two after a probe, show the same decree D,
-//! prepared and committed, at the same primary with the same ballot, so nothing is on its way through the replicas. After the last look
-//! at D the primary says that it duplicates and that nothing is unsent, so B has all up to D. The decrees that MetaServers
-//! list are never used: they are equal while mutations wait. All this counts only for the duplication and the tables that the
-//! move began with: a duplication that was made anew never ships what was unsent before.
+//! **After step 5** a server that has not heard of the env may still become a primary. Its writes are shipped, as A->B ends
+//! only after another interval, and the run tells of them. There is no way back then: B has taken writes that A lacks.
 //!
 //! **Late requests.** A request whose answer was lost may still be carried out. The route is safe from it by its version.
-//! The env and B->A are not, so both are looked at again, until such a request has come or never comes.
+//! The env and B->A are not, so both are looked at again for a while, and the journal stays until such a request is too old.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
+use super::force::{Primaries, Proof, SLACK_MS};
 use super::state::{Ids, Partition, Route, Seen, Side};
 use crate::ops::admin_move::{DENY_ALL, DENY_WRITES};
 
@@ -43,19 +35,16 @@ pub struct Terms {
     pub keeps_undo: bool,
     /// B->A was made by this move, and ends with it if it is taken back.
     pub made_undo: bool,
-    /// A request that has A refuse writes may be under way: the journal says that one was sent.
-    pub may_be_denied: bool,
-    /// A request is carried out within this time, or never.
+    pub proof: Proof,
+    /// The answer to a request was lost, so it may still be carried out.
+    pub may_come_late: bool,
+    /// A request is carried out within this time, or much later.
     pub late_ms: u64,
     /// The version of the route when the move began.
     pub version: i32,
     pub ids: Ids,
 }
 
-/// Slack of a config-sync: it has to be answered and carried out. Decrees stand still for as long.
-const SLACK_MS: u64 = 2_000;
-/// Looks of one decree after a probe.
-const STILL_LOOKS: u32 = 2;
 /// A partition without writes gets an empty mutation each 100 s at most, and each three intervals at least.
 const EMPTY_MS: u64 = 90_000;
 const EMPTY_INTERVALS: u64 = 3;
@@ -87,7 +76,7 @@ pub enum Step {
     AwaitReverse,
     /// `reconfig*write` on A.
     DenyWrites,
-    /// Until it is in force on each primary: so many ms at most.
+    /// Until it is in force on each primary: so many ms at least.
     AwaitForce(u64),
     /// Until B has all.
     AwaitDrained,
@@ -134,36 +123,14 @@ pub struct Decider {
     writes_since_ms: Option<u64>,
     /// When this run first saw A refuse all.
     all_since_ms: Option<u64>,
-    primaries: BTreeMap<i32, Primary>,
+    pub primaries: Primaries,
     /// Decrees of A, and when: first seen with writes refused and the route at B.
     base: Option<(u64, BTreeMap<i32, i64>)>,
 }
 
-/// A primary since it was first seen as such.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Primary {
-    server: SocketAddr,
-    ballot: i64,
-    since_ms: u64,
-    /// Its decree at the last look, if nothing was on its way.
-    decree: Option<i64>,
-    /// Since when each look showed this decree.
-    still_since_ms: u64,
-    /// It said to a probe that it refuses writes.
-    is_probed: bool,
-    /// Looks that showed this decree, all after that.
-    still_looks: u32,
-}
-
-impl Primary {
-    fn is_still(&self, now_ms: u64) -> bool {
-        let is_long = self.still_since_ms + SLACK_MS <= now_ms;
-        self.decree.is_some() && (is_long || self.still_looks >= STILL_LOOKS)
-    }
-}
-
 impl Decider {
     pub fn new(terms: Terms, is_back: bool) -> Self {
+        let primaries = Primaries::new(terms.proof);
         Decider {
             terms,
             is_back,
@@ -173,7 +140,7 @@ impl Decider {
             reverse_since_ms: None,
             writes_since_ms: None,
             all_since_ms: None,
-            primaries: BTreeMap::new(),
+            primaries,
             base: None,
         }
     }
@@ -204,6 +171,9 @@ impl Decider {
         match &seen.route {
             Route::Elsewhere(what) => Step::Halt(format!("somebody changed the route: {what}")),
             Route::New => self.after_route(seen),
+            Route::WasNew => Step::Halt(
+                "somebody set the route back to the old cluster, which lacks what the new one took since".to_owned(),
+            ),
             Route::Old { version } if self.is_back => self.back(seen, *version),
             Route::Old { version } => self.before_route(seen, *version),
         }
@@ -216,43 +186,12 @@ impl Decider {
         self.was_refused |= self.writes_since_ms.is_some();
         let lacks_reverse = self.terms.keeps_undo && !ships(&seen.reverse);
         self.reverse_since_ms = since(self.reverse_since_ms, lacks_reverse);
-        self.primaries = seen
-            .partitions
-            .iter()
-            .map(|partition| (partition.replica.index, self.primary(partition, seen.end_ms)))
-            .collect();
+        let (force_ms, times) = (self.terms.force_ms(), (seen.now_ms, seen.end_ms));
+        self.primaries.look(force_ms, denies_writes(&seen.old), &seen.partitions, times);
         // Before the env is in force decrees grow as they like.
-        let is_in_force = self.force_left_ms(seen.now_ms) == 0;
+        let is_in_force = self.primaries.is_in_force(seen.now_ms);
         if seen.route == Route::New && is_in_force && self.base.is_none() {
             self.base = Some((seen.now_ms, decrees(&seen.partitions)));
-        }
-    }
-
-    fn primary(&self, partition: &Partition, end_ms: u64) -> Primary {
-        let (server, ballot) = (partition.server, partition.replica.ballot);
-        let refuses = partition.refuses == Some(true);
-        let decree = (!partition.is_writing()).then_some(partition.replica.committed);
-        match self.primaries.get(&partition.replica.index) {
-            Some(last) if (last.server, last.ballot) == (server, ballot) => {
-                let is_same = decree == last.decree;
-                let still_since_ms = if is_same { last.still_since_ms } else { end_ms };
-                let still_looks = match (last.is_probed, is_same) {
-                    (true, true) => last.still_looks + 1,
-                    (true, false) => 1,
-                    (false, _) => 0,
-                };
-                let is_probed = last.is_probed || refuses;
-                Primary { decree, still_since_ms, is_probed, still_looks, ..*last }
-            }
-            _ => Primary {
-                server,
-                ballot,
-                since_ms: end_ms,
-                decree,
-                still_since_ms: end_ms,
-                is_probed: refuses,
-                still_looks: 0,
-            },
         }
     }
 
@@ -269,11 +208,10 @@ impl Decider {
         if seen.old.denies.is_none() {
             return Step::DenyWrites;
         }
-        let left_ms = self.force_left_ms(seen.now_ms);
-        if left_ms > 0 {
-            return Step::AwaitForce(left_ms);
+        if !self.primaries.is_in_force(seen.now_ms) {
+            return Step::AwaitForce(self.primaries.left_ms(seen.now_ms));
         }
-        match self.is_drained(seen) {
+        match self.primaries.is_drained(&seen.partitions, seen.now_ms) {
             true => Step::WriteRoute(version),
             false => Step::AwaitDrained,
         }
@@ -333,35 +271,6 @@ impl Decider {
         })
     }
 
-    /// Until the env is in force on each primary.
-    fn force_left_ms(&self, now_ms: u64) -> u64 {
-        let Some(env_ms) = self.writes_since_ms else { return self.terms.force_ms() };
-        let unsure = self.primaries.values().filter(|primary| !primary.is_probed);
-        let newest_ms = match unsure.map(|primary| primary.since_ms.max(env_ms)).max() {
-            None if !self.primaries.is_empty() => return 0,
-            newest_ms => newest_ms.unwrap_or(env_ms),
-        };
-        (newest_ms + self.terms.force_ms()).saturating_sub(now_ms)
-    }
-
-    /// Whether the primary of a partition has said to a probe that it refuses writes.
-    pub fn is_probed(&self, partition: &Partition) -> bool {
-        let known = self.primaries.get(&partition.replica.index);
-        known.is_some_and(|primary| {
-            primary.is_probed
-                && (primary.server, primary.ballot) == (partition.server, partition.replica.ballot)
-        })
-    }
-
-    fn is_drained(&self, seen: &Seen) -> bool {
-        !seen.partitions.is_empty()
-            && self.primaries.values().all(|primary| primary.is_still(seen.now_ms))
-            && seen
-                .partitions
-                .iter()
-                .all(|partition| partition.is_duplicating() && partition.unsent() == Some(0))
-    }
-
     fn after_route(&self, seen: &Seen) -> Step {
         let Terms { ids, .. } = self.terms;
         // Another table of this name, or none, takes no writes that belong to this one.
@@ -379,14 +288,13 @@ impl Decider {
         let left_ms = (since_ms + self.terms.force_ms()).saturating_sub(seen.now_ms);
         let Some((base_ms, base)) = &self.base else { return Step::AwaitStill(left_ms) };
         let left_ms = left_ms.max((base_ms + SLACK_MS).saturating_sub(seen.now_ms));
-        if left_ms > 0 {
+        if left_ms > 0 || !self.primaries.is_in_force(seen.now_ms) {
             return Step::AwaitStill(left_ms);
         }
         if !self.proxies_serve {
             return Step::AwaitProxies;
         }
-        let empty_ms = EMPTY_MS.min(EMPTY_INTERVALS * self.terms.interval_ms.max(1));
-        let allowed = 1 + ((seen.now_ms - base_ms) / empty_ms) as i64;
+        let allowed = most_empty(self.terms.interval_ms, seen.now_ms - base_ms);
         let now = decrees(&seen.partitions);
         let grown = now.iter().find_map(|(index, decree)| {
             let by = decree - base.get(index)?;
@@ -410,7 +318,9 @@ impl Decider {
         }
         match &seen.old.duplication {
             // Somebody else may have written the route before all was shipped.
-            Some(_) if !self.is_drained(seen) => Step::AwaitDrained,
+            Some(_) if !self.primaries.is_drained(&seen.partitions, seen.now_ms) => {
+                Step::AwaitDrained
+            }
             Some(duplication) => Step::RemoveDuplication(duplication.id),
             None => Step::Done,
         }
@@ -430,11 +340,16 @@ impl Decider {
             return Step::RemoveReverse(reverse.id);
         }
         let late_ms = (pinned_ms + self.terms.late_ms).saturating_sub(seen.now_ms);
-        match late_ms > 0 && (self.terms.may_be_denied || self.terms.made_undo) {
+        match late_ms > 0 && self.terms.may_come_late {
             true => Step::AwaitLate(late_ms),
             false => Step::BackedOut,
         }
     }
+}
+
+/// Empty mutations that a partition without writes may get in this time.
+pub fn most_empty(interval_ms: u64, time_ms: u64) -> i64 {
+    1 + (time_ms / EMPTY_MS.min(EMPTY_INTERVALS * interval_ms.max(1))) as i64
 }
 
 fn want_app(wanted: i32, got: Option<i32>) -> String {
@@ -461,7 +376,8 @@ fn refuses_writes(side: &Side) -> bool {
     side.denies.as_deref().is_some_and(|value| value.ends_with("write") || value.ends_with("all"))
 }
 
-fn decrees(partitions: &[Partition]) -> BTreeMap<i32, i64> {
+/// The decree that each primary has prepared.
+pub fn decrees(partitions: &[Partition]) -> BTreeMap<i32, i64> {
     let decree = |partition: &Partition| (partition.replica.index, partition.replica.prepared);
     partitions.iter().map(decree).collect()
 }

@@ -5,6 +5,7 @@
 //!   └▶ back ─▶ (gone, when all is back)
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -17,15 +18,18 @@ use super::state::Ids;
 use crate::logging::line::Utc;
 use crate::ops::Fault;
 use crate::ops::control::Control;
-use crate::ops::plan::{Data, Znode};
+use crate::ops::plan::Data;
 use crate::ops::record::Place;
 use crate::ops::store::Store;
-use crate::zk::codec::{Answer, Op};
+use crate::zk::codec::{Answer, Code, Op};
+use crate::zk::session::Failed;
 
 /// The znode above the moves, below the control znode.
 const MOVES: &str = "moves";
 const FORM: u32 = 1;
 const FILE_VERSION: i32 = 0;
+/// A MetaServer tries again and again to write to its own ZooKeeper. So long is enough for one that comes back.
+const LATE_S: u64 = 600;
 
 /// How far a move is meant to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +67,21 @@ pub struct Journal {
     pub by: String,
     /// When writes were refused first, s since 1970.
     pub denied_at_s: Option<u64>,
+    /// A request to a cluster was sent then, and its answer is not known.
+    pub unanswered_at_s: Option<u64>,
     /// B had all, and the move wrote the route then.
-    pub is_drained: bool,
+    pub drained: Option<Drained>,
+    /// The route led to B.
+    pub was_new: bool,
+}
+
+/// A when B had all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// s since 1970.
+    pub at_s: u64,
+    /// The decree of each partition.
+    pub decrees: BTreeMap<i32, i64>,
 }
 
 impl Journal {
@@ -93,9 +110,19 @@ impl Journal {
         }
     }
 
+    /// For how long a request may still be carried out, in s; `None`: each was answered, or is too old.
+    pub fn late_s(&self) -> Option<u64> {
+        let age_s = Utc::now().0.as_secs().saturating_sub(self.unanswered_at_s?);
+        LATE_S.checked_sub(age_s).filter(|left_s| *left_s > 0)
+    }
+
     /// The command that ends it, behind `meta-proxy route`.
     pub fn way_on(&self) -> String {
         match self.phase {
+            Phase::Moving if self.was_new || self.drained.is_some() => format!(
+                "go on by meta-proxy route move {} --to {} --apply",
+                self.table, self.to.cluster
+            ),
             Phase::Moving => format!(
                 "go on by meta-proxy route move {0} --to {1} --apply, or back by meta-proxy route move {0} --back \
                  --apply",
@@ -135,6 +162,11 @@ impl Journal {
     }
 }
 
+/// A journal and its version. `Err`: nobody can read it.
+pub type Read = Result<(Journal, i32), Fault>;
+/// A table and the journal of its move. `Err`: nobody can read it.
+pub type Listed = (String, Result<Journal, Fault>);
+
 /// Where the journal of a table is. Each change names the version that was read, so that two runs of one move never write
 /// over each other. A file is one host's and has no versions.
 pub enum Keeper {
@@ -164,20 +196,41 @@ impl Keeper {
         }
     }
 
-    /// The journal and its version.
-    pub fn read(&self, store: &mut Store) -> Result<Option<(Journal, i32)>, Fault> {
+    /// `None`: there is none.
+    pub fn read(&self, store: &mut Store) -> Result<Option<Read>, Fault> {
         let found = match self {
-            Keeper::Znode(_, path) => {
-                store.znode(path)?.map(|found| (found.data, found.stat.version))
-            }
+            Keeper::Znode(_, path) => match store.session().request(get(path)) {
+                Ok(Answer::Data(data, stat)) => Some((data, stat.version)),
+                Ok(other) => return Err(self.failed(format!("{other:?}"))),
+                Err(Failed::Code(Code::NO_NODE)) => None,
+                // Another try would end the same way.
+                Err(Failed::Code(code)) => return Ok(Some(Err(self.failed(code)))),
+                Err(e) => return Err(self.failed(e)),
+            },
             Keeper::File(path) => match fs::read(path) {
                 Ok(bytes) => Some((bytes, FILE_VERSION)),
                 Err(e) if e.kind() == ErrorKind::NotFound => None,
                 Err(e) => return Err(self.failed(e)),
             },
         };
-        let Some((bytes, version)) = found else { return Ok(None) };
-        Ok(Some((Journal::read(&self.place(), &bytes)?, version)))
+        let read = |(bytes, version): (Vec<u8>, i32)| {
+            Journal::read(&self.place(), &bytes).map(|journal| (journal, version))
+        };
+        Ok(found.map(read))
+    }
+
+    /// The journal and its version, for a command that cannot do without.
+    pub fn must_read(
+        &self,
+        store: &mut Store,
+        table: &str,
+    ) -> Result<Option<(Journal, i32)>, Fault> {
+        self.read(store)?.transpose().map_err(|fault| {
+            Fault::failed(format!(
+                "{}; meta-proxy route finish {table} --forget --apply deletes it, and route verify tells what stands",
+                fault.why
+            ))
+        })
     }
 
     /// Makes it, and returns its version. Fails if there is one already.
@@ -252,12 +305,19 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// All moves below the control znode.
-pub fn all(store: &mut Store) -> Result<Vec<Journal>, Fault> {
+fn get(path: &str) -> Op {
+    Op::GetData { path: path.to_owned(), watch: false }
+}
+
+/// The moves below the control znode.
+pub fn all(store: &mut Store) -> Result<Vec<Listed>, Fault> {
     let Some(control) = Control::of(store) else { return Ok(Vec::new()) };
-    let parent = control.below(MOVES);
-    let moves = store.below(&parent)?.unwrap_or_default();
-    let read =
-        |(name, znode): &(String, Znode)| Journal::read(&format!("{parent}/{name}"), &znode.data);
-    moves.iter().map(read).collect()
+    let tables = store.children(&control.below(MOVES))?.unwrap_or_default();
+    let mut found = Vec::with_capacity(tables.len());
+    for table in tables {
+        if let Some(read) = Keeper::of(store, &table).read(store)? {
+            found.push((table, read.map(|(journal, _)| journal)));
+        }
+    }
+    Ok(found)
 }

@@ -22,6 +22,7 @@
 
 pub mod checks;
 pub mod decide;
+pub mod force;
 pub mod state;
 
 pub mod journal;

@@ -6,8 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::checks::seconds;
-use super::decide::{Decider, Step, denies_writes};
-use super::journal::{Journal, Keeper, Phase};
+use super::decide::{Decider, Step, decrees, denies_writes, most_empty};
+use super::force::Proof;
+use super::journal::{Drained, Journal, Keeper, Phase};
 use super::look::Cluster;
 use super::state::{Partition, Route, Seen, Side};
 use crate::logging::line::Utc;
@@ -51,8 +52,6 @@ pub struct Run<'a> {
     pub decider: Decider,
     /// The pages of the proxies that must serve the route: those that there are, and that there were.
     pub proxies: &'a dyn Fn(&mut Store) -> Result<Vec<String>, Fault>,
-    /// Asks each primary whether it refuses writes, and does not wait for the interval.
-    pub probes: bool,
     /// For the proxies.
     pub wait: Duration,
     /// A signal came.
@@ -82,7 +81,7 @@ impl Run<'_> {
         loop {
             if self.signal.load(Ordering::Relaxed) && !self.decider.is_back {
                 tell(Report::Step(
-                    "a signal came: everything goes back, if the route is not written yet; once more leaves at once",
+                    "a signal came: everything goes back, if the route is not written yet; a second Ctrl-C leaves at once",
                 ));
                 self.decider.is_back = true;
                 reason.get_or_insert_with(|| "a signal came".to_owned());
@@ -91,6 +90,7 @@ impl Run<'_> {
                 if let Some(over) = self.over(&seen) {
                     return Ok(over);
                 }
+                self.note_new(&seen.route)?;
                 self.warn(&seen, tell);
                 let step = self.decider.next(&seen);
                 if let Step::GoBack(why) = &step {
@@ -139,7 +139,7 @@ impl Run<'_> {
         let told = match (&seen.route, self.znode.as_ref()) {
             _ if self.is_warned => return,
             (Route::New, Some(znode)) => {
-                let is_own = self.journal.is_drained
+                let is_own = self.journal.drained.is_some()
                     && znode.data == self.journal.after.0
                     && znode.stat.version == self.journal.version + 1;
                 match (is_own, self.decider.is_back) {
@@ -218,7 +218,7 @@ impl Run<'_> {
         self.read_journal()?;
         let (old, old_app) = self.old.side(&self.new.place.cluster)?;
         self.is_open = old.denies.is_none();
-        if self.decider.is_back && route != Route::New {
+        if self.decider.is_back && !matches!(route, Route::New | Route::WasNew) {
             return self.look_back(route, old);
         }
         let (new, new_app) = self.new.side(&self.old.place.cluster)?;
@@ -231,8 +231,9 @@ impl Run<'_> {
         let mut partitions = Vec::new();
         if let Some(app) = old_app.filter(|app| app.app_id == ids.old_app) {
             partitions = self.old.partitions(&app, id(&old))?;
-            if self.probes && denies_writes(&old) && route != Route::New {
-                let unsure = partitions.iter_mut().filter(|one| !self.decider.is_probed(one));
+            if denies_writes(&old) {
+                let primaries = &self.decider.primaries;
+                let unsure = partitions.iter_mut().filter(|one| primaries.needs_probe(one, now_ms));
                 self.old.probe(&app, &mut unsure.collect::<Vec<_>>())?;
             }
         }
@@ -276,7 +277,10 @@ impl Run<'_> {
         };
         Ok(if place.cluster == self.old.place.cluster {
             self.old.follow(&place);
-            Route::Old { version }
+            match self.may_have_been_new(version) {
+                true => Route::WasNew,
+                false => Route::Old { version },
+            }
         } else if place.cluster == self.new.place.cluster {
             self.new.follow(&place);
             Route::New
@@ -285,9 +289,18 @@ impl Run<'_> {
         })
     }
 
+    /// The write of the route was sent, and somebody wrote the route since. One write alone is that of somebody, before ours.
+    fn may_have_been_new(&self, version: i32) -> bool {
+        let Journal { was_new, phase, version: before, .. } = self.journal;
+        was_new
+            || (phase == Phase::Moving && self.journal.drained.is_some() && version >= before + 2)
+    }
+
     /// The journal may be another run's by now.
     fn read_journal(&mut self) -> Result<(), String> {
         let found = self.keeper.read(self.store).map_err(|fault| fault.why)?;
+        // One that nobody can read any more says as little as one that is gone.
+        let found = found.and_then(Result::ok);
         self.journal_version = found.as_ref().map(|(_, version)| *version);
         match found {
             Some((journal, _)) if journal.id != self.journal.id => {
@@ -296,7 +309,7 @@ impl Run<'_> {
             Some((journal, _)) => {
                 self.journal = journal;
                 self.decider.is_back |= self.journal.phase == Phase::Back;
-                self.decider.terms.may_be_denied |= self.journal.denied_at_s.is_some();
+                self.decider.terms.may_come_late = self.journal.late_s().is_some();
                 Ok(())
             }
             // Without it nobody would be told that A refuses writes.
@@ -305,6 +318,25 @@ impl Run<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// The route leads to B, so there is no way back any more.
+    fn note_new(&mut self, route: &Route) -> Result<(), String> {
+        match *route == Route::New && !self.journal.was_new && self.journal_version.is_some() {
+            true => self.put(Journal { was_new: true, ..self.journal.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes that a request is sent now, and returns when one was whose answer was lost.
+    fn sends(&mut self) -> Result<Option<u64>, String> {
+        let before = self.journal.unanswered_at_s;
+        self.put(Journal { unanswered_at_s: Some(now_s()), ..self.journal.clone() })?;
+        Ok(before)
+    }
+
+    fn is_answered(&mut self, before: Option<u64>) -> Result<(), String> {
+        self.put(Journal { unanswered_at_s: before, ..self.journal.clone() })
     }
 
     /// Fails if the journal is gone or changed since the last look: another run is at work.
@@ -331,25 +363,25 @@ impl Run<'_> {
         let at_once = Ok(Acted::Look(Duration::ZERO));
         match step {
             Step::AwaitReverse => wait(PAUSE),
-            Step::AwaitForce(_) if self.probes => wait(PROBE_PAUSE),
+            Step::AwaitForce(0) | Step::AwaitStill(0) => wait(PROBE_PAUSE),
+            Step::AwaitForce(_) if self.decider.terms.proof == Proof::Probe => wait(PROBE_PAUSE),
             Step::AwaitForce(left_ms) | Step::AwaitStill(left_ms) | Step::AwaitLate(left_ms) => {
                 wait(PAUSE.min(Duration::from_millis(*left_ms)))
             }
             Step::AwaitDrained => wait(DRAIN_PAUSE),
             Step::AddReverse => {
-                // It fails where another run takes the move back.
-                self.put(self.journal.clone())?;
+                let before = self.sends()?;
                 tell(Report::Step(&format!("1 {new} duplicates to {old}")));
                 self.new.add_duplication(&old)?;
+                self.is_answered(before)?;
                 at_once
             }
             Step::DenyWrites => {
-                let mut journal = self.journal.clone();
-                journal.denied_at_s.get_or_insert_with(|| Utc::now().0.as_secs());
-                self.put(journal)?;
-                self.decider.terms.may_be_denied = true;
+                self.journal.denied_at_s.get_or_insert_with(now_s);
+                let before = self.sends()?;
                 tell(Report::Step(&format!("2 {old} refuses writes of the table from now on")));
                 self.old.set_env(DENY_WRITES)?;
+                self.is_answered(before)?;
                 at_once
             }
             Step::WriteRoute(version) => {
@@ -363,7 +395,8 @@ impl Run<'_> {
                     seconds(refused_ms)
                 );
                 tell(Report::Step(&told));
-                self.put(Journal { is_drained: true, ..self.journal.clone() })?;
+                let drained = Some(Drained { at_s: now_s(), decrees: decrees(&seen.partitions) });
+                self.put(Journal { drained, ..self.journal.clone() })?;
                 let data = self.journal.after.0.clone();
                 self.write(data, *version)?;
                 at_once
@@ -371,7 +404,9 @@ impl Run<'_> {
             Step::AwaitProxies => self.await_proxies(tell),
             Step::DenyAll => {
                 tell(Report::Step(&format!("6 {old} refuses reads of the table, too")));
+                let before = self.sends()?;
                 self.old.set_env(DENY_ALL)?;
+                self.is_answered(before)?;
                 at_once
             }
             Step::RemoveDuplication(id) => {
@@ -379,14 +414,7 @@ impl Run<'_> {
                 self.old.remove_duplication(*id)?;
                 at_once
             }
-            Step::Done => {
-                self.put(Journal { phase: Phase::Moved, ..self.journal.clone() })?;
-                let gone = match seen.old.app_id {
-                    Some(id) if id == self.journal.ids.old_app => String::new(),
-                    _ => format!("; {old} does not have it any more"),
-                };
-                Ok(Acted::Ended(Outcome::Done, format!("{new} has the table{gone}")))
-            }
+            Step::Done => self.done(seen),
             Step::GoBack(why) => {
                 tell(Report::Step(&format!("{why}: everything goes back")));
                 self.decider.is_back = true;
@@ -400,8 +428,8 @@ impl Run<'_> {
                 at_once
             }
             Step::Open => {
-                tell(Report::Step(&format!("{old} takes writes again")));
                 self.old.delete_env()?;
+                tell(Report::Step(&format!("{old} takes writes again")));
                 at_once
             }
             Step::RemoveReverse(id) => {
@@ -420,6 +448,12 @@ impl Run<'_> {
                 };
                 let table = &self.journal.table;
                 let way = match &seen.route {
+                    Route::WasNew | Route::Elsewhere(_) if self.journal.was_new => format!(
+                        "; to go on: meta-proxy route set {table} --cluster {new} --metas {} --moving-accepted \
+                         --split-brain-accepted, then meta-proxy route move {table} --to {new} --apply; to leave it: \
+                         meta-proxy route finish {table} --forget",
+                        self.new.place.metas.join(",")
+                    ),
                     Route::Elsewhere(_) => format!(
                         "; to take it back: meta-proxy route set {table} --cluster {old} --metas {} --moving-accepted \
                          --target-accepted, then meta-proxy route move {table} --back --apply; to leave it: meta-proxy route \
@@ -433,7 +467,48 @@ impl Run<'_> {
         }
     }
 
+    fn done(&mut self, seen: &Seen) -> Result<Acted, String> {
+        let (old, new) = (&self.old.place.cluster, &self.new.place.cluster);
+        let done = if seen.old.app_id != Some(self.journal.ids.old_app) {
+            let told = format!(
+                "{new} has the table; {old} does not have it any more. If it has another name there now, or is recalled, it \
+                 denies its clients"
+            );
+            (Outcome::Done, told)
+        } else if let Some(late) = self.late_writes(seen) {
+            let told = format!(
+                "{new} has the table, but {old} took writes after the route was written: {late}. They were shipped to {new}, \
+                 maybe over newer ones"
+            );
+            (Outcome::Partly, told)
+        } else {
+            (Outcome::Done, format!("{new} has the table"))
+        };
+        self.put(Journal { phase: Phase::Moved, ..self.journal.clone() })?;
+        Ok(Acted::Ended(done.0, done.1))
+    }
+
+    /// Mutations of A since B had all, if they are more than the empty ones that servers write by themselves.
+    fn late_writes(&self, seen: &Seen) -> Option<String> {
+        let drained = self.journal.drained.as_ref()?;
+        let age_ms = now_s().saturating_sub(drained.at_s) * 1_000;
+        let allowed = most_empty(self.decider.terms.interval_ms, age_ms);
+        decrees(&seen.partitions).iter().find_map(|(index, decree)| {
+            let by = decree - drained.decrees.get(index)?;
+            (by > allowed).then(|| format!("partition {index} has {by} mutations more"))
+        })
+    }
+
     fn backed_out(&mut self, seen: &Seen) -> Result<Acted, String> {
+        if let Some(late_s) = self.journal.late_s().filter(|_| self.journal_version.is_some()) {
+            let told = format!(
+                "everything is back, but the answer to a request was lost. It may still be carried out, and {} would deny its \
+                 clients then. Look again in {late_s} s by meta-proxy route move {} --back --apply; until then every route \
+                 command tells of it",
+                self.old.place.cluster, self.journal.table
+            );
+            return Ok(Acted::Ended(Outcome::Partly, told));
+        }
         if let Some(version) = self.journal_version {
             self.keeper.delete(self.store, version).map_err(|fault| fault.why)?;
         }
@@ -451,7 +526,7 @@ impl Run<'_> {
             );
             return Ok(Acted::Ended(Outcome::Partly, told));
         }
-        let writes = match self.decider.terms.may_be_denied {
+        let writes = match self.journal.denied_at_s.is_some() {
             true => {
                 let interval = seconds(self.decider.terms.force_ms());
                 format!("; writes stay refused up to {interval} more")
@@ -514,6 +589,11 @@ impl Run<'_> {
             Err(why) => Err(format!("{path}: {why}")),
         }
     }
+}
+
+/// s since 1970.
+fn now_s() -> u64 {
+    Utc::now().0.as_secs()
 }
 
 fn id(side: &Side) -> Option<i32> {

@@ -24,6 +24,8 @@ pub enum Route {
     Old { version: i32 },
     /// To B.
     New,
+    /// To A, after it led to B.
+    WasNew,
     /// Elsewhere, or nowhere: somebody changed it.
     Elsewhere(String),
 }

@@ -75,6 +75,7 @@ impl Pegasus {
             core.state().servers.push(Server {
                 addr: listener.addr(),
                 in_force: BTreeMap::new(),
+                misses: 0,
                 config_sync: now + core.config_sync.mul_f64(part),
                 duplication_sync: now + core.duplication_sync.mul_f64(part),
             });
@@ -117,6 +118,41 @@ impl Pegasus {
         let partitions = (0..partition_count).map(|index| Partition::new(index % servers));
         let table = Table::new(app_id, partitions.collect());
         state.tables.insert(name.to_owned(), table);
+    }
+
+    /// The MetaServers' ZooKeeper is slow: changes of envs are refused with a time-out, and carried out when this ends.
+    pub fn stall_env(&self, is_stalled: bool) {
+        let mut state = self.core.state();
+        if is_stalled {
+            state.env_queue = Some(Vec::new());
+        } else {
+            for raw in state.env_queue.take().unwrap_or_default() {
+                meta::apply_env(&mut state, &raw);
+            }
+        }
+    }
+
+    /// Changes of envs that wait.
+    pub fn stalled_envs(&self) -> usize {
+        self.core.state().env_queue.as_ref().map_or(0, Vec::len)
+    }
+
+    /// The next config-syncs of a server fail, as while a MetaServer is elected.
+    pub fn miss_syncs(&self, index: usize, count: usize) {
+        self.core.state().servers[index].misses = count;
+    }
+
+    /// A table gets another name.
+    pub fn rename_table(&self, name: &str, to: &str) {
+        let mut state = self.core.state();
+        let table = state.tables.remove(name).expect("there is such a table");
+        state.tables.insert(to.to_owned(), table);
+    }
+
+    /// The deny environment variable as the MetaServers have it.
+    pub fn env(&self, table: &str) -> Option<String> {
+        let state = self.core.state();
+        state.tables.get(table).and_then(|table| table.envs.get(state::DENY).cloned())
     }
 
     /// Drops a table.

@@ -32,6 +32,8 @@ enum Event {
     Remake,
     /// Somebody deletes the env.
     Open,
+    /// A server's next config-sync fails. The clock alone does not notice that.
+    MissSync(usize),
     /// ZooKeeper, or a leader, cannot be asked for so many ticks.
     Lost(u64),
     /// Another primary is elected, on another server.
@@ -51,6 +53,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => ((0..2usize), 1..LATE_TICKS).prop_map(|(tool, ticks)| Event::KillUnderWay(tool, ticks)),
         1 => Just(Event::Remake),
         1 => Just(Event::Open),
+        1 => (0..SERVERS).prop_map(Event::MissSync),
         3 => (0..2usize).prop_map(Event::Signal),
         1 => (1..40u64).prop_map(Event::Lost),
         2 => (0..PARTITIONS).prop_map(Event::Elect),
@@ -93,8 +96,8 @@ struct World {
     tick: u64,
     source: Source,
     env: Option<&'static str>,
-    /// The journal says that it was set.
-    was_denied: bool,
+    /// The answer to a request was lost.
+    unanswered: bool,
     /// Each server's knowledge of it.
     in_force: [Option<&'static str>; SERVERS],
     parts: Vec<Part>,
@@ -113,8 +116,13 @@ struct World {
     proxies_until: u64,
     tools: [Option<Tool>; 2],
     journal: Option<bool>,
+    /// Servers whose next config-sync fails.
+    misses: [bool; SERVERS],
+    has_missed: bool,
+    /// Clients write nothing.
+    is_quiet: bool,
     keeps_undo: bool,
-    probes: bool,
+    proof: Proof,
     is_done: bool,
     is_backed_out: bool,
     /// A fault that must not happen.
@@ -129,7 +137,7 @@ impl World {
             tick: 0,
             source,
             env: None,
-            was_denied: false,
+            unanswered: false,
             in_force: [None; SERVERS],
             parts: (0..PARTITIONS).map(part).collect(),
             before: (0..PARTITIONS).map(part).collect(),
@@ -145,11 +153,19 @@ impl World {
             tools: [None, None],
             journal: Some(false),
             keeps_undo,
-            probes: false,
+            misses: [false; SERVERS],
+            has_missed: false,
+            is_quiet: false,
+            proof: Proof::default(),
             is_done: false,
             is_backed_out: false,
             broken: None,
         }
+    }
+
+    /// A server that becomes a primary has heard of the env by the time that the route is written.
+    fn hears_in_time(&self) -> bool {
+        self.proof != Proof::Probe && !self.has_missed
     }
 
     fn break_with(&mut self, why: String) {
@@ -171,11 +187,11 @@ impl World {
             let part = &mut self.parts[index];
             part.committed = part.prepared;
             // Clients pause now and then.
-            let writes = !(self.tick + index as u64).is_multiple_of(3);
+            let writes = !self.is_quiet && !(self.tick + index as u64).is_multiple_of(3);
             if writes && self.in_force[part.server].is_none() {
                 part.prepared += 1;
                 // A probe asks primaries. A server that has not heard of the env may become one. Its writes are shipped.
-                if self.at_new && !self.was_opened && !self.probes {
+                if self.at_new && !self.was_opened && self.hears_in_time() {
                     self.break_with(format!("A takes a write of partition {index}, B has clients"));
                 }
             }
@@ -188,7 +204,10 @@ impl World {
         let period = INTERVAL_MS / TICK_MS;
         for server in 0..SERVERS {
             if (self.tick + server as u64 * 7).is_multiple_of(period) {
-                self.in_force[server] = self.env;
+                match std::mem::take(&mut self.misses[server]) {
+                    true => {}
+                    false => self.in_force[server] = self.env,
+                }
             }
         }
     }
@@ -212,7 +231,7 @@ impl World {
                 prepared: part.prepared,
             },
             shipping: self.duplicates.then(|| shipping(index)),
-            refuses: self.probes.then(|| self.in_force[part.server].is_some()),
+            refuses: (self.proof != Proof::Clock).then(|| self.in_force[part.server].is_some()),
         };
         let duplication = |id| Duplication { id, status: 3, ..Duplication::default() };
         let partitions: Vec<Partition> = self.before.iter().enumerate().map(partition).collect();
@@ -251,7 +270,8 @@ impl World {
             max_refused_ms: least_max_refused_ms(INTERVAL_MS, true),
             keeps_undo: self.keeps_undo,
             made_undo: self.keeps_undo,
-            may_be_denied: self.was_denied,
+            proof: self.proof,
+            may_come_late: self.unanswered,
             late_ms: LATE_TICKS * TICK_MS,
             version: VERSION,
             ids: IDS,
@@ -268,7 +288,7 @@ impl World {
             Some(step) => step,
             None => {
                 tool.decider.is_back |= self.journal != Some(false);
-                tool.decider.terms.may_be_denied |= self.was_denied;
+                tool.decider.terms.may_come_late |= self.unanswered;
                 tool.decider.next(&self.seen())
             }
         };
@@ -310,12 +330,7 @@ impl World {
     /// Writes the journal where the step does so first. It fails if it changed since the tool looked.
     fn is_sent(&mut self, step: &Step) -> bool {
         match step {
-            Step::AddReverse => self.journal == Some(false),
-            Step::DenyWrites => {
-                let is_sent = self.journal == Some(false);
-                self.was_denied |= is_sent;
-                is_sent
-            }
+            Step::AddReverse | Step::DenyWrites => self.journal == Some(false),
             Step::WriteRoute(_) => self.env.is_some(),
             Step::PinRoute(_) | Step::RemoveReverse(_) => {
                 self.journal = self.journal.map(|_| true);
@@ -337,7 +352,7 @@ impl World {
                 for index in 0..PARTITIONS {
                     let Part { prepared, shipped, skipped, server, .. } = self.parts[index].clone();
                     // A hand may delete the env while the write of the route is under way.
-                    let is_open = !self.probes && self.in_force[server].is_none();
+                    let is_open = self.hears_in_time() && self.in_force[server].is_none();
                     let is_bad = (prepared != shipped || is_open) && !self.was_opened;
                     if is_bad || skipped > 0 {
                         self.break_with(format!(
@@ -384,6 +399,7 @@ impl World {
                     && self.is_sent(&step)
                 {
                     self.under_way.push((self.tick + ticks, step));
+                    self.unanswered = true;
                 }
             }
             Event::Kill(number) => self.tools[number] = None,
@@ -393,6 +409,7 @@ impl World {
                     && self.is_sent(&step)
                 {
                     self.under_way.push((self.tick + ticks, step));
+                    self.unanswered = true;
                 }
             }
             Event::Remake => {
@@ -418,7 +435,11 @@ impl World {
                 (part.server, part.ballot) = ((part.server + 1) % SERVERS, part.ballot + 1);
             }
             Event::Lag(index, ticks) => self.parts[index].lags_until = self.tick + ticks,
-            Event::Open | Event::Nothing => {}
+            Event::MissSync(server) if self.proof != Proof::Clock => {
+                self.misses[server] = true;
+                self.has_missed = true;
+            }
+            Event::Open | Event::MissSync(_) | Event::Nothing => {}
         }
     }
 
@@ -464,9 +485,10 @@ proptest! {
 
     #[test]
     fn no_order_of_events_loses_a_write_or_leaves_a_closed_unsaid(
-        events in prop::collection::vec(event(), 0..250), keeps_undo in any::<bool>(), probes in any::<bool>(),
+        events in prop::collection::vec(event(), 0..250), keeps_undo in any::<bool>(),
+        proof in prop_oneof![Just(Proof::ClockAndProbe), Just(Proof::Probe), Just(Proof::Clock)],
     ) {
-        let mut world = World { probes, ..World::new(keeps_undo, Source::Pages) };
+        let mut world = World { proof, ..World::new(keeps_undo, Source::Pages) };
         world.play(&events);
         prop_assert_eq!(world.check(), Ok(()));
     }
@@ -519,7 +541,7 @@ fn a_move_that_nothing_disturbs_takes_its_steps_in_order() {
 
 #[test]
 fn one_that_probes_does_not_wait_for_the_interval() {
-    let mut world = World { probes: true, ..World::new(false, Source::Pages) };
+    let mut world = World { proof: Proof::Probe, ..World::new(false, Source::Pages) };
     let (mut tool, mut looks) = (world.tool(0).unwrap(), 0);
     while !world.at_new {
         world.pass();
@@ -530,6 +552,19 @@ fn one_that_probes_does_not_wait_for_the_interval() {
     }
     assert_eq!(world.broken, None);
     assert!((3..6).contains(&looks), "looks since the last server heard of the env: {looks}");
+}
+
+#[test]
+fn a_config_sync_that_fails_is_noticed_by_a_probe_and_not_by_the_clock() {
+    let moves = |proof| {
+        let mut world = World { proof, ..World::new(false, Source::Pages) };
+        (world.misses, world.is_quiet) = ([true, false, false], true);
+        world.play(&vec![Event::Run(0); 200]);
+        (world.check(), world.is_done)
+    };
+    assert_eq!(moves(Proof::ClockAndProbe), (Ok(()), true));
+    let (clock, _) = moves(Proof::Clock);
+    assert!(clock.as_ref().is_err_and(|why| why.contains("the route is written")), "{clock:?}");
 }
 
 #[test]
@@ -590,9 +625,8 @@ fn a_duplication_back_that_never_runs_is_given_up() {
 fn a_request_that_comes_late_is_waited_for_before_all_is_back() {
     let mut world = World::new(false, Source::Pages);
     let mut tool = world.tool(0).unwrap();
-    world.was_denied = true;
     tool.decider.is_back = true;
-    tool.decider.terms.may_be_denied = true;
+    tool.decider.terms.may_come_late = true;
     for want in ["PinRoute", "AwaitLate"] {
         let step = tool.decider.next(&world.seen());
         assert!(format!("{step:?}").starts_with(want), "{step:?}");

@@ -22,6 +22,7 @@ const PMT_MATCH_EXACT: i32 = 2;
 
 /// The result struct, `None` for a method that the server does not have. With an error it says nothing else.
 pub(super) fn answer(core: &Core, method: &str, args: &[u8], err: &str) -> Option<Vec<u8>> {
+    let raw = args;
     let mut state = core.state();
     if method == QUERY_CONFIG {
         return Some(query_config(&state, &Query::decode(args).ok()?).encode());
@@ -55,6 +56,17 @@ pub(super) fn answer(core: &Core, method: &str, args: &[u8], err: &str) -> Optio
             answers::nodes(err, if is_ok { &all } else { &[] })
         }
         "RPC_CM_UPDATE_APP_ENV" if !is_ok => answers::env(err, ""),
+        "RPC_CM_UPDATE_APP_ENV" if state.env_queue.is_some() => {
+            // As in server_state.cpp: a deletion of nothing is answered at once, the rest waits for ZooKeeper.
+            let has = |key: &String| now.is_some_and(|table| table.envs.contains_key(key));
+            match args.number(2) != Some(SET) && !args.texts(3).iter().any(has) {
+                true => answers::env(ERR_OK, "no key needs to be deleted"),
+                false => {
+                    state.env_queue.get_or_insert_default().push(raw.to_vec());
+                    answers::env("ERR_TIMEOUT", "")
+                }
+            }
+        }
         "RPC_CM_UPDATE_APP_ENV" => match update_env(&mut state, &table, &args) {
             Ok(hint) => answers::env(ERR_OK, &hint),
             Err((err, hint)) => answers::env(err, &hint),
@@ -87,6 +99,14 @@ pub(super) fn answer(core: &Core, method: &str, args: &[u8], err: &str) -> Optio
         "RPC_CM_MODIFY_DUPLICATION" => modify_duplication(&mut state, &table, &args),
         _ => return None,
     })
+}
+
+/// Carries out a change of envs that waited.
+pub(super) fn apply_env(state: &mut State, raw: &[u8]) {
+    let args = Args::read(raw).expect("it was read before");
+    let table = args.text(1).to_owned();
+    // Nobody waits for the answer.
+    let _ = update_env(state, &table, &args);
 }
 
 fn query_config(state: &State, query: &Query) -> QueryCfgResponse {

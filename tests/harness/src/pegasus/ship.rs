@@ -41,6 +41,11 @@ fn sync(core: &Core, state: &mut State, now: Instant) {
     for (index, server) in state.servers.iter_mut().enumerate() {
         if server.config_sync <= now {
             server.config_sync = now + core.config_sync;
+            // As real servers do, it tries again only after the interval.
+            if server.misses > 0 {
+                server.misses -= 1;
+                continue;
+            }
             let tables = state.tables.values();
             let denied =
                 tables.filter_map(|table| Some((table.app_id, table.envs.get(DENY)?.clone())));

@@ -57,6 +57,8 @@ pub(super) struct State {
     pub remotes: BTreeMap<String, Weak<Core>>,
     pub last_duplication_id: i32,
     pub is_mute: bool,
+    /// The args of UPDATE_APP_ENV wait here while the MetaServers' ZooKeeper is slow.
+    pub env_queue: Option<Vec<Vec<u8>>>,
     pub is_stopping: bool,
 }
 
@@ -78,6 +80,8 @@ pub(super) struct Server {
     pub in_force: BTreeMap<i32, String>,
     /// When the next of each is due.
     pub config_sync: Instant,
+    /// Config-syncs that will fail.
+    pub misses: usize,
     pub duplication_sync: Instant,
 }
 
