@@ -219,6 +219,7 @@ fn a_table_moves_and_every_acknowledged_write_is_there() {
     let writer = world.writer("orders", 0);
     let shown = world.check("orders");
     assert!(shown.stdout.contains("ok   c3 -> c4: duplication in DS_LOG"), "{shown}");
+    assert!(shown.stdout.contains("ok   c3: every primary answers a probe"), "{shown}");
     assert!(shown.stdout.contains("Nothing is changed"), "{shown}");
     assert!(!world.has_journal("orders") && world.denied("orders", ""), "{shown}");
     let small = world.move_there("orders", &["--max-refused", "1s"], 5);

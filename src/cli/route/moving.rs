@@ -77,13 +77,16 @@ pub fn route_move(args: &Args) -> Ended {
         return Ok(context.nothing_to_do(&why));
     }
     let is_back = args.is_set("back");
-    let proof = match (args.is_set("probe"), args.is_set("no-probe")) {
-        (true, true) => return Err(Fault::usage("want --probe or --no-probe, got both")),
-        (true, false) => Proof::Probe,
-        (false, true) => Proof::Clock,
-        (false, false) => Proof::ClockAndProbe,
-    };
-    run(&context, store, keeper, journal, Ways { max_refused_ms, proof, is_back })
+    run(&context, store, keeper, journal, Ways { max_refused_ms, proof: proof(args)?, is_back })
+}
+
+fn proof(args: &Args) -> Result<Proof, Fault> {
+    match (args.is_set("probe"), args.is_set("no-probe")) {
+        (true, true) => Err(Fault::usage("want --probe or --no-probe, got both")),
+        (true, false) => Ok(Proof::Probe),
+        (false, true) => Ok(Proof::Clock),
+        (false, false) => Ok(Proof::ClockAndProbe),
+    }
 }
 
 /// `90s`, `5m`: in ms.
@@ -175,7 +178,7 @@ fn begin(
     }
     let max_refused_ms = args.value("max-refused").map(span_ms).transpose()?;
     let Checked { checks, ids, has_reverse } =
-        check(context, table, (&from, &to), keeps_undo, max_refused_ms);
+        check(context, table, (&from, &to), keeps_undo, max_refused_ms, proof(args)?);
     let is_stopped = checks.iter().any(|check| check.level == Level::Stop);
     let ids = ids.filter(|_| !is_stopped);
     let lines: String = checks.iter().map(|check| format!("{check}\n")).collect();
@@ -240,6 +243,7 @@ fn check(
     (from, to): (&Place, &Place),
     keeps_undo: bool,
     max_refused_ms: Option<u64>,
+    proof: Proof,
 ) -> Checked {
     let mut old = Cluster::new(from.clone(), table, context.limit);
     let mut new = Cluster::new(to.clone(), table, context.limit);
@@ -255,7 +259,14 @@ fn check(
         let partitions = app.and_then(|app| cluster.partitions(&app, id));
         ((duplications, partitions, cluster.interval_ms()), app_id, id)
     };
-    let (old_seen, old_app, duplication) = seen(&mut old, &to.cluster);
+    let (mut old_seen, old_app, duplication) = seen(&mut old, &to.cluster);
+    let probe = match &mut old_seen.1 {
+        Ok(partitions) if proof != Proof::Clock => {
+            let mut all: Vec<_> = partitions.iter_mut().collect();
+            old_app.map(|app_id| old.probe(app_id, &mut all))
+        }
+        _ => None,
+    };
     let (new_seen, new_app, reverse) = seen(&mut new, &from.cluster);
     let ids = || {
         let (old_app, new_app, duplication) = (old_app?, new_app?, duplication?);
@@ -263,19 +274,20 @@ fn check(
     };
     let ships_at_once = old_seen.0.as_ref().is_ok_and(|all| all.iter().all(|one| one.has_decrees));
     let least_ms = least_max_refused_ms(*old_seen.2.as_ref().unwrap_or(&0), ships_at_once);
-    let side = |place, view, (duplications, partitions, interval_ms)| checks::Seen {
+    let side = |place, view, (duplications, partitions, interval_ms), probe| checks::Seen {
         place,
         view,
         duplications,
         partitions,
         interval_ms,
+        probe,
     };
     let wish = Wish {
         keeps_undo,
         max_refused_ms: Some(max_refused_ms.unwrap_or(MAX_REFUSED_MS.max(least_ms))),
         least_ms,
     };
-    let (old, new) = (side(from, &old_view, old_seen), side(to, &new_view, new_seen));
+    let (old, new) = (side(from, &old_view, old_seen, probe), side(to, &new_view, new_seen, None));
     let checks = checks::checks(table, &old, &new, &wish);
     Checked { checks, ids: ids(), has_reverse: reverse.is_some() }
 }

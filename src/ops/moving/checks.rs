@@ -49,6 +49,8 @@ pub struct Seen<'a> {
     pub duplications: Result<Vec<Duplication>, String>,
     pub partitions: Result<Vec<Partition>, String>,
     pub interval_ms: Result<u64, String>,
+    /// Whether the primaries answer probes; `None`: they were not asked.
+    pub probe: Option<Result<(), String>>,
 }
 
 impl Seen<'_> {
@@ -119,6 +121,11 @@ pub fn checks(table: &str, old: &Seen<'_>, new: &Seen<'_>, wish: &Wish) -> Vec<C
             Ok(_) => list.ok(format!("{cluster}: every partition has a primary")),
             Err(why) => list.stop(why.clone()),
         }
+    }
+    match &old.probe {
+        Some(Ok(())) => list.ok(format!("{}: every primary answers a probe", old.place.cluster)),
+        Some(Err(why)) => list.stop(why.clone()),
+        None => {}
     }
     duplication(&mut list, table, old, new);
     let name = |side: &Seen<'_>| side.place.cluster.clone();

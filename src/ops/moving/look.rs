@@ -211,16 +211,18 @@ impl Cluster {
     }
 
     /// Asks the primaries of these partitions whether they refuse writes.
-    pub fn probe(&self, app: &App, partitions: &mut [&mut Partition]) -> Result<(), String> {
+    pub fn probe(&self, app_id: i32, partitions: &mut [&mut Partition]) -> Result<(), String> {
         let asked: Vec<(SocketAddr, i32)> =
             partitions.iter().map(|one| (one.server, one.replica.index)).collect();
         let ask = |(server, index): (SocketAddr, i32)| {
-            let gpid = Gpid { app_id: app.app_id, index };
+            let gpid = Gpid { app_id, index };
             let end = Instant::now() + self.limit;
             let answer = clusters::exchange(server, &admin_move::probe(gpid, SEQ), end);
             answer.and_then(|frame| admin_move::read_probe(&frame)).map_err(|why| {
                 let why = clusters::plain(why);
-                format!("replica server {server}: a probe of partition {index}: {why}")
+                format!(
+                    "replica server {server}: a probe of partition {index}: {why} (--no-probe goes by the clock alone)"
+                )
             })
         };
         for (partition, refuses) in partitions.iter_mut().zip(all(&asked, ask)?) {

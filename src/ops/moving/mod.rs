@@ -8,10 +8,11 @@
 //! 8 A->B ends
 //! ```
 //! **Who owns what.** The state is not noted step by step. It is read from the route, A's environment variable and the
-//! duplications each time, so a run that is killed anywhere goes on where it was. The journal says what the move is, and
-//! whether it is taken back. It is written before step 2, with the data that step 5 writes.
+//! duplications each time, so a run that is killed anywhere goes on where it was. The journal says what the move is,
+//! whether it is taken back, whether the route led to B, and whether an answer was lost. It is written before step 2, with
+//! the data that step 5 writes.
 //!
-//! **Why nothing is lost.** A refuses writes before B has all of them, and B gets its clients after that ([`decide`] has the
+//! **Why nothing is lost.** A refuses writes before B has all of them, and B gets its clients after that ([`force`] has the
 //! proof). A is opened again only if the route stands at A and no request that writes it can still arrive: the route is
 //! written again as it is, which gives it a new version, and every such request names an old one.
 //!

@@ -15,6 +15,7 @@ use crate::logging::line::Utc;
 use crate::ops::admin_move::{DENY_ALL, DENY_WRITES};
 use crate::ops::plan::Znode;
 use crate::ops::proxies::{self, Expected};
+use crate::ops::record::Place;
 use crate::ops::store::Store;
 use crate::ops::{Fault, Outcome, apply};
 use crate::zk::codec::{Answer, Op, Stat};
@@ -214,8 +215,9 @@ impl Run<'_> {
 
     /// The route first: a write of it names the version that is seen here, so it fails if anything came in between.
     fn look(&mut self) -> Result<Seen, String> {
-        let route = self.route()?;
+        let place = self.read_route()?;
         self.read_journal()?;
+        let route = self.route(place);
         let (old, old_app) = self.old.side(&self.new.place.cluster)?;
         self.is_open = old.denies.is_none();
         if self.decider.is_back && !matches!(route, Route::New | Route::WasNew) {
@@ -234,7 +236,7 @@ impl Run<'_> {
             if denies_writes(&old) {
                 let primaries = &self.decider.primaries;
                 let unsure = partitions.iter_mut().filter(|one| primaries.needs_probe(one, now_ms));
-                self.old.probe(&app, &mut unsure.collect::<Vec<_>>())?;
+                self.old.probe(app.app_id, &mut unsure.collect::<Vec<_>>())?;
             }
         }
         let is_new = |partition: &Partition| !self.old.knows(partition.server);
@@ -262,20 +264,27 @@ impl Run<'_> {
         })
     }
 
-    /// Where the route leads, by the name of the cluster: its addresses may change meanwhile.
-    fn route(&mut self) -> Result<Route, String> {
+    /// `Ok(Err)`: it leads nowhere, and why.
+    fn read_route(&mut self) -> Result<Result<Place, String>, String> {
         let plain = |fault: Fault| fault.why;
         self.store.sync().map_err(plain)?;
         let path = self.store.znode_of(&self.journal.table);
         let clusters = self.store.clusters().map_err(plain)?;
         self.znode = self.store.znode(&path).map_err(plain)?;
-        let Some(znode) = &self.znode else { return Ok(Route::Elsewhere("no znode".to_owned())) };
-        let version = znode.stat.version;
-        let place = match self.store.place_of(&znode.data, &clusters) {
+        Ok(match &self.znode {
+            Some(znode) => self.store.place_of(&znode.data, &clusters),
+            None => Err("no znode".to_owned()),
+        })
+    }
+
+    /// Where the route leads, by the name of the cluster: its addresses may change meanwhile.
+    fn route(&mut self, place: Result<Place, String>) -> Route {
+        let version = self.znode.as_ref().map_or(0, |znode| znode.stat.version);
+        let place = match place {
             Ok(place) => place,
-            Err(why) => return Ok(Route::Elsewhere(why)),
+            Err(why) => return Route::Elsewhere(why),
         };
-        Ok(if place.cluster == self.old.place.cluster {
+        if place.cluster == self.old.place.cluster {
             self.old.follow(&place);
             match self.may_have_been_new(version) {
                 true => Route::WasNew,
@@ -286,7 +295,7 @@ impl Run<'_> {
             Route::New
         } else {
             Route::Elsewhere(place.shown())
-        })
+        }
     }
 
     /// The write of the route was sent, and somebody wrote the route since. One write alone is that of somebody, before ours.
