@@ -122,6 +122,9 @@
 //!   otherwise, so that a Prometheus which scrapes that one finds them.
 //! - ZooKeeper's protocol is spoken by some hundred lines of our own: the `zookeeper` crate reconnects without a pause
 //!   while an ensemble is in trouble, cannot be closed then, and cannot set watches again.
+//! - A move waits for the config-sync interval and then probes each primary (`ops::moving::force`). The interval alone proves
+//!   nothing: a config-sync that fails is repeated only an interval later. A probe alone proves nothing of other servers,
+//!   which may become primaries.
 //! - A proxy is a member of the control znode by its session, and tells a process id of its own: while it holds routes it tries
 //!   server after server with a new session each, and an operator's accept must find it all the same.
 //! - A word below the control znode is never taken back: it names the process, or the change that a deleted route had last, so
