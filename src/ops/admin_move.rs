@@ -65,7 +65,7 @@ pub struct Duplication {
     pub status: i32,
     /// Name of the cluster that it goes to.
     pub remote: String,
-    /// Name of the table there; empty: servers before 2.6 do not say, it is the same.
+    /// Name of the table there. Empty: servers before 2.6 do not send it, and it is the same name.
     pub remote_table: String,
     /// Mutations that cannot be shipped are left out, and count as shipped.
     pub skips: bool,
@@ -201,7 +201,7 @@ pub fn probe(gpid: Gpid, seq: i32) -> Vec<u8> {
     out
 }
 
-/// Reads the answer to [`probe`]: whether writes are refused. One that is no primary any more says so, too.
+/// Reads the answer to [`probe`]: whether writes are refused. A server that is not the primary refuses them, too.
 pub fn read_probe(frame: &[u8]) -> Result<bool, BadAnswer> {
     let malformed = |why: String| BadAnswer::Malformed(why);
     if frame.len() < LEN_BYTES {
@@ -210,7 +210,7 @@ pub fn read_probe(frame: &[u8]) -> Result<bool, BadAnswer> {
     let envelope = answer::read_envelope(frame).map_err(|e| malformed(e.to_string()))?;
     match envelope.error {
         ERR_INVALID_STATE => Ok(true),
-        // It was let in; the second is what a table that is duplicated answers to every such write.
+        // The primary would have taken a write. A duplicated table answers `ERR_OPERATION_DISABLED` to this kind.
         ERR_OK | ERR_OPERATION_DISABLED => Ok(false),
         other => Err(BadAnswer::Refused(other.to_owned())),
     }
@@ -221,7 +221,7 @@ pub fn read_env_answer(frame: &[u8], seq: i32) -> Result<(), BadAnswer> {
     read_with_hint(frame, UPDATE_APP_ENV, seq, 2)
 }
 
-/// Reads the answer to [`add_duplication`]. That it was there already is an answer as good.
+/// Reads the answer to [`add_duplication`]. A duplication that exists already is a success.
 pub fn read_added(frame: &[u8], seq: i32) -> Result<(), BadAnswer> {
     match read_with_hint(frame, ADD_DUPLICATION, seq, 4) {
         Err(BadAnswer::Refused(err)) if err == ERR_DUP_EXIST => Ok(()),

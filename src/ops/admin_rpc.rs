@@ -66,7 +66,7 @@ pub struct App {
     pub app_id: i32,
     pub partition_count: i32,
     pub max_replica_count: i32,
-    /// It serves, or will in a moment: it is neither dropped nor being created.
+    /// The table is neither dropped nor being created.
     pub is_available: bool,
     /// A duplication of it was made, of whatever status.
     pub is_duplicating: bool,

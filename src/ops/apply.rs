@@ -1,4 +1,4 @@
-//! Carries a plan out: looks at what is there, writes what is due, and says what every proxy must serve then.
+//! Carries out a plan: reads the znodes, writes what is due, and computes what every proxy must serve.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::zk::codec::{Answer, Op, Stat};
 /// Conflicts that are shown in full.
 const SHOWN_CONFLICTS: usize = 10;
 
-/// How the plan stands. A conflict is a fault: nothing may be written then.
+/// Says how the plan stands. A conflict is a fault, and nothing is written.
 pub fn look(store: &mut Store, plan: &Plan) -> Result<Run, Fault> {
     plan.check().map_err(Fault::failed)?;
     if plan.root != store.place.root || plan.clusters_root != store.place.clusters_root {
@@ -46,7 +46,7 @@ fn conflicts(plan: &Plan, run: &Run) -> Option<String> {
     })
 }
 
-/// Writes what is due. `Err`: it stopped, and what that means; what was done is in `run` in either case.
+/// Writes the changes that are due. `run` has what was done, also after an `Err`.
 pub fn write(
     store: &mut Store,
     plan: &Plan,
@@ -59,7 +59,7 @@ pub fn write(
     if let Err(fault) = written {
         let why = run.stopped.clone().unwrap_or(fault.why);
         let unknown = "what the last requests did is not known";
-        // A request may have been done whose answer was lost.
+        // A request whose answer was lost may have succeeded.
         let why = format!("{why}; at least {count} of {all} are done, {unknown}");
         return Err(Fault::new(Outcome::Partly, why));
     }
@@ -91,7 +91,7 @@ pub fn expected(store: &mut Store, plan: &Plan, run: &Run) -> Result<Vec<Expecte
             continue;
         }
         let place = match &change.after {
-            // A record that cannot be used is nobody's wish; what proxies serve then is the last good one.
+            // Proxies go on with the last good record, so nothing is expected of them.
             Some(after) => match store.place_of(&after.data.0, &clusters) {
                 Ok(place) => Some(place),
                 Err(_) => continue,

@@ -1,8 +1,8 @@
-//! Asks several others at once, each on a thread of its own, so that a slow one costs its own time only.
+//! Asks several servers at once, each on its own thread. A slow server delays no other.
 
 use std::thread;
 
-/// The answers in the order of `asked`; `None`: its thread panicked. The caller says how many are asked at once.
+/// Returns the answers in the order of `asked`. `None`: the thread panicked. The caller bounds the number of threads.
 pub fn ask_each<A: Sync, T: Send>(asked: &[A], ask: impl Fn(&A) -> T + Sync) -> Vec<Option<T>> {
     let ask = &ask;
     thread::scope(|scope| {

@@ -20,7 +20,7 @@ pub struct Move {
     pub table: String,
     /// `None`: it has no route that can be used.
     pub old: Option<Place>,
-    /// `None`: its route goes.
+    /// `None`: the route is deleted.
     pub new: Option<Place>,
     /// The addresses stand in the cluster's own znode.
     pub names_cluster: bool,
@@ -28,7 +28,7 @@ pub struct Move {
     pub is_moving: bool,
 }
 
-/// A rule's word on a table.
+/// One rule refuses the move of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub rule: Accepted,
@@ -58,7 +58,7 @@ pub const RULES: [Accepted; 6] = [
     Accepted::Moving,
 ];
 
-/// The moves that the rules refuse, but for rules that somebody set aside.
+/// Returns what the rules refuse. Rules in `accepted` are set aside.
 pub fn refusals(moves: &[Move], views: &Views, accepted: &[Accepted]) -> Vec<Refusal> {
     let mut refused = Vec::new();
     for each in moves {

@@ -19,13 +19,13 @@ use crate::wire::message;
 
 /// Clusters that are asked at once.
 const AT_ONCE: usize = 16;
-/// A follower that names another one is followed so often.
+/// A follower may name another follower as leader. The search ends after this many.
 const MAX_FORWARDS: usize = 3;
 const SEQ: i32 = 1;
-/// A name that can be asked for and that no table has.
+/// A valid name that no table has.
 const NO_TABLE: &str = "meta-proxy.route.no-such-table";
 
-/// Asks each of these sets of addresses. Each cluster has `limit` for all of it.
+/// Asks each set of addresses at once, and waits for `limit` at most.
 pub fn look(sets: impl IntoIterator<Item = Vec<String>>, limit: Duration) -> Views {
     let sets: BTreeSet<Vec<String>> = sets.into_iter().collect();
     let sets: Vec<Vec<String>> = sets.into_iter().collect();
@@ -131,7 +131,7 @@ pub fn plain(why: BadAnswer) -> String {
     }
 }
 
-/// The leader as a follower names it: only its answer to a QueryConfig does.
+/// The leader that a follower names. Only its answer to a QueryConfig names one.
 fn leader_by(follower: SocketAddr, end: Instant) -> Option<SocketAddr> {
     match ask_once(follower, &message::query_args(NO_TABLE), end).ok()?.answer {
         Answer::Follower { leader: Some(Address::Ip(leader)) } => Some(leader.into()),

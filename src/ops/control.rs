@@ -1,4 +1,4 @@
-//! The control znode as the tool uses it: it finds the proxies, says the operator's word, and keeps the journal.
+//! The control znode as the tool uses it: members, the operator's word (accepted holds, planned deletions), the journal.
 //!
 //! ```text
 //! begin(plan) ─▶ journal/<plan>/0, 1, ...: the plan's file in pieces ─▶ journal/<plan>: who, when, why, "begun"
@@ -25,9 +25,9 @@ pub const KEPT: usize = 500;
 /// A server takes no znode of 1 MiB.
 const PIECE_BYTES: usize = 512 * 1024;
 const MAX_WORD_BYTES: usize = 900 * 1024;
-/// Words are heard within seconds; one that nobody heard for so long is forgotten.
+/// Proxies read the operator's word within seconds. An entry of this age is removed.
 const WORD_LIVES_S: u64 = 3_600;
-/// Others may say a word at once with us.
+/// Tries to write the word while other tools write it.
 const WORD_TRIES: usize = 10;
 const ANY_VERSION: i32 = -1;
 /// The znode above the clusters that a fence closed.
@@ -55,7 +55,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// It was begun, and nobody said how it ended.
+    /// Nobody noted how the plan ended.
     pub fn is_open(&self) -> bool {
         self.state == State::Begun
     }
@@ -65,7 +65,7 @@ impl Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It is being written, or who wrote it was killed.
+    /// A run writes it, or was killed.
     Begun,
     /// All of it is written, and every proxy serves it.
     Done,
@@ -91,14 +91,14 @@ pub struct Control {
 }
 
 impl Control {
-    /// The one of these routes, if there is one. With a digest nobody without it may read or write there.
+    /// Returns the control znode that goes with these routes. If the settings have a digest, only its holders have rights there.
     pub fn of(store: &Store) -> Option<Self> {
         let root = store.place.control_root.clone()?;
         let has_digest = store.place.digest.is_some() || store.place.control_digest.is_some();
         Some(Control { root, has_digest })
     }
 
-    /// The proxies that there are, each once.
+    /// The proxies that are registered, each once.
     pub fn members(&self, store: &mut Store) -> Result<Vec<Member>, Fault> {
         let parent = format!("{}/{MEMBERS}", self.root);
         let mut members: BTreeMap<String, Member> = BTreeMap::new();
@@ -110,7 +110,7 @@ impl Control {
         Ok(members.into_values().collect())
     }
 
-    /// Makes the znode that the proxies need to tell that they are there, if it is missing.
+    /// Creates the znode below which proxies register, if it is missing.
     pub fn make_members(&self, store: &mut Store) -> Result<(), Fault> {
         let path = format!("{}/{MEMBERS}", self.root);
         let made = self.ensure(store, &path, Vec::new());
@@ -124,7 +124,7 @@ impl Control {
         for _ in 0..WORD_TRIES {
             let found = store.znode(&path)?;
             let mut word = match &found {
-                // A word that cannot be read is one that no proxy heard.
+                // No proxy could read a broken word, so it is replaced.
                 Some(znode) => Word::from_bytes(&znode.data).unwrap_or_default(),
                 None => Word::default(),
             };
@@ -173,7 +173,7 @@ impl Control {
             state: State::Begun,
             told: None,
         };
-        // A second run of one plan finds it there.
+        // A second run of the same plan finds its znodes there.
         self.ensure(store, &path, Vec::new()).map_err(failed)?;
         for (number, piece) in pieces.iter().enumerate() {
             self.ensure(store, &format!("{path}/{number}"), piece.to_vec()).map_err(failed)?;
@@ -200,7 +200,7 @@ impl Control {
     pub fn entries(&self, store: &mut Store) -> Result<Vec<Entry>, Fault> {
         let parent = format!("{}/{JOURNAL}", self.root);
         let found = store.below(&parent)?.unwrap_or_default();
-        // One without a head was killed before it wrote anything.
+        // An entry without a head belongs to a run that was killed before it wrote any route.
         let entry = |(_, znode): (String, Znode)| serde_json::from_slice(&znode.data).ok();
         Ok(found.into_iter().filter_map(entry).collect())
     }
@@ -317,7 +317,7 @@ impl Control {
     }
 }
 
-/// A znode that was there before its creation is as good as a new one.
+/// Treats a znode that exists already as created.
 fn there(created: Result<Answer, Failed>) -> Result<(), Failed> {
     match created {
         Ok(_) | Err(Failed::Code(Code::NODE_EXISTS)) => Ok(()),

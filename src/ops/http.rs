@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::upstream::exchange::Exchange;
 
-/// The code and the body of the answer to a GET. All of it is over by `end`.
+/// Sends a GET and returns code and body of the answer, until `end` at the latest.
 pub fn get(
     addr: SocketAddr,
     path: &str,

@@ -10,9 +10,9 @@ use super::view::{Row, View};
 pub struct Imported {
     /// Tables without a route, and where they live.
     pub new: Vec<(String, Place)>,
-    /// Tables whose route says so already.
+    /// Tables whose route is right already.
     pub same: Vec<String>,
-    /// Tables of which nobody but an operator can say where they belong, and why.
+    /// Tables that the operator has to place, and why.
     pub conflicts: Vec<(String, String)>,
 }
 

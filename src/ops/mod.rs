@@ -71,7 +71,7 @@ pub enum Outcome {
 pub struct Fault {
     pub outcome: Outcome,
     pub why: String,
-    /// The printed JSON has it already.
+    /// The JSON output has the fault already.
     pub is_told: bool,
 }
 
@@ -80,7 +80,7 @@ impl Fault {
         Fault { outcome, why: why.into(), is_told: false }
     }
 
-    /// One of which the JSON was printed.
+    /// Marks the fault as printed.
     pub fn told(self) -> Self {
         Fault { is_told: true, ..self }
     }

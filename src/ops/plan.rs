@@ -1,4 +1,4 @@
-//! A plan: what is there, what shall be there, and how they differ. It is a value and a file. Pure.
+//! A plan: for each znode its data before and after. It is a value and a file. Pure.
 //!
 //! ```text
 //! change   before     after      request                   undo
@@ -20,7 +20,7 @@ use crate::zk::codec::{Acl, Op, Stat};
 /// Changes of one plan. ZooKeeper takes some thousands a second.
 pub const MAX_CHANGES: usize = 200_000;
 
-/// The version of the file's form.
+/// The version of the file format.
 const FORM: u32 = 1;
 
 /// Bytes of a znode: text in the file, hexadecimal where they are none.
@@ -96,7 +96,7 @@ pub struct Before {
     pub data: Data,
     pub version: i32,
     pub mzxid: i64,
-    /// To make it again with; only where it is deleted.
+    /// The ACL that an undo creates it with. Only for a deletion.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acl: Vec<Right>,
 }
@@ -105,7 +105,7 @@ pub struct Before {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct After {
     pub data: Data,
-    /// To make it with; only where it is created.
+    /// The ACL to create it with. Only for a creation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub acl: Vec<Right>,
 }
@@ -114,9 +114,9 @@ pub struct After {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub znode: String,
-    /// `None`: it is not there.
+    /// `None`: the znode does not exist.
     pub before: Option<Before>,
-    /// `None`: it shall not be there.
+    /// `None`: the change deletes the znode.
     pub after: Option<After>,
 }
 
@@ -158,7 +158,7 @@ pub struct Znode {
 /// How a change stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The znode is as it shall be. Its mzxid; 0: it is not there.
+    /// The znode is as planned. Its mzxid; 0: it does not exist.
     Done(i64),
     /// The znode is as it was seen.
     Due,
@@ -182,7 +182,7 @@ pub fn state(change: &Change, now: Option<&Znode>) -> State {
     }
 }
 
-/// The znode as the plan shows it, and as it is instead.
+/// Shows the znode as the plan has it, and as it is.
 pub fn conflict(change: &Change, now: Option<&Znode>) -> String {
     let shown = |data: &[u8], version: i32| {
         format!("{} (version {version})", String::from_utf8_lossy(data))
@@ -291,7 +291,7 @@ impl Plan {
     }
 }
 
-/// The changes that take a plan back, from what is there now. `Err`: those that cannot be, with both sides.
+/// The changes that undo a plan, made from the znodes as they are now. `Err`: changes that are in conflict, with both sides.
 pub fn undo(plan: &Plan, now: &[Option<Znode>]) -> Result<Vec<Change>, Vec<String>> {
     let (mut changes, mut conflicts) = (Vec::new(), Vec::new());
     for (change, now) in plan.changes.iter().zip(now) {

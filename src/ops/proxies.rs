@@ -17,7 +17,7 @@ const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
 const PAGE_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks at a proxy that does not serve it yet; grows to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// With so many tables the whole page is asked for, not one table after the other.
+/// For more tables than this the whole page is read once.
 const FEW: usize = 4;
 
 /// A proxy's routes, as its page shows them.
@@ -118,7 +118,7 @@ pub fn serves(page: &Page, root: &Root, expected: &Expected) -> Result<(), Strin
         return Err("it is at another ZooKeeper, or its root was another one".to_owned());
     }
     let Some(listed) = listed else {
-        // It reads the table when it is asked for it, from a server that has seen the change.
+        // The proxy does not cache the table. It reads the route when a client asks, from a server that has seen the change.
         return match (zookeeper.state.as_str(), zookeeper.seen_zxid >= expected.zxid) {
             ("down", _) => Err("it has no connection to ZooKeeper".to_owned()),
             (_, true) => Ok(()),
@@ -132,7 +132,7 @@ pub fn serves(page: &Page, root: &Root, expected: &Expected) -> Result<(), Strin
     if listed.stale {
         return Err(format!("{table}: its route may be stale, {cluster}"));
     }
-    // A later change of somebody else is as good.
+    // The proxy serves a later change of somebody else, so it has seen this one.
     if listed.zxid > expected.zxid && !expected.by_cluster {
         return Ok(());
     }
@@ -151,7 +151,7 @@ pub fn serves(page: &Page, root: &Root, expected: &Expected) -> Result<(), Strin
 /// A proxy and how it stands to what is expected.
 pub struct Seen {
     pub proxy: String,
-    /// `Err`: why it is not known to serve all of it.
+    /// `Err`: why the proxy does not serve all of it, or does not say.
     pub served: Result<(), String>,
     pub took: Duration,
 }
@@ -163,7 +163,7 @@ pub fn page(proxy: &str, resolver: &Resolver, table: Option<&str>) -> Result<Pag
     serde_json::from_slice(&body).map_err(|e| format!("want the page /routes, got {e}"))
 }
 
-/// The hold of each proxy; `Err`: it does not say so, and why.
+/// The hold of each proxy. `Err`: the proxy did not answer, and why.
 pub fn holds(proxies: &[String]) -> Vec<(String, Result<Option<Hold>, String>)> {
     let resolver = Resolver::start();
     let look = |proxy: &String| {
@@ -229,7 +229,7 @@ fn wait_for(
     }
 }
 
-/// Takes what is served from the list; why the rest is not. `None`: all is.
+/// Removes from the list what the proxy serves. Returns why it does not serve the rest. `None`: it serves all.
 fn missing(
     proxy: &str,
     resolver: &Resolver,

@@ -61,13 +61,13 @@ pub fn write_with_addrs(place: &Place, before: &[u8]) -> String {
 }
 
 fn write_addrs(fields: &mut Fields, place: &Place) {
-    // Two spellings of one thing would be two truths.
+    // A record with both spellings of a key would contradict itself.
     ["cluster", "meta-addrs"].iter().for_each(|key| drop(fields.remove(*key)));
     fields.insert("cluster_name".to_owned(), raw(&place.cluster));
     fields.insert("meta_addrs".to_owned(), raw(&place.metas.join(",")));
 }
 
-/// Values as they stand there: a number keeps all its digits.
+/// The raw values of the record: a number keeps all its digits.
 type Fields = BTreeMap<String, Box<RawValue>>;
 
 fn fields_of(data: &[u8]) -> Option<Fields> {
@@ -87,7 +87,7 @@ fn text(fields: &Fields) -> String {
     serde_json::to_string(fields).expect("names and values that were JSON")
 }
 
-/// Whether the two say the same, key order and spaces aside.
+/// Whether both records mean the same. Key order and spaces do not count.
 pub fn is_same(one: &[u8], other: &[u8]) -> bool {
     let value = |data| serde_json::from_slice::<Value>(data).ok();
     one == other || value(one).is_some_and(|one| Some(one) == value(other))

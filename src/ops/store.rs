@@ -70,7 +70,7 @@ impl Store {
         Ok(Store { session, place })
     }
 
-    /// The session, for what is not about routes.
+    /// The session, for requests that are not about routes.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
     }
@@ -79,7 +79,7 @@ impl Store {
         format!("{}/{table}", self.place.root)
     }
 
-    /// A read after it is as new as the leader is now.
+    /// Reads that follow are at least as new as the leader's state now.
     pub fn sync(&mut self) -> Result<(), Fault> {
         let path = self.place.root.clone();
         let fault = failed(&path);
@@ -137,7 +137,7 @@ impl Store {
         }
     }
 
-    /// These znodes, where they are there.
+    /// Reads these znodes. `None`: no such znode.
     pub fn read(&mut self, znodes: &[String]) -> Result<Vec<Option<Znode>>, Fault> {
         let get = |path: &String| Op::GetData { path: path.clone(), watch: false };
         let is_bad = |outcome: &Outcome| matches!(outcome, Err(failed) if !matches!(failed, Failed::Code(Code::NO_NODE)));
@@ -158,12 +158,12 @@ impl Store {
         }
     }
 
-    /// This znode, if it is there.
+    /// Reads one znode. `None`: no such znode.
     pub fn znode(&mut self, path: &str) -> Result<Option<Znode>, Fault> {
         Ok(self.read(&[path.to_owned()])?.into_iter().next().flatten())
     }
 
-    /// The children by their names, in order, without those that go meanwhile; `None`: no such znode.
+    /// Reads all children, in the order of their names. Children that are deleted meanwhile are left out. `None`: no such znode.
     pub fn below(&mut self, parent: &str) -> Result<Option<Vec<(String, Znode)>>, Fault> {
         let Some(names) = self.children(parent)? else { return Ok(None) };
         let znodes: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
@@ -172,7 +172,7 @@ impl Store {
         Ok(Some(there.collect()))
     }
 
-    /// Deletes a znode of this version; -1: whatever it is. One that is gone is no fault.
+    /// Deletes a znode of this version (-1: of any). A znode that does not exist is no fault.
     pub fn delete(&mut self, path: &str, version: i32) -> Result<(), Fault> {
         match self.session.request(Op::Delete { path: path.to_owned(), version }) {
             Ok(_) | Err(Failed::Code(Code::NO_NODE)) => Ok(()),
@@ -189,7 +189,7 @@ impl Store {
         }
     }
 
-    /// How these changes stand.
+    /// Reads the znodes of these changes, and says how each change stands.
     pub fn states(&mut self, changes: &[Change]) -> Result<Run, Fault> {
         self.sync()?;
         let paths: Vec<String> = changes.iter().map(|change| change.znode.clone()).collect();
@@ -198,8 +198,8 @@ impl Store {
         Ok(Run { states: stands.collect(), znodes, zxid: 0, stopped: None })
     }
 
-    /// Makes what is due of the changes, each if its znode is as it was seen, and stops at the first one that is refused.
-    /// A request without an answer is looked after in the end, if ZooKeeper can be reached.
+    /// Makes the changes that are due, each only if its znode is as it was seen. The first refusal stops it.
+    /// In the end it reads the znodes of requests whose answers were lost.
     pub fn write(
         &mut self,
         changes: &[Change],
@@ -243,7 +243,7 @@ impl Store {
             run.states[index] = state(&changes[index], now.as_ref());
             run.znodes[index] = now;
         }
-        // It was done after all, or by another run of the same plan.
+        // The request succeeded after all, or another run of the plan made the change.
         if run.is_done() {
             run.stopped = None;
         }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::view::{Leader, Row, ServerReply, View, Views, is_same_cluster};
 
-/// The kinds of findings, in the order in which they are told.
+/// The kinds of findings, in the order of the report.
 pub const KINDS: [&str; 9] =
     ["NOWHERE", "TWICE", "UNROUTED", "BROKEN", "DEAD", "ALIAS", "META", "NAME", "ENV"];
 
@@ -14,10 +14,10 @@ pub const KINDS: [&str; 9] =
 pub struct Finding {
     /// One of [`KINDS`].
     pub kind: &'static str,
-    /// The table; for others the cluster.
+    /// A table or a cluster.
     pub subject: String,
     pub what: String,
-    /// It is as it should be, and told all the same.
+    /// The state is as planned. It is reported, and not counted as a fault.
     pub is_allowed: bool,
 }
 
@@ -69,7 +69,7 @@ pub fn twice(rows: &[Row], views: &Views, names: &Names) -> Vec<Twice> {
     found
 }
 
-/// One view for each cluster, whatever addresses lead to it.
+/// One view per cluster, also if several sets of addresses lead to it.
 fn distinct(views: &Views) -> Vec<(&Vec<String>, &Leader)> {
     let mut found: Vec<(&Vec<String>, &Leader)> = Vec::new();
     for (metas, view) in views {
@@ -127,12 +127,12 @@ pub fn findings(
         moved.iter().any(|(table, from)| *table == twice.table && *from == twice.other.1)
     };
     for (twice, duplicated) in twice {
-        // A copy that takes no clients is one that a move left, or a fence.
+        // A move or a fence leaves a copy that denies clients.
         let other = leader(views, &twice.other.0).and_then(|other| other.apps.get(&twice.table));
         let denies = other.and_then(|app| app.denies());
         let stalled = format!("{}->{}", twice.home.1, twice.other.1);
         let allowed = match (duplicated, denies) {
-            // A cluster that denies clients takes nothing from another one, either.
+            // A table that denies clients refuses duplicated writes, too.
             (Some(text), Some(value)) if *text == stalled && !is_moved(twice) => {
                 let what = format!(
                     "-> {}, whose duplication {text} stalls: {} denies clients: {value}",
@@ -166,7 +166,7 @@ pub fn findings(
                 let own = leader(views, home);
                 home == metas || own.is_some_and(|own| own.addr == there.addr)
             };
-            // Where its clients are sent, it is told above.
+            // The case that the route leads there is reported above.
             if let (Some(value), Some(home)) = (app.denies(), home.get(table.as_str()))
                 && !leads_there(home)
             {
@@ -207,7 +207,7 @@ pub fn findings(
         check_cluster(name_of(names, metas), view, &mut tell);
     }
     found.sort_by_key(|finding| KINDS.iter().position(|kind| *kind == finding.kind));
-    // A cluster that several sets of addresses lead to says one thing once.
+    // Several sets of addresses may lead to one cluster. Each finding is reported once.
     found.dedup();
     found
 }

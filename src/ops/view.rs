@@ -1,4 +1,4 @@
-//! Things as they were seen: routes in ZooKeeper, and clusters as their own leaders show them. Pure.
+//! Routes as ZooKeeper has them, and clusters as their leaders show them. Pure.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ pub struct Row {
 pub enum ServerReply {
     Leader,
     Follower,
-    /// Nothing of use, and why.
+    /// No usable answer, and why.
     Nothing(String),
 }
 
@@ -32,7 +32,7 @@ pub struct Leader {
     pub addr: SocketAddr,
     /// The name that the cluster gives itself, where its servers are new enough to say it.
     pub name: Option<String>,
-    /// Where it keeps its own state; tells it from another cluster of the same name.
+    /// The root of its state in its own ZooKeeper. Two clusters of one name have different roots.
     pub zookeeper_root: Option<String>,
     /// Tables that are available.
     pub apps: BTreeMap<String, App>,
@@ -48,7 +48,7 @@ pub struct View {
 }
 
 impl View {
-    /// Why there is no leader, address by address.
+    /// Says for each address why it is not the leader.
     pub fn why_no_leader(&self) -> String {
         let told = self.servers.iter().map(|(addr, said)| match said {
             ServerReply::Leader => format!("{addr}: leader"),
@@ -62,7 +62,7 @@ impl View {
 /// Clusters by their addresses, which are sorted.
 pub type Views = BTreeMap<Vec<String>, View>;
 
-/// Whether two leaders are of one cluster: it has one name and one place for its state.
+/// Whether both leaders lead the same cluster: same name, same root of its state.
 pub fn is_same_cluster(one: &Leader, other: &Leader) -> bool {
     one.name.is_some()
         && one.name == other.name

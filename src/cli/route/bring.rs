@@ -49,7 +49,7 @@ fn of_clusters(args: &Args) -> Ended {
         let view = views.get(&place.metas);
         let view = view.filter(|view| view.leader.is_some()).ok_or_else(|| {
             let why = view.map(|view| view.why_no_leader()).unwrap_or_default();
-            // Half a list would look like tables that are in one cluster only.
+            // With half a list, tables in two clusters would look like tables in one.
             Fault::failed(format!("no leader of {} answers: {why}", place.cluster))
         })?;
         lists.push((place, view));

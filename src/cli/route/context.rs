@@ -1,4 +1,4 @@
-//! The needs of every command: where the routes are, and which proxies must serve them.
+//! The options that every command has: where the routes are, and which proxies must serve them.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub enum Proxies {
     Nobody,
     /// Those that have a znode below the control znode.
     Members,
-    /// Nobody said.
+    /// Neither option nor setting says.
     Unknown,
 }
 
@@ -62,7 +62,7 @@ impl Context {
         })
     }
 
-    /// Opens a session, and tells first of plans that somebody began and did not end.
+    /// Opens a session, and first reports plans and moves that did not end.
     pub fn open(&self) -> Result<Store, Fault> {
         let mut store = Store::open(self.place.clone(), self.limit)?;
         if let Some(control) = Control::of(&store) {
@@ -81,7 +81,7 @@ impl Context {
                     Err(fault) => format!("WARN: a move that nobody can read: {fault}"),
                 });
             }),
-            // Other commands do not need it.
+            // A command that does not need the moves goes on.
             Err(fault) => crate::cli::complain(&format!("WARN: moves are not known: {fault}")),
         }
         Ok(store)
@@ -110,7 +110,7 @@ impl Context {
         }
     }
 
-    /// The pages of the proxies that there are now.
+    /// The pages of the proxies that are registered now.
     pub fn proxies(&self, store: &mut Store) -> Result<Vec<String>, Fault> {
         match (&self.proxies, Control::of(store)) {
             (Proxies::Named(proxies), _) => Ok(proxies.clone()),
@@ -129,12 +129,12 @@ impl Context {
         }
     }
 
-    /// There is nothing to do, which is told as text or as JSON.
+    /// Reports that there is nothing to do, as text or as JSON.
     pub fn nothing_to_do(&self, why: &str) -> Outcome {
         self.ends_well(0, why)
     }
 
-    /// It is done, which is told as text or as JSON.
+    /// Reports success, as text or as JSON.
     pub fn ends_well(&self, changes: usize, why: &str) -> Outcome {
         self.say(&format!("{why}\n"));
         if self.json {

@@ -1,4 +1,4 @@
-//! `route fence` closes what a cluster that came back still has of tables that live elsewhere.
+//! `route fence`: a cluster came back after a disaster. Its tables that live elsewhere deny their clients from now on.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,14 +19,14 @@ use crate::ops::store::{Store, check_name};
 use crate::ops::view::{Leader, is_same_cluster};
 use crate::ops::{Fault, Outcome, clusters};
 
-/// Closes a cluster for the tables that live elsewhere, and ends what it would still ship there.
+/// Makes the cluster deny clients of tables that live elsewhere, and ends their duplication there.
 pub fn fence(args: &Args) -> Ended {
     let context = Context::new(args)?;
     let operand = args.operand.as_deref().unwrap_or_default();
     let mut store = context.open()?;
     let (place, table) = match target(&mut store, operand, args.value("metas")) {
         Ok(place) => (place, None),
-        // It may be a table, which left its cluster by a move or a plan.
+        // The operand may be a table that left its cluster by a move or a plan.
         Err(unknown) => match left(&mut store, operand)? {
             Some(place) => (place, Some(operand)),
             None => return Err(unknown),
@@ -114,7 +114,7 @@ pub fn fence(args: &Args) -> Ended {
         let is_home = |remote: &String| remote == cluster || Some(remote) == own;
         let mut old = Cluster::new(place.clone(), table, context.limit);
         let mut others = Vec::new();
-        // First what ships, for that hurts at once.
+        // Late writes that are shipped do harm at once, so the duplication ends first.
         let closed = insist(|| {
             others.clear();
             for duplication in old.duplications()? {
@@ -149,7 +149,7 @@ fn ships_to(home: &Leader, table: &str, name: &str, limit: Duration) -> bool {
     is_duplicating && remotes().iter().any(|remote| remote == name)
 }
 
-/// The cluster that a table left, as the move or the newest plan says that changed its route.
+/// The cluster that a table left, by the journal of its move or by the newest plan that changed its route.
 fn left(store: &mut Store, table: &str) -> Result<Option<Place>, Fault> {
     if check_name(table).is_err() {
         return Ok(None);

@@ -86,7 +86,7 @@ pub fn get(args: &Args) -> Ended {
     Ok(Outcome::Done)
 }
 
-/// All routes as a routes file. One whose record is no JSON object is told, and left out.
+/// Prints all routes as a routes file. A route whose record is no JSON object is reported and left out.
 pub fn export(args: &Args) -> Ended {
     let context = Context::new(args)?;
     let rows = context.open()?.routes()?.rows;

@@ -16,7 +16,7 @@ use crate::ops::store::{Routes, Store};
 use crate::ops::view::{Row, Views, is_same_cluster};
 use crate::ops::{Fault, Outcome, apply, clusters};
 
-/// Tables go to another cluster whose znodes alone change: the old cluster is gone.
+/// Sends tables to another cluster by changing their znodes only: the old cluster is gone.
 pub fn switch(args: &Args) -> Ended {
     let context = Context::new(args)?;
     let mut store = context.open()?;
@@ -119,7 +119,7 @@ pub fn undo(args: &Args) -> Ended {
     perform(args, &context, &mut store, act)
 }
 
-/// A MetaServer is replaced, in the cluster's znode or in all routes that list it.
+/// Replaces a MetaServer, in the cluster's znode or in all routes that list it.
 pub fn metas(args: &Args) -> Ended {
     let context = Context::new(args)?;
     let cluster = args.value("cluster").ok_or_else(|| Fault::usage("want --cluster NAME"))?;
@@ -198,7 +198,7 @@ fn replace(
     Ok((changes, sets))
 }
 
-/// The new server must be one of the cluster's own.
+/// Fails unless the new server belongs to the cluster.
 fn check_member(views: &Views, new: &str) -> Result<(), Fault> {
     let alone = [new.to_owned()];
     let refuse = |why: String| {

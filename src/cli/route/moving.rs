@@ -314,14 +314,14 @@ pub fn place_now(store: &mut Store, place: &Place) -> Place {
     target(store, &place.cluster, None).unwrap_or_else(|_| place.clone())
 }
 
-/// How this run is to go.
+/// The options of one run.
 struct Ways {
     max_refused_ms: Option<u64>,
     proof: Proof,
     is_back: bool,
 }
 
-/// Does what is left of a move.
+/// Runs a move from where it is.
 fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, ways: Ways) -> Ended {
     let Ways { max_refused_ms, proof, is_back } = ways;
     context.must_know_proxies()?;
@@ -332,7 +332,7 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
     let places = [&journal.from, &journal.to].map(|place| place_now(&mut store, place));
     let [mut old, new] = places.map(|place| Cluster::new(place, &table, context.limit));
     let is_back = is_back || journal.phase == Phase::Back;
-    // One that goes back needs nothing of them but to open the old cluster.
+    // A run that goes back needs only the old cluster.
     let (interval_ms, least_ms) = match is_back {
         true => (old.interval_ms().unwrap_or(INTERVAL_MS), 0),
         false => {
@@ -409,7 +409,7 @@ fn run(context: &Context, mut store: Store, keeper: Keeper, journal: Journal, wa
     Ok(outcome)
 }
 
-/// The JSON has it already.
+/// Marks the fault as printed if JSON is wanted.
 fn told(context: &Context, fault: Fault) -> Fault {
     if context.json { fault.told() } else { fault }
 }
@@ -417,7 +417,7 @@ fn told(context: &Context, fault: Fault) -> Fault {
 /// One signal asks to go back, a second Ctrl-C ends the process at once.
 fn signals() -> Result<Arc<AtomicBool>, Fault> {
     let came = Arc::new(AtomicBool::new(false));
-    // A terminal that is lost may say so twice.
+    // A lost terminal may send two SIGHUPs.
     for signal in [SIGTERM, SIGHUP] {
         flag::register(signal, came.clone()).map_err(|e| Fault::failed(format!("signals: {e}")))?;
     }

@@ -82,7 +82,7 @@ pub fn make(args: &Args, context: &Context, changes: Vec<Change>) -> Plan {
     }
 }
 
-/// Does all of it.
+/// Shows, checks, saves, confirms and writes the plan, and waits for the proxies.
 pub fn perform(args: &Args, context: &Context, store: &mut Store, mut act: Performance) -> Ended {
     for rule in checks::RULES {
         if args.is_set(checks::option(rule)) && !act.plan.accepted.contains(&rule) {
@@ -169,7 +169,7 @@ fn check(context: &Context, plan: &Plan, moves: &[Move]) -> Result<(), Fault> {
     }
 }
 
-/// Tells of rules that a way back breaks. It is not refused: the place that it leaves may be the worse one.
+/// Warns of rules that an undo breaks. The undo is not refused, because the present place may be worse.
 fn warn(context: &Context, moves: &[Move]) {
     let refused = refused(context, moves, &[]);
     if !refused.is_empty() {
@@ -184,7 +184,7 @@ fn refused(context: &Context, moves: &[Move], accepted: &[Accepted]) -> Vec<Refu
     checks::refusals(moves, &views, accepted)
 }
 
-/// The plan goes to the journal, and deletions are said, before anything is written.
+/// Writes the plan to the journal and announces deletions, before any route is written.
 fn begin(store: &mut Store, plan: &Plan, file: &Path) -> Result<(), Fault> {
     let Some(control) = Control::of(store) else { return Ok(()) };
     let deletions: Vec<(String, i64)> = plan
@@ -206,7 +206,7 @@ fn begin(store: &mut Store, plan: &Plan, file: &Path) -> Result<(), Fault> {
     })
 }
 
-/// The journal says how it ended. That it cannot changes nothing of what was done.
+/// Notes in the journal how the plan ended. If that fails, the changes stand all the same.
 fn end(context: &Context, store: &mut Store, plan: &Plan, outcome: Outcome, told: &str) {
     if let Some(control) = Control::of(store)
         && let Err(fault) = control.end(store, plan, outcome, told)
@@ -230,7 +230,7 @@ fn write(context: &Context, store: &mut Store, plan: &Plan, run: &mut Run) -> Re
     written
 }
 
-/// Waits until all proxies serve it, also those that come meanwhile, and tells of each.
+/// Waits until all proxies serve the plan, also proxies that start meanwhile, and prints a line for each.
 fn wait(
     context: &Context,
     store: &mut Store,
@@ -239,12 +239,12 @@ fn wait(
 ) -> Result<Vec<Seen>, Fault> {
     let root = apply::root(store)?;
     let mut seen = proxies::wait(&proxies, &root, expected, context.wait);
-    // One that started while this was written may have read what was there before.
+    // A proxy that started meanwhile may have read the old routes.
     let now = context.proxies(store)?;
     let late: Vec<String> = now.iter().filter(|proxy| !proxies.contains(proxy)).cloned().collect();
     seen.extend(proxies::wait(&late, &root, expected, context.wait));
     proxies.extend(late);
-    // One that has stopped meanwhile serves nothing.
+    // A proxy that has stopped serves nobody.
     seen.retain(|seen| seen.served.is_ok() || now.contains(&seen.proxy));
     for one in &seen {
         context.say(&match &one.served {
@@ -293,7 +293,7 @@ fn report(
     crate::cli::print(&format!("{told:#}\n"));
 }
 
-/// The plan as a file, which must not be there, and is on the disk before anything is written.
+/// Saves the plan as a new file, to the disk, before any route is written.
 fn save(args: &Args, plan: &Plan) -> Result<PathBuf, Fault> {
     let default = || format!("route-{}.json", plan.id);
     let path = PathBuf::from(args.value("save").map_or_else(default, str::to_owned));
@@ -302,7 +302,7 @@ fn save(args: &Args, plan: &Plan) -> Result<PathBuf, Fault> {
         file.sync_all()
     });
     saved.map(|()| path.clone()).map_err(|e| {
-        // Half a plan is none.
+        // Half a file is no plan.
         if e.kind() != io::ErrorKind::AlreadyExists {
             let _ = std::fs::remove_file(&path);
         }
@@ -389,7 +389,7 @@ fn refusals(refused: &[Refusal]) -> String {
     text.trim_end().to_owned()
 }
 
-/// Each proxy's word on one table.
+/// Returns what each proxy serves for one table.
 pub fn served_by(proxies: &[String], table: &str) -> Vec<(String, String)> {
     let resolver = Resolver::start();
     let said = |proxy: &String| match proxies::page(proxy, &resolver, Some(table)) {
@@ -408,7 +408,7 @@ pub fn served_by(proxies: &[String], table: &str) -> Vec<(String, String)> {
     proxies.iter().map(|proxy| (proxy.clone(), said(proxy))).collect()
 }
 
-/// Routes that are held are nobody's to write: what the proxies serve is not what is in ZooKeeper.
+/// Refuses to write while a proxy holds routes, because it does not serve what ZooKeeper has.
 pub fn refuse_while_held(context: &Context, proxies: &[String]) -> Result<(), Fault> {
     for (proxy, hold) in proxies::holds(proxies) {
         match hold {
@@ -417,7 +417,7 @@ pub fn refuse_while_held(context: &Context, proxies: &[String]) -> Result<(), Fa
                 let why = format!("refused, nothing is written: {proxy} holds routes: {hold}");
                 return Err(Fault::new(Outcome::Refused, why));
             }
-            // It must not stop a switch in a disaster; in the end it is named again unless it serves what is written.
+            // A proxy that does not answer must not stop a switch in a disaster. The last check names it again.
             Err(why) => {
                 context.say(&format!("WARN: {proxy} does not say whether it holds routes: {why}\n"))
             }
@@ -426,7 +426,7 @@ pub fn refuse_while_held(context: &Context, proxies: &[String]) -> Result<(), Fa
     Ok(())
 }
 
-/// More than one table wants a word: typed at a terminal, the number of tables without one.
+/// Asks for a confirmation if more than one table changes: typed at a terminal, else `--yes-tables`.
 fn confirm(args: &Args, plan: &Plan, moves: &[Move]) -> Result<(), Fault> {
     let count = moves.len().max(plan.changes.len());
     if count < 2 {
@@ -443,7 +443,7 @@ fn confirm(args: &Args, plan: &Plan, moves: &[Move]) -> Result<(), Fault> {
     confirm_tables(args, count, &word)
 }
 
-/// Fails unless `word` is typed, or the number of tables was given.
+/// Fails unless the operator types `word`, or gave the number of tables.
 pub fn confirm_tables(args: &Args, count: usize, word: &str) -> Result<(), Fault> {
     let given = args.number("yes-tables").map_err(Fault::usage)?;
     if let Some(given) = given {

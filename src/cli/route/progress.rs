@@ -34,7 +34,7 @@ enum Text {
 pub struct Progress {
     is_json: bool,
     is_terminal: bool,
-    /// A line stands that is to be rewritten.
+    /// The terminal shows a line that the next one replaces.
     is_open: bool,
     last: Option<Instant>,
     last_again: String,

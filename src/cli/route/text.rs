@@ -11,7 +11,7 @@ use crate::ops::view::Row;
 /// Changes of a plan that are shown in full.
 const SHOWN: usize = 40;
 
-/// Columns, as wide as what is in them.
+/// Columns that are as wide as their longest value.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());

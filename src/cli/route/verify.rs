@@ -131,7 +131,7 @@ fn duplication(twice: &Twice, views: &Views, limit: Duration) -> Option<String> 
     })
 }
 
-/// The last look, for whoever scrapes.
+/// The result of the last look, for the metrics page.
 #[derive(Default)]
 struct Last {
     findings: Vec<Finding>,

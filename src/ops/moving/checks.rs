@@ -77,11 +77,11 @@ pub struct Wish {
     pub keeps_undo: bool,
     /// Writes are refused for so long at most.
     pub max_refused_ms: Option<u64>,
-    /// The least limit that can be kept.
+    /// The shortest limit that the servers can keep.
     pub least_ms: u64,
 }
 
-/// All checks. A later one is left out where an earlier one has nothing for it.
+/// All checks. A check is left out if an earlier one failed to read what it needs.
 pub fn checks(table: &str, old: &Seen<'_>, new: &Seen<'_>, wish: &Wish) -> Vec<Check> {
     let mut list = List(Vec::new());
     for side in [old, new] {
@@ -105,7 +105,7 @@ pub fn checks(table: &str, old: &Seen<'_>, new: &Seen<'_>, wish: &Wish) -> Vec<C
         list.stop_if(app.is_bulk_loading, &format!("{cluster}: no bulk load"), || {
             format!("{cluster}: the table is bulk loading")
         });
-        // A split that goes on has partitions without a primary; one that ended may leave this number behind.
+        // During a split some partitions have no primary. A finished split may leave this number behind.
         if app.init_partition_count > 0 && app.init_partition_count != app.partition_count {
             list.warn(format!(
                 "{cluster}: the table had {} partitions once: no split may be under way",

@@ -50,7 +50,7 @@ const EMPTY_MS: u64 = 90_000;
 const EMPTY_INTERVALS: u64 = 3;
 
 impl Terms {
-    /// From an env that was seen until it is in force.
+    /// Time from the first look that showed the env until it is in force.
     pub fn force_ms(&self) -> u64 {
         force_ms(self.interval_ms)
     }
@@ -91,7 +91,7 @@ pub enum Step {
     /// End A->B.
     RemoveDuplication(i32),
     Done,
-    /// From now on it goes back, for this reason.
+    /// Go back from now on, for this reason.
     GoBack(String),
     /// Write the route as it is, if its znode still has this version.
     PinRoute(i32),
@@ -106,7 +106,7 @@ pub enum Step {
     Halt(String),
 }
 
-/// The memory of this run.
+/// What one run remembers between looks.
 #[derive(Clone, Debug)]
 pub struct Decider {
     pub terms: Terms,
@@ -160,7 +160,7 @@ impl Decider {
         self.writes_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms))
     }
 
-    /// Whether nothing may be waited for any longer.
+    /// Whether writes were refused for longer than the limit.
     pub fn is_past_limit(&self, now_ms: u64) -> bool {
         self.refused_ms(now_ms) > self.terms.max_refused_ms
     }
@@ -278,7 +278,7 @@ impl Decider {
             return if self.proxies_serve { Step::Done } else { Step::AwaitProxies };
         }
         if !denies_all(&seen.old) {
-            // Whoever set another value: only this one is known to send every client away.
+            // Somebody may have set another value. Only `reconfig*all` makes every client ask again.
             return match refuses_writes(&seen.old) && !self.proxies_serve {
                 true => Step::AwaitProxies,
                 false => Step::DenyAll,
@@ -327,12 +327,12 @@ impl Decider {
     }
 
     fn back(&self, seen: &Seen, version: i32) -> Step {
-        // With the route pinned, a run that comes late sees that this one went back.
+        // The pin gives the route a new version. A late run fails on the old one.
         let pinned_ms = match self.pinned {
             Some((pinned, at_ms)) if pinned == version => at_ms,
             _ => return Step::PinRoute(version),
         };
-        // The value of somebody else is theirs to delete.
+        // A value that somebody else set is left alone.
         if denies_writes(&seen.old) {
             return Step::Open;
         }
@@ -371,7 +371,7 @@ fn denies_all(side: &Side) -> bool {
     side.denies.as_deref() == Some(DENY_ALL)
 }
 
-/// Whoever said so.
+/// The cluster refuses writes, by whatever value.
 fn refuses_writes(side: &Side) -> bool {
     side.denies.as_deref().is_some_and(|value| value.ends_with("write") || value.ends_with("all"))
 }

@@ -1,4 +1,4 @@
-//! A move, written down before anything is changed: below the control znode, else in a file.
+//! The journal of a move. It is written before anything changes: below the control znode, or in a file without one.
 //!
 //! ```text
 //! moving ─▶ moved ─▶ (gone, when it is finished)
@@ -28,7 +28,7 @@ use crate::zk::session::Failed;
 const MOVES: &str = "moves";
 const FORM: u32 = 1;
 const FILE_VERSION: i32 = 0;
-/// A MetaServer tries again and again to write to its own ZooKeeper. So long is enough for one that comes back.
+/// A MetaServer repeats a write until its own ZooKeeper takes it. After this time the request counts as lost.
 const LATE_S: u64 = 600;
 
 /// How far a move is meant to go.
@@ -46,7 +46,7 @@ pub enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
     pub form: u32,
-    /// Another move of the same table has another one.
+    /// Tells this move from another move of the same table.
     pub id: String,
     pub table: String,
     pub phase: Phase,
@@ -58,24 +58,24 @@ pub struct Journal {
     /// The version of the route's znode, before.
     pub version: i32,
     pub ids: Ids,
-    /// The pages of the proxies that there were.
+    /// The pages of the proxies that were registered when the move began.
     pub proxies: Vec<String>,
     pub keeps_undo: bool,
-    /// B->A was not there before.
+    /// The move adds B->A.
     pub made_undo: bool,
     pub made: String,
     pub by: String,
     /// When writes were refused first, s since 1970.
     pub denied_at_s: Option<u64>,
-    /// A request to a cluster was sent then, and its answer is not known.
+    /// When a request was sent whose answer is not known, s since 1970.
     pub unanswered_at_s: Option<u64>,
-    /// B had all, and the move wrote the route then.
+    /// Set just before the move writes the route: B had all writes.
     pub drained: Option<Drained>,
-    /// The route led to B.
+    /// A run has seen the route lead to B.
     pub was_new: bool,
 }
 
-/// A when B had all.
+/// The state of A when B had all its writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
     /// s since 1970.
@@ -95,7 +95,7 @@ impl Journal {
         )
     }
 
-    /// How it stands, for people.
+    /// The state of the move, for people.
     pub fn stands(&self) -> String {
         let (shown, old) = (self.shown(), &self.from.cluster);
         match (self.phase, self.denied_at_s) {
@@ -136,7 +136,7 @@ impl Journal {
         }
     }
 
-    /// The same, and what is left if no command ends it.
+    /// The command that ends it, and the one that helps if a cluster is gone.
     pub fn ways(&self) -> String {
         format!(
             "{}; if a cluster or the table there is gone for good, meta-proxy route finish {} --forget tells what stands, and \
@@ -203,7 +203,7 @@ impl Keeper {
                 Ok(Answer::Data(data, stat)) => Some((data, stat.version)),
                 Ok(other) => return Err(self.failed(format!("{other:?}"))),
                 Err(Failed::Code(Code::NO_NODE)) => None,
-                // Another try would end the same way.
+                // A retry would fail the same way.
                 Err(Failed::Code(code)) => return Ok(Some(Err(self.failed(code)))),
                 Err(e) => return Err(self.failed(e)),
             },
@@ -219,7 +219,7 @@ impl Keeper {
         Ok(found.map(read))
     }
 
-    /// The journal and its version, for a command that cannot do without.
+    /// Reads the journal. A journal that nobody can read is a fault.
     pub fn must_read(
         &self,
         store: &mut Store,
@@ -233,7 +233,7 @@ impl Keeper {
         })
     }
 
-    /// Makes it, and returns its version. Fails if there is one already.
+    /// Creates the journal and returns its version. Fails if one exists.
     pub fn create(&self, store: &mut Store, journal: &Journal) -> Result<i32, Fault> {
         match self {
             Keeper::Znode(control, path) => {
@@ -242,7 +242,7 @@ impl Keeper {
             }
             Keeper::File(path) => {
                 let made = write_beside(path, journal).and_then(|new| {
-                    // Not half of it, and not over another one.
+                    // A link fails if the name exists, and never shows half a file.
                     let linked = fs::hard_link(&new, path);
                     fs::remove_file(&new)?;
                     linked?;
@@ -253,7 +253,7 @@ impl Keeper {
         }
     }
 
-    /// Writes it anew over this version, and returns the next. It is on the disk when this returns.
+    /// Replaces this version of the journal, and returns the new version. The journal is on the disk then.
     pub fn put(&self, store: &mut Store, journal: &Journal, version: i32) -> Result<i32, Fault> {
         match self {
             Keeper::Znode(_, path) => {
@@ -274,7 +274,7 @@ impl Keeper {
         }
     }
 
-    /// The move is over. One that is gone is no fault; one that changed since this version is.
+    /// Deletes this version of the journal. A journal that does not exist is no fault.
     pub fn delete(&self, store: &mut Store, version: i32) -> Result<(), Fault> {
         match self {
             Keeper::Znode(_, path) => store.delete(path, version),
@@ -290,7 +290,7 @@ impl Keeper {
     }
 }
 
-/// A file beside it, which is on the disk and has all of it.
+/// Writes the journal to a file beside it, to the disk.
 fn write_beside(path: &Path, journal: &Journal) -> io::Result<PathBuf> {
     let new = path.with_extension("json.new");
     let mut file = File::create(&new)?;
@@ -299,7 +299,7 @@ fn write_beside(path: &Path, journal: &Journal) -> io::Result<PathBuf> {
     Ok(new)
 }
 
-/// A rename or a new name is on the disk with its folder.
+/// Writes a folder to the disk, and with it a new name in it.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()

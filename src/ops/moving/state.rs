@@ -70,7 +70,7 @@ impl Partition {
 /// One look. The route is read first, then the sides, then the decrees, then how much is unsent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// When the route and the sides had been read, and no decree. By a clock that never goes back.
+    /// When the route and both sides had been read, before any decree. Monotonic.
     pub now_ms: u64,
     /// When all had been read.
     pub end_ms: u64,
@@ -84,7 +84,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Mutations that B does not have. `None`: not known of each partition.
+    /// Mutations that B lacks. `None`: a primary does not know.
     pub fn unsent(&self) -> Option<i64> {
         self.partitions.iter().map(Partition::unsent).sum()
     }
