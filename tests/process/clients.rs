@@ -21,7 +21,7 @@ use crate::support::{QUERY_TIMEOUT, Routes, SOON, addr, meta_with, record};
 const PRIMARY: &str = "10.0.0.1:34801";
 
 /// Nobody waits longer for others in a test. Tests share the machine with JVMs, hence not the 50 ms of the bench.
-const FOR_OTHERS: Duration = Duration::from_millis(500);
+const FOR_OTHERS: Duration = Duration::from_secs(1);
 
 /// Partitions of a table whose answer has so many bytes: some 73 for each.
 fn partitions(bytes: usize) -> i32 {

@@ -19,7 +19,7 @@ const OLD_PRIMARY: &str = "10.0.0.1:34801";
 const NEW_PRIMARY: &str = "10.0.0.2:34801";
 
 /// Nobody waits longer for others in a test, as in `crowd`.
-const FOR_OTHERS: Duration = Duration::from_millis(500);
+const FOR_OTHERS: Duration = Duration::from_secs(1);
 
 /// A result is fetched anew after 10 s, and looked at each second.
 const NAMES_ARE_SEEN: Duration = Duration::from_secs(30);
