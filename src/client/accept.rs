@@ -8,9 +8,9 @@
 //!       └─ time ─────▶ deadlines of half frames and of unsent answers; clients that hold most; accept again;
 //!                      what `life` has due; a stop
 //! ```
-//! It never blocks but in poll. A connection is registered once, edge-triggered, for both directions;
-//! its registration ends with its descriptor, when the last query that holds it is answered. An event of
-//! an earlier holder of a token only makes a worker find nothing to read.
+//! The thread blocks only in poll. It registers a connection once, edge-triggered, for both directions. The
+//! registration ends with the descriptor, when the last query of the connection is answered. Tokens are reused, so an
+//! event may be for an earlier connection; a worker then finds nothing to read.
 
 use std::cmp::Reverse;
 use std::io::{self, ErrorKind};
@@ -43,45 +43,44 @@ use crate::process::life::Life;
 use crate::wire::host_port::HostPortFields;
 use crate::work::job::{Job, Jobs};
 
-/// Token of all listeners: an event says that one of them has somebody to accept.
+/// Token of all listeners: an event says that a client waits to be accepted at one of them.
 const LISTENER: Token = Token(usize::MAX);
 /// Token of the waker that the [`ClientHub`] holds.
 pub const WAKER: Token = Token(usize::MAX - 1);
 
-/// Pause after the system refused a connection for want of descriptors or memory.
+/// Pause after the system refused a connection because it has no descriptors or memory left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts between two looks at the clients that are connected already.
+/// Accept at most this many clients before connected clients have their turn again.
 const ACCEPTS_PER_TURN: usize = 256;
 
-/// Idle clients that are let go at once, ten times a second. Other proxies take them: ten thousand that came in one
-/// instant would be a burden.
+/// Close at most this many idle clients at once, ten times a second. They go to other proxies, for which ten thousand
+/// in one instant would be a burden.
 const LEAVES_PER_TICK: usize = 100;
 
-/// Between two looks at what clients hold, while it is too much.
+/// While clients hold too many bytes, check this often.
 const OVERFULL_TICK: Duration = Duration::from_millis(100);
-/// A client that has taken nothing for as long may be closed when clients hold more than they may together. It is as
-/// long as a process may stand still for its garbage collector.
+/// When clients together hold more bytes than they may, close those that have taken nothing for this long. A process
+/// can stop for this long to collect garbage.
 const STALLED: Duration = Duration::from_secs(5);
-/// A client that has taken nothing for as long may be closed when clients hold twice what they may.
+/// When clients hold twice as many bytes as they may, close those that have taken nothing for this long.
 const STALLED_AT_WORST: Duration = Duration::from_secs(1);
 
-/// Between two looks at what a stop waits for.
+/// During a stop, check this often whether clients have left.
 const STOP_TICK: Duration = Duration::from_millis(10);
 
-/// The state of the thread.
 pub struct Acceptor {
     poll: Poll,
-    /// Empty once they are closed.
+    /// Empty once all are closed.
     listeners: Vec<Listener>,
-    /// The listeners take no new connections, and close then.
+    /// When the listeners close; until then they accept no new handshakes.
     closes_at: Option<Instant>,
     limits: AcceptLimits,
     client_limits: Arc<ClientLimits>,
     life: Arc<Life>,
-    /// Look what is due, then.
+    /// When to look what `life` has due.
     life_at: Option<Instant>,
-    /// Says, once, that a stop has nothing to wait for any more.
+    /// Called once, when a drain has nothing to wait for any more.
     on_drained: Option<Box<dyn FnOnce() + Send>>,
     hub: Arc<ClientHub>,
     notes: Receiver<Note>,
@@ -89,43 +88,37 @@ pub struct Acceptor {
     registry: Slab<Arc<Connection>>,
     hosts: Hosts,
     deadlines: Deadlines<ConnectionKey>,
-    /// Connections that are to be put in the queue.
+    /// Connections to put in the queue.
     readable: Vec<Arc<Connection>>,
-    /// A listener has more to accept, from then on.
+    /// When to accept again: at once after an event, later after an error.
     accept_at: Option<Instant>,
-    /// Clients hold more than they may together: close those that take nothing, from then on.
+    /// When to close clients that take nothing, because clients hold too many bytes.
     overfull_at: Option<Instant>,
     goodbyes: Goodbyes,
     stop: Option<Stop>,
-    /// Look what a stop still waits for, then.
+    /// When to look what a stop still waits for.
     stop_at: Option<Instant>,
     next_id: u64,
 }
 
-/// The parts that the thread needs from others.
 pub struct Parts {
-    /// That of the hub's waker.
+    /// The poll of the hub's waker.
     pub poll: Poll,
-    /// Where clients come in.
     pub listeners: Vec<Listener>,
-    /// Limits on connections.
     pub limits: AcceptLimits,
-    /// Limits on each client.
     pub client_limits: Arc<ClientLimits>,
     /// Decides which clients stay.
     pub life: Arc<Life>,
-    /// Called when a stop has nothing to wait for any more.
+    /// Called when a drain has nothing to wait for any more.
     pub on_drained: Box<dyn FnOnce() + Send>,
-    /// The parts that connections share.
     pub hub: Arc<ClientHub>,
-    /// The hub's notes.
+    /// Notes that the hub sends.
     pub notes: Receiver<Note>,
     /// Where workers read.
     pub jobs: Arc<Jobs>,
 }
 
 impl Acceptor {
-    /// Makes it from these parts.
     pub fn new(mut parts: Parts) -> io::Result<Self> {
         let registry = parts.poll.registry();
         for listener in &mut parts.listeners {
@@ -168,7 +161,7 @@ impl Acceptor {
             let now = Instant::now();
             for event in &events {
                 match event.token() {
-                    // Not before the end of a pause: there is an event for each client that knocks.
+                    // The pause after an error must end first: each waiting client makes an event.
                     LISTENER => _ = self.accept_at.get_or_insert(now),
                     WAKER => {}
                     Token(slot) => self.client_event(slot, event, now),
@@ -178,8 +171,8 @@ impl Acceptor {
             if !self.readable.is_empty() {
                 let readable = self.readable.drain(..);
                 self.jobs.arrive(readable.map(|connection| (connection.host(), connection)));
-                // Where the processors are busy, those who read them and who answer come first; meanwhile more
-                // clients become readable, and one poll tells of them all.
+                // On busy processors, the workers that read and answer these clients run first. Meanwhile more clients
+                // become readable, and the next poll reports all of them.
                 thread::yield_now();
             }
             let now = Instant::now();
@@ -209,7 +202,7 @@ impl Acceptor {
             self.goodbyes.first(),
         ];
         let next = times.into_iter().flatten().min()?;
-        // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
+        // Poll counts in milliseconds and rounds down. Without one more, the loop would spin through the last.
         let left = next.saturating_duration_since(Instant::now());
         Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
     }
@@ -254,7 +247,7 @@ impl Acceptor {
         self.registry.get(key.slot).filter(|connection| connection.id == key.id)
     }
 
-    /// Does what is due at this point of the proxy's life.
+    /// Does what `life` has due: closes listeners, lets idle clients go, ends a drain.
     fn follow_life(&mut self, now: Instant) {
         if self.stop.is_some() {
             self.life_at = None;
@@ -263,7 +256,7 @@ impl Acceptor {
         let due = self.life.due(now);
         self.life_at = due.next;
         if !due.accepts {
-            self.hand_over(now);
+            self.delegate(now);
         }
         if let Some(age) = due.leave_at_age {
             let leaving = self.registry.iter().filter(|(_, connection)| connection.leave(age));
@@ -283,8 +276,8 @@ impl Acceptor {
         }
     }
 
-    /// Closes the listeners so that nobody is refused who can go to another process that listens there.
-    fn hand_over(&mut self, now: Instant) {
+    /// Closes the listeners. If another process listens at the same address, new clients go there and none is refused.
+    fn delegate(&mut self, now: Instant) {
         if self.listeners.is_empty() {
             return;
         }
@@ -308,7 +301,7 @@ impl Acceptor {
 
     fn close_listeners(&mut self, which: impl Fn(&Listener) -> bool) {
         for mut listener in self.listeners.extract_if(.., |listener| which(listener)) {
-            // It fails only for what is not registered.
+            // Deregistering fails only for a socket that is not registered.
             let _ = self.poll.registry().deregister(&mut listener.socket);
         }
         if self.listeners.is_empty() {
@@ -331,7 +324,8 @@ impl Acceptor {
 
     // ---- clients that hold too much
 
-    /// Closes clients that take nothing, those that hold most first, until all together hold no more than they may.
+    /// Closes clients that take nothing, the one with the most bytes first, until all clients together hold no more
+    /// than they may.
     fn make_room(&mut self, now: Instant) {
         self.overfull_at = None;
         self.hub.overfull_seen();
@@ -382,7 +376,7 @@ impl Acceptor {
 
     // ---- a stop
 
-    /// Nobody new is accepted or read from now on. A second one only shortens the first.
+    /// From now on no client is accepted or read. A second stop only shortens the first.
     fn begin_stop(&mut self, by: StopBy, now: Instant) {
         self.close_listeners(|_| true);
         self.hub.stop_reading();
@@ -397,7 +391,7 @@ impl Acceptor {
         self.stop_at = Some(now);
     }
 
-    /// Breaks when a stop has nothing to wait for any more.
+    /// Breaks when a stop has nothing to wait for any more: all clients have left.
     fn follow_stop(&mut self, now: Instant) -> ControlFlow<()> {
         let Some(stop) = &mut self.stop else {
             return ControlFlow::Continue(());
@@ -425,7 +419,7 @@ impl Acceptor {
         }
     }
 
-    /// Returns when the listener is to be tried again without an event.
+    /// Returns when to try the listener again without an event.
     fn accept_from(&mut self, n: usize) -> Option<Instant> {
         static REFUSED: Throttle = Throttle::new();
         for _ in 0..ACCEPTS_PER_TURN {
@@ -504,7 +498,7 @@ impl Acceptor {
     }
 }
 
-/// Errors of accept(2) that tell of the client that was to be accepted, not of this host.
+/// Errors of accept(2) that are about the client, not about this host.
 fn is_of_one_client(e: &io::Error) -> bool {
     matches!(
         e.kind(),

@@ -1,7 +1,7 @@
-//! One question of one client, which must get exactly one answer.
+//! One query of one client, which must get exactly one answer.
 //!
-//! The value *is* the duty: answering consumes it, and one that is dropped closes its connection, so a
-//! query can end badly but never in silence.
+//! The value *is* the duty to answer: answering consumes it, and dropping it without an answer closes the connection.
+//! So a query can fail, but its client never waits for nothing.
 
 use std::mem;
 use std::net::IpAddr;
@@ -21,23 +21,22 @@ use crate::wire::message::RequestId;
 use crate::wire::reply::{self, QueryHead};
 use crate::wire::result::Unexpected;
 
-/// A QueryConfig on its way to its answer.
+/// A QueryConfig that waits for its answer.
 pub struct Ask {
     /// `None` once answered.
     connection: Option<Arc<Connection>>,
     id: RequestId,
-    /// The table asked about.
     pub table: Box<str>,
-    /// The arguments, as THFT has them.
+    /// The arguments, encoded as in THFT.
     pub args: Key,
-    /// When its bytes were noticed.
+    /// When `accept` noticed the bytes of the query.
     asked_at: Instant,
     /// When it must be answered.
     pub deadline: Instant,
 }
 
 impl Ask {
-    /// `connection` must have granted it with `begin_query`.
+    /// The caller must have got `true` from `connection.begin_query`.
     pub fn new(
         connection: Arc<Connection>,
         id: RequestId,
@@ -49,13 +48,14 @@ impl Ask {
         Ask { connection: Some(connection), id, table, args: Arc::from(args), asked_at, deadline }
     }
 
-    /// The weight of a query with these arguments, where queries under way are limited: a query that waits is memory. One
-    /// for each KiB begun; 240 partition indices are in the first.
+    /// The weight of a query in limits on queries under way: one for each KiB of arguments that it begins, because a
+    /// waiting query needs memory. 240 partition indices fit in the first KiB.
     pub fn weight(args: &[u8]) -> u32 {
         1 + args.len() as u32 / 1024
     }
 
-    /// The proxy's own error as the answer, for whoever sends it: to whom, and the weight of the query.
+    /// Turns the query into the proxy's own error. Returns the connection to send it to, the reply, and the weight of
+    /// the query.
     pub fn refused(mut self, error: OwnError, now: Instant) -> (Arc<Connection>, Reply, u32) {
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.metrics().own_error(error);
@@ -64,17 +64,17 @@ impl Ask {
         (connection, Reply::Own(reply::own_error(self.id, error)), weight)
     }
 
-    /// How many more queries may be under way, in all.
+    /// How many more queries may be under way, over all connections.
     pub fn free_queries(&self) -> usize {
         self.connection.as_ref().map_or(0, |c| c.share.free_queries(&c.limits))
     }
 
-    /// Nobody waits for the answer any more.
+    /// Whether the connection is closed, so that no client waits for the answer any more.
     pub fn is_gone(&self) -> bool {
         self.connection.as_ref().is_none_or(|c| c.is_closed())
     }
 
-    /// Whether its client leaves so much unsent that it gets no more, see [`Connection::is_flooded`].
+    /// Whether the client gets no more answers because it leaves too many unsent, see [`Connection::is_flooded`].
     fn is_flooded(&self) -> bool {
         self.connection.as_ref().is_some_and(|c| c.is_flooded())
     }
@@ -89,7 +89,7 @@ impl Ask {
         connection.note_use(&self.table, now);
         let weight = Self::weight(&self.args);
         let host_port_fields = match self.id {
-            // It reads no other addresses.
+            // C++ clients read only the host_port fields.
             RequestId::Rdsn(_) => HostPortFields::Keep,
             RequestId::Thft(_) => connection.host_port_fields,
         };
@@ -106,9 +106,9 @@ impl Ask {
         (connection, Reply::Passed { head, body: body.clone(), host_port_fields }, weight)
     }
 
-    /// A MetaServer's answer is not what clients like this one need.
+    /// Counts and logs a MetaServer's answer that clients of this kind cannot use as it is.
     fn note_unfit(&self, connection: &Connection, cluster: &str, why: Unexpected) {
-        // One each, so that neither hides the other.
+        // Each kind has its own throttle, so that neither hides the other.
         static UNFIT: [Throttle; 2] = [const { Throttle::new() }; 2];
         let (unfit, what) = match self.id {
             RequestId::Rdsn(_) => (Unfit::Rdsn, "it would abort C++ clients, which get an error"),
@@ -121,7 +121,7 @@ impl Ask {
         }
     }
 
-    /// Counts the answer that is being given, and tells of it if it is one of the sample.
+    /// Counts the answer, and writes a line to the access log if the answer is in the sample.
     fn note(&self, connection: &Connection, cluster: &str, err: &str, now: Instant) {
         let took = now.saturating_duration_since(self.asked_at);
         connection.metrics().latency.add(took, 1);
@@ -134,7 +134,7 @@ impl Ask {
 
 impl Waiter for Ask {
     fn host(&self) -> IpAddr {
-        // A query that is answered waits no more.
+        // An answered query has no connection, and waits for nothing.
         self.connection.as_ref().map_or(IpAddr::from([0; 4]), |c| c.host())
     }
 
@@ -156,7 +156,7 @@ impl Drop for Ask {
     }
 }
 
-/// Gives answers of a cluster, those of one client with one write.
+/// Sends a cluster's answers; answers to one client leave with one write.
 pub fn answer_all(answers: Vec<(Ask, Arc<Body>)>, cluster: &str) {
     let now = Instant::now();
     let answer = |(ask, body): (Ask, Arc<Body>)| match ask.is_flooded() {
@@ -166,14 +166,14 @@ pub fn answer_all(answers: Vec<(Ask, Arc<Body>)>, cluster: &str) {
     send_all(answers.into_iter().map(answer).collect());
 }
 
-/// Refuses queries, those of one client with one write.
+/// Refuses queries; refusals to one client leave with one write.
 pub fn refuse_all(asks: impl IntoIterator<Item = (Ask, OwnError)>) {
     let now = Instant::now();
     send_all(asks.into_iter().map(|(ask, why)| ask.refused(why, now)).collect());
 }
 
 fn send_all(mut replies: Vec<(Arc<Connection>, Reply, u32)>) {
-    // Stable: a client gets its answers in the order in which they came.
+    // The sort is stable, so each client gets its answers in order.
     replies.sort_by_key(|(connection, ..)| Arc::as_ptr(connection));
     let mut replies = replies.into_iter().peekable();
     let mut together: Vec<Reply> = Vec::new();

@@ -6,29 +6,28 @@ use std::io;
 use crate::metrics::Closed;
 use crate::wire::frame::Malformed;
 
-/// Why a connection closed.
 #[derive(Debug)]
 pub enum CloseReason {
     /// The client closed it and has all its answers.
     Peer,
-    /// Reading or writing failed.
+    /// A read or write failed.
     Io(io::Error),
-    /// The client sent what can never become a request.
+    /// The client sent bytes that can never become a request.
     Malformed(Malformed),
-    /// A frame was begun and not finished in time.
+    /// The client began a frame and did not finish it in time.
     HalfFrame,
-    /// The client took none of its answers for too long.
+    /// The client took none of its answers for too long. The number of unsent bytes.
     Unread(usize),
-    /// Clients hold more than they may together, and this one takes nothing and holds most.
+    /// All clients hold more bytes than they may, and this one takes nothing and holds most. The number of its bytes.
     HoldsMost(usize),
-    /// A query was lost by a fault of ours; closing tells the client, silence would not.
+    /// The proxy lost a query by a bug. The close tells the client, which would wait otherwise.
     QueryLost,
     /// The proxy drains or stops.
     Stop,
 }
 
 impl CloseReason {
-    /// How it is counted.
+    /// The label of the metric that counts it.
     pub fn kind(&self) -> Closed {
         match self {
             CloseReason::Peer => Closed::Client,
@@ -41,7 +40,7 @@ impl CloseReason {
         }
     }
 
-    /// Whether it is worth a line in the log: everything that clients do not do every day.
+    /// Whether the log has a warning: the reason is unusual.
     pub fn is_odd(&self) -> bool {
         !matches!(self, CloseReason::Peer | CloseReason::Io(_) | CloseReason::Stop)
     }

@@ -1,14 +1,13 @@
-//! One client: who it is, its turns of reading, what it may have under way, how it closes. Answers to it are
-//! in `sending`.
+//! One client: its address, its turns of reading, its queries under way, its close. `sending` writes its answers.
 //!
 //! ```text
 //! edge ─▶ notify ─▶ queue ─▶ drain: one read ─▶ frames ─▶ end_turn ─┬─ there may be more: the end of the queue
 //!                     ▲        └─ too much is unsent: paused          └─ nothing more: accept waits for an edge
 //!                     └── flush, send: enough is taken ◀──┘
 //! ```
-//! Owned by `accept`; a worker that reads it and each query under way hold it too. Its socket never blocks
-//! anybody: a worker reads what is there, writes what the kernel takes, and leaves the rest to `accept`.
-//! The locks are per connection and cover no system call but the non-blocking write of answers, which is a copy.
+//! `accept` owns the connection; the worker that reads it and each query under way hold it too. Its socket never
+//! blocks: a worker reads what is there, writes what the kernel takes, and leaves the rest to `accept`. The locks are
+//! per connection. No lock is held during a system call, but for the non-blocking write of answers, which is a copy.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -41,86 +40,83 @@ use crate::metrics::{Closed, Metrics, Reason, Shed};
 use crate::wire::frame::{Frame, Malformed};
 use crate::wire::host_port::HostPortFields;
 
-/// Bytes of one turn: some 16 questions, which take some 50 µs. A client that has more goes to the end of the queue: with
-/// 300 clients that always have more, everybody's turn comes within 20 ms.
+/// Bytes of one turn: some 16 queries, which take some 50 µs. Then the client goes to the end of the queue: with 300
+/// clients that always have more to read, each has its turn within 20 ms.
 const TURN_BYTES: usize = 2 * 1024;
 
-/// A half frame of so few bytes is kept though its host holds as much as it may.
+/// Keep an unfinished frame of at most so many bytes even if its host holds as many bytes as it may.
 const SMALL_BYTES: usize = 8 * 1024;
 
-/// Reads of one look at what a client sends that nobody answers any more.
+/// After the goodbye, discard at most this many reads at once.
 const TURNS_TO_DISCARD: usize = 8;
 
-/// A client that asks again within this time of its answer does so at once: the time that waking `accept` and a
-/// worker takes is in it.
+/// A client is quick if its next query comes within this time of the answer. The time includes waking `accept` and a
+/// worker.
 const QUICK_US: u64 = 150;
-/// This many times in a row make it a habit.
+/// A worker lingers at a client that was quick this many times in a row.
 const QUICK_STREAK: u8 = 4;
 
-/// How a turn of reading went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// There was nothing to read.
     Empty,
     /// Nothing is left to read.
     Drained,
-    /// There may be more, but it is others' turn.
+    /// There may be more to read, but other clients have their turn.
     More,
-    /// The client must take some of its answers first.
+    /// The proxy does not read the client until it takes some of its answers.
     Paused,
 }
 
-/// One client connection.
 pub struct Connection {
     /// Number of the connection since the start, for the log.
     pub id: u64,
-    /// The client's address.
     pub peer: SocketAddr,
-    /// The share of its host.
+    /// Queries and bytes of all connections of this host.
     pub share: Arc<HostShare>,
-    /// Decides which worker reads it.
+    /// Decides which worker reads the connection.
     pub readiness: Readiness,
-    /// Its place in `accept`'s registry.
+    /// Place in the registry of `accept`.
     token: Token,
-    /// Whether its answers keep those fields: a matter of the port where it came in.
+    /// Whether answers keep the host_port fields; the port that the client connected to decides.
     pub host_port_fields: HostPortFields,
     pub(super) stream: TcpStream,
     pub(super) hub: Arc<ClientHub>,
-    /// Those of the time when it was accepted.
+    /// Limits at the time when the client was accepted.
     pub(super) limits: Arc<ClientLimits>,
     accepted_at_ms: u64,
-    /// When the bytes of its next turn were noticed, us of the hub.
+    /// When `accept` noticed the bytes of the next turn, us of the hub's clock.
     noticed_at_us: AtomicU64,
-    /// Whether the client has come or asked since [`Connection::leave`] looked.
+    /// Whether the client has connected or sent a query since the last call of [`Connection::leave`].
     has_asked: AtomicBool,
     /// Only the worker that RUNNING names touches it.
     inbox: Mutex<Inbox>,
-    /// Its bytes that are counted as held.
+    /// Bytes of it that are counted as held.
     inbox_bytes: AtomicUsize,
-    /// When the frame that is not whole was begun, ms of the hub; 0: there is none.
+    /// When the unfinished frame began, ms of the hub's clock; 0: there is none.
     half_frame_since_ms: AtomicU64,
     pub(super) outbox: Mutex<Outbox>,
-    /// Its bytes that are counted as held.
+    /// Bytes of it that are counted as held.
     pub(super) outbox_bytes: AtomicUsize,
     /// Whether anything waits in `outbox`.
     pub(super) unsent: Unsent,
     pending: AtomicU32,
-    /// When it had its last answer from the worker that read its question, us of the hub.
+    /// When a worker last answered a query that it had read itself, us of the hub's clock.
     served_at_us: AtomicU64,
     quick_streak: AtomicU8,
-    /// The table that it asked for last, for `Usage`.
+    /// The table of the last query, for `Usage`.
     last_use: Mutex<Option<Arc<Use>>>,
-    /// The deadline for which it is on `accept`'s list, ms of the hub; 0: it is not on it.
+    /// The deadline that `accept` has for the connection, ms of the hub's clock; 0: none.
     watched_until_ms: AtomicU64,
-    /// The end of the client's bytes is in the socket, perhaps behind others.
+    /// epoll has reported the end of the client's bytes; the socket may still have bytes before the end.
     eof_signalled: AtomicBool,
-    /// The client's bytes are read to their end.
+    /// A worker has read the client's bytes to their end.
     eof_read: AtomicBool,
     closed: AtomicBool,
 }
 
 impl Connection {
-    /// Makes it of an accepted, non-blocking socket at this place of `accept`'s registry.
+    /// `stream` is accepted and non-blocking; `key` is its place in the registry of `accept`.
     pub fn new(
         key: ConnectionKey,
         peer: SocketAddr,
@@ -160,22 +156,21 @@ impl Connection {
         }
     }
 
-    /// Names it in notes.
+    /// Names the connection in notes.
     pub fn key(&self) -> ConnectionKey {
         ConnectionKey { slot: self.token.0, id: self.id }
     }
 
-    /// The host that it counts for.
+    /// The host that the connection counts for.
     pub fn host(&self) -> IpAddr {
         self.share.host
     }
 
-    /// The proxy's counters.
     pub fn metrics(&self) -> &Metrics {
         &self.hub.metrics
     }
 
-    /// It has used a table.
+    /// Records that the client has used a table.
     pub fn note_use(&self, table: &str, now: Instant) {
         self.hub.usage.note(&self.last_use, self.peer.ip(), table, now);
     }
@@ -191,7 +186,7 @@ impl Connection {
         is_queued
     }
 
-    /// A worker takes the connection without the queue. False: another has it, or will.
+    /// A worker takes the connection without the queue. False: another worker has it, or will have it.
     pub fn resume(&self, now: Instant) -> bool {
         let is_taken = !self.hub.is_stopping() && self.readiness.resume();
         if is_taken {
@@ -200,18 +195,19 @@ impl Connection {
         is_taken
     }
 
-    /// Only by who must put it in the queue next, or reads it.
+    /// Only the thread that puts the connection in the queue, or reads it, may call this.
     pub(super) fn set_noticed(&self, now: Instant) {
         self.noticed_at_us.store(self.hub.us(now), Relaxed);
     }
 
-    /// When the bytes of this turn were noticed: the clock of the questions in them starts there. For who reads.
+    /// When `accept` noticed the bytes of this turn: the deadlines of their queries count from there. Only the worker
+    /// that reads may call this.
     pub fn noticed_at(&self) -> Instant {
         self.hub.epoch() + Duration::from_micros(self.noticed_at_us.load(Relaxed))
     }
 
-    /// One turn: reads once and gives each whole frame to `on_frame`. `scratch` is the worker's: the connection keeps
-    /// only the start of a frame, and an idle one keeps nothing. The caller sends its own replies, then calls
+    /// Reads once and gives each whole frame to `on_frame`. `scratch` belongs to the worker: the connection keeps only
+    /// an unfinished frame, and an idle connection keeps nothing. The caller sends its own replies, then calls
     /// [`Connection::end_turn`].
     pub fn drain(
         self: &Arc<Self>,
@@ -240,7 +236,7 @@ impl Connection {
                 }
             }
         };
-        // Not under the lock: what is done with a frame takes others.
+        // Do not hold the lock: handling a frame takes other locks.
         let mut inbox = std::mem::take(&mut *self.inbox.lock());
         let half = match inbox.feed(&scratch[..read], self.limits.max_frame_bytes, on_frame) {
             Ok(half) => half,
@@ -252,8 +248,8 @@ impl Connection {
         self.share.set_held(&self.inbox_bytes, inbox.held_bytes());
         *self.inbox.lock() = inbox;
         self.watch_half_frame(half);
-        // A short read empties a stream socket (epoll(7)), unless the client has closed: then
-        // no other edge would tell of its end.
+        // A short read means that the socket is empty (epoll(7)), unless the client has closed: no other edge would
+        // report that.
         match read == TURN_BYTES || self.eof_signalled.load(SeqCst) {
             true => Turn::More,
             false => Turn::Drained,
@@ -280,11 +276,11 @@ impl Connection {
     fn watch_half_frame(self: &Arc<Self>, half: Half) {
         match half {
             Half::None => return self.half_frame_since_ms.store(0, SeqCst),
-            // The deadline counts from the first byte of a frame, however slowly the others come.
+            // The deadline counts from the first byte of a frame, however slowly the other bytes come.
             Half::New => self.restart_half_frame(self.hub.now_ms()),
             Half::Same => {}
         }
-        // A frame cannot be put off as answers can, and real ones are short.
+        // The proxy cannot drop an unfinished frame and keep the connection. Real frames are short.
         let held_bytes = self.inbox_bytes.load(SeqCst);
         if held_bytes > SMALL_BYTES && self.share.is_host_full(&self.limits) {
             return self.give_up(held_bytes);
@@ -297,21 +293,21 @@ impl Connection {
         self.watch(now_ms, self.limits.frame_timeout);
     }
 
-    /// While the client was not read it could not finish its frame.
+    /// Restarts the deadline of an unfinished frame: the client could not finish it while the proxy did not read.
     pub(super) fn forgive_half_frame(self: &Arc<Self>) {
         if self.half_frame_since_ms.load(SeqCst) != 0 {
             self.restart_half_frame(self.hub.now_ms());
         }
     }
 
-    /// The socket told that the client sends no more: it must be read to its end.
+    /// Records that epoll has reported the end of the client's bytes: a worker must read to the end.
     pub fn mark_eof_signalled(&self) {
         self.eof_signalled.store(true, SeqCst);
     }
 
     // ---- deadlines
 
-    /// Puts the connection on `accept`'s list of deadlines, where it stands once, for the first.
+    /// Asks `accept` to check the connection at this deadline, unless it checks earlier anyway.
     pub(super) fn watch(self: &Arc<Self>, since_ms: u64, timeout: Duration) {
         let until_ms = since_ms + timeout.as_millis() as u64;
         let is_nearer = |watched_ms| (watched_ms == 0 || until_ms < watched_ms).then_some(until_ms);
@@ -320,8 +316,8 @@ impl Connection {
         }
     }
 
-    /// `accept` took the connection from its list of deadlines: closes it if one is over. `Some`: it
-    /// is on the list again, until then.
+    /// Closes the connection if a deadline is over. Otherwise returns the next deadline, at which `accept` must check
+    /// again.
     pub fn check_deadlines(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         self.watched_until_ms.store(0, SeqCst);
         let half_frame_since_ms = match self.readiness.is_paused() {
@@ -353,7 +349,8 @@ impl Connection {
         self.hub.instant(self.unsent.since_ms())
     }
 
-    /// Since when the client does nothing about what is held for it; `None` if nothing is.
+    /// Since when the client has neither taken an answer nor finished its frame; `None` if the proxy holds nothing for
+    /// it.
     pub fn stalled_since(&self) -> Option<Instant> {
         let half_frame_since = || self.hub.instant(self.half_frame_since_ms.load(SeqCst));
         self.unsent_since().or_else(half_frame_since)
@@ -361,7 +358,7 @@ impl Connection {
 
     // ---- queries under way
 
-    /// A query of this weight is under way from now on. False: over a limit, it must be refused.
+    /// Counts a query of this weight as under way. False: a limit is reached, and the caller must refuse the query.
     #[must_use]
     pub fn begin_query(&self, weight: u32) -> bool {
         static SHED: Throttle = Throttle::new();
@@ -390,7 +387,7 @@ impl Connection {
         false
     }
 
-    /// Queries of this weight will never have an answer.
+    /// Uncounts queries that will never have an answer.
     pub fn end_queries(self: &Arc<Self>, weight: u32) {
         self.answered(weight);
         self.close_if_done();
@@ -401,13 +398,13 @@ impl Connection {
         self.pending.fetch_sub(weight, SeqCst);
     }
 
-    /// The client has its answers; for [`Connection::asks_again_at_once`].
+    /// Records that the client has its answers, for [`Connection::asks_again_at_once`].
     pub fn mark_served(&self) {
         self.served_at_us.store(self.hub.us(Instant::now()), SeqCst);
     }
 
-    /// Whether this client asks again as soon as it has its answer, so that a worker should look for its next
-    /// query before anybody else is woken for it.
+    /// Whether this client usually sends its next query as soon as it has its answer. A worker should then look for
+    /// that query itself, before it wakes another thread.
     pub fn asks_again_at_once(&self, now: Instant) -> bool {
         let is_quick = self.hub.us(now) < self.served_at_us.load(SeqCst) + QUICK_US;
         let streak = match is_quick {
@@ -418,7 +415,7 @@ impl Connection {
         streak >= QUICK_STREAK
     }
 
-    /// Whether nothing is under way for the client.
+    /// Whether the client has no query under way and no unsent answer.
     pub fn is_quiet(&self) -> bool {
         self.owes_nothing() && self.half_frame_since_ms.load(SeqCst) == 0 && !self.is_closed()
     }
@@ -433,38 +430,39 @@ impl Connection {
         self.pending.load(SeqCst)
     }
 
-    /// Bytes that are held for the client, those that it shares with others included.
+    /// Bytes held for the client, including those shared with other clients.
     pub fn held_bytes(&self) -> usize {
         self.outbox.lock().unread() + self.inbox_bytes.load(SeqCst)
     }
 
     // ---- the end
 
-    /// A client that only closed its sending side still gets what it asked for.
+    /// Closes the connection if the client has closed its side and has all its answers. A client that only closed its
+    /// sending side still gets its answers.
     pub fn close_if_done(self: &Arc<Self>) {
         if self.eof_read.load(SeqCst) && self.owes_nothing() {
             self.close(CloseReason::Peer);
         }
     }
 
-    /// Closes the connection because it holds more than others, and what it holds is free at once.
+    /// Closes the connection because it holds more bytes than others, and frees these bytes at once.
     pub fn give_up(self: &Arc<Self>, held_bytes: usize) {
         self.close(CloseReason::HoldsMost(held_bytes));
-        // Closed, it drops what it held.
+        // A closed connection drops its answers in flush.
         self.flush();
         self.share.set_held(&self.inbox_bytes, 0);
     }
 
     /// Closes the connection, once.
     pub fn close(self: &Arc<Self>, reason: CloseReason) {
-        // One each, so that who sends garbage hides no other fault.
+        // Each reason has its own throttle, so that a client that sends garbage hides no other fault.
         const KINDS: usize = <Closed as Reason>::ALL.len();
         static ODD: [Throttle; KINDS] = [const { Throttle::new() }; KINDS];
         if self.closed.swap(true, SeqCst) {
             return;
         }
         self.metrics().closed.at(reason.kind()).add(1);
-        // It may be closed by the peer already; the descriptor goes with the last holder.
+        // The peer may have closed the socket already. The descriptor closes when the last holder drops the connection.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.hub.tell(Note::Closed(self.key()));
         let (id, peer) = (self.id, self.peer);
@@ -475,17 +473,17 @@ impl Connection {
         }
     }
 
-    /// Whether it is closed: answers to it go nowhere.
+    /// Whether the connection is closed: answers to it are dropped.
     pub fn is_closed(&self) -> bool {
         self.closed.load(SeqCst)
     }
 
-    /// Lets the client go if it loses nothing by it: it is so old, nothing is under way for the client nor
-    /// in the socket, and since the last such look it has neither come nor asked, for then its next question may be on
-    /// its way. True: nobody reads it any more, say goodbye. Only for `accept`.
+    /// Stops reading the client if it loses nothing: the connection is `min_age` old, no query is under way and no byte
+    /// is in the socket. The client must also have sent nothing since the last call, or its next query may be on its
+    /// way. True: the caller must say goodbye. Only for `accept`.
     pub fn leave(self: &Arc<Self>, min_age: Duration) -> bool {
         let age = Duration::from_millis(self.hub.now_ms() - self.accepted_at_ms);
-        // While it is resumed here no worker reads.
+        // No worker reads the connection between `resume` and `end`.
         if self.has_asked.swap(false, Relaxed)
             || age < min_age
             || !self.is_quiet()
@@ -495,25 +493,25 @@ impl Connection {
         }
         let peeked = self.stream.peek(&mut [0]);
         let may_leave = matches!(peeked, Err(e) if e.kind() == ErrorKind::WouldBlock);
-        // Nobody but `accept` notifies, so no readiness came in between; what was peeked at has an edge of its own.
+        // Only `accept` notifies, so no readiness came in between; the bytes that `peek` saw have an edge of their own.
         let is_again = self.readiness.end();
         debug_assert!(!is_again, "only accept notifies");
         may_leave && self.readiness.seize()
     }
 
-    /// Whether the client has all its answers; nobody reads it from then on. Only for `accept`, at a stop.
+    /// Stops workers from reading the connection. True: the client has all its answers. Only for `accept`, at a stop.
     pub fn is_done(&self) -> bool {
-        // Seized first: what a worker reads in its last turn is under way when that turn ends.
+        // Seize first: queries that a worker reads in its last turn count as under way when that turn ends.
         self.readiness.seize() && self.owes_nothing()
     }
 
     /// Tells the client that nothing more will be sent.
     pub fn end_sending(&self) {
-        // It fails only where the client is gone already.
+        // The call fails only if the client has closed already.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Reads and drops what the client still sends. True: it has closed its side too. Only for `accept`.
+    /// Reads and drops what the client still sends. True: the client has closed its side too.
     pub fn discard(&self) -> bool {
         let mut bytes = [0; TURN_BYTES];
         for _ in 0..TURNS_TO_DISCARD {
@@ -530,12 +528,13 @@ impl Connection {
 
     // ---- the socket
 
-    /// `accept` is told of this connection's readiness.
+    /// From now on `accept` gets events of this socket.
     pub fn watch_socket(&self) -> io::Result<()> {
         self.hub.register(self.stream.as_raw_fd(), self.token)
     }
 
-    /// `accept` is told nothing more, until [`Connection::watch_socket`]; what happens meanwhile is told then.
+    /// `accept` gets no events of this socket until [`Connection::watch_socket`], which reports what happened
+    /// meanwhile.
     pub fn unwatch_socket(&self) -> io::Result<()> {
         self.hub.deregister(self.stream.as_raw_fd())
     }

@@ -1,10 +1,10 @@
-//! By when clients must do something: finish a frame, take an answer. Pure: times come in, the nearest goes out.
+//! Deadlines of clients: finish a frame, take an answer. Pure: times come in, the nearest goes out.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// One deadline for each key, ordered by time.
+/// One deadline per key, ordered by time.
 pub struct Deadlines<K> {
     by_time: BTreeSet<(Instant, K)>,
     by_key: HashMap<K, Instant>,
@@ -17,7 +17,7 @@ impl<K> Default for Deadlines<K> {
 }
 
 impl<K: Copy + Ord + Hash> Deadlines<K> {
-    /// Replaces the deadline of `key`; `None` takes it away.
+    /// Replaces the deadline of `key`; `None` removes it.
     pub fn set(&mut self, key: K, at: Option<Instant>) {
         if let Some(old) = self.by_key.remove(&key) {
             self.by_time.remove(&(old, key));
@@ -28,17 +28,16 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         }
     }
 
-    /// Whether `key` has one.
     pub fn contains(&self, key: K) -> bool {
         self.by_key.contains_key(&key)
     }
 
-    /// The nearest.
+    /// The nearest deadline.
     pub fn first(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Takes out one that is over at `now`.
+    /// Removes a deadline that is over at `now`, and returns its key.
     pub fn pop_over(&mut self, now: Instant) -> Option<K> {
         let (_, key) = *self.by_time.first().filter(|(at, _)| *at <= now)?;
         self.set(key, None);
@@ -46,30 +45,29 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
     }
 }
 
-/// Since when the proxy waits for a client, and for what; ms of one clock; 0: it does not wait.
+/// Since when the proxy waits for a client, and for what. Times are ms of one clock; 0: the proxy does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waits {
-    /// Since when it has begun a frame.
+    /// When the client began an unfinished frame.
     pub half_frame_since_ms: u64,
-    /// Since when it has taken no answer.
+    /// Since when the client has taken none of its unsent answers.
     pub unsent_since_ms: u64,
 }
 
 /// The outcome of a check of how long the proxy has waited for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// It is not waited for.
+    /// The proxy does not wait for the client.
     Nothing,
     /// Look again at this time, ms.
     Until(u64),
-    /// It did not finish its frame in time.
+    /// The client did not finish its frame in time.
     HalfFrame,
-    /// It took none of its answers in time.
+    /// The client took none of its answers in time.
     Unread,
 }
 
 impl Waits {
-    /// Decides at `now_ms`.
     pub fn check(self, frame_timeout: Duration, unread_timeout: Duration, now_ms: u64) -> Wait {
         let until = |since_ms, timeout: Duration| match since_ms {
             0 => None,
@@ -96,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_judged_by_what_it_is_waited_for() {
+    fn each_wait_for_a_client_has_its_own_timeout() {
         let (frame, unread) = (Duration::from_millis(10), Duration::from_millis(30));
         for (why, half_frame_since_ms, unsent_since_ms, now_ms, want) in [
             ("nothing to wait for", 0, 0, 1_000, Wait::Nothing),

@@ -5,12 +5,12 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// The address as the client knows it: without the IPv6 form that a socket for both families gives to IPv4.
+/// The address as the client knows it: an IPv4 client of an IPv6 socket has its IPv4 address.
 pub fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
-/// The address that stands for the client's host wherever clients are counted or served by hosts.
+/// The address that stands for the client's host in all limits and turns.
 pub fn host_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {

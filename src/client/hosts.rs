@@ -1,6 +1,7 @@
-//! The hosts of all clients: how many connections each has, and its share of what all may use. Pure.
+//! The hosts of all clients: how many connections each has, and its share of the limits. Pure.
 //!
-//! A host that has left keeps its share while queries of it are under way, so that nobody gets a new one by coming again.
+//! A host without connections keeps its share while its queries are under way. Otherwise it could reconnect to get a
+//! new share.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 
 use super::share::{HostShare, Sums};
 
-/// Hosts without a connection that may be kept beside twice as many as have one.
+/// Keep so many hosts without a connection, beside twice as many as have one.
 const SPARE: usize = 64;
 
 /// All hosts, owned by `accept`.
@@ -25,7 +26,7 @@ struct Host {
 }
 
 impl Hosts {
-    /// None yet; their shares are parts of `all`.
+    /// The shares of the hosts are parts of `all`.
     pub fn new(all: Arc<Sums>) -> Self {
         Hosts { by_ip: HashMap::new(), connected: 0, all }
     }
@@ -35,7 +36,7 @@ impl Hosts {
         self.by_ip.get(&ip).map_or(0, |host| host.connections)
     }
 
-    /// The share of the host; with [`Hosts::connected`] it has one connection more.
+    /// The share of the host, for a new connection. Call [`Hosts::connected`] once the connection is registered.
     pub fn share(&mut self, ip: IpAddr) -> Arc<HostShare> {
         if let Some(host) = self.by_ip.get(&ip) {
             return host.share.clone();
@@ -48,7 +49,7 @@ impl Hosts {
         share
     }
 
-    /// The host has a connection more. Only after [`Hosts::share`].
+    /// Counts a new connection of the host. Only after [`Hosts::share`].
     pub fn connected(&mut self, ip: IpAddr) {
         if let Some(host) = self.by_ip.get_mut(&ip) {
             self.connected += usize::from(host.connections == 0);
@@ -56,7 +57,7 @@ impl Hosts {
         }
     }
 
-    /// The host has a connection less.
+    /// Uncounts a connection of the host.
     pub fn disconnected(&mut self, ip: IpAddr) {
         if let Some(host) = self.by_ip.get_mut(&ip) {
             host.connections -= 1;
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_keeps_its_share_while_anything_of_it_is_under_way() {
+    fn a_host_keeps_its_share_while_its_queries_are_under_way() {
         let mut hosts = Hosts::new(Arc::default());
         let ip = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, n as u8]);
         let share = hosts.share(ip(1));

@@ -1,4 +1,4 @@
-//! The parts that all connections share: their way to `accept`, their sums, their clock.
+//! The parts that all connections share: notes to `accept`, sums, clock, counters.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -15,26 +15,24 @@ use super::share::Sums;
 use super::usage::Usage;
 use crate::metrics::Metrics;
 
-/// The parts that all connections share.
 pub struct ClientHub {
     notes: Sender<Note>,
     waker: Waker,
     registry: Registry,
     sums: Arc<Sums>,
-    /// Whether `accept` has been told that clients hold too much.
+    /// Whether a note to `accept` says that clients hold too many bytes, and `accept` has not looked yet.
     is_overfull_told: AtomicBool,
-    /// Whether nobody is read any more.
+    /// Whether the proxy stops, and workers read no client any more.
     is_stopping: AtomicBool,
     epoch: Instant,
-    /// The proxy's counters.
     pub metrics: Arc<Metrics>,
     /// Which client uses which table.
     pub usage: Usage,
 }
 
 impl ClientHub {
-    /// Notes go to `notes`; `waker` makes their reader look. The channel is unbounded, what it holds is
-    /// not: a connection has one note of each kind under way, or two, and operators and the watchdog send few.
+    /// Notes go to `notes`; `waker` wakes `accept`, which reads them. The channel is unbounded, but each connection has
+    /// at most two notes of a kind under way, and operators and the watchdog send few.
     pub fn new(
         notes: Sender<Note>,
         waker: Waker,
@@ -54,9 +52,9 @@ impl ClientHub {
         }
     }
 
-    /// Tells `accept`.
+    /// Sends a note to `accept`.
     pub fn tell(&self, note: Note) {
-        // Both fail only when `accept` has ended, and then every connection is closed.
+        // Both calls fail only when `accept` has ended, and then every connection is closed.
         if self.notes.send(note).is_ok() {
             let _ = self.waker.wake();
         }
@@ -67,29 +65,29 @@ impl ClientHub {
         &self.sums
     }
 
-    /// Tells `accept`, once until it looks, if connections hold more than this.
+    /// Sends a note to `accept` if connections hold more than this. Sends no second one before `accept` has looked.
     pub fn check_held(&self, max_bytes: usize) {
         if self.sums.held_bytes() > max_bytes && !self.is_overfull_told.swap(true, SeqCst) {
             self.tell(Note::Overfull);
         }
     }
 
-    /// `accept` looks at what connections hold.
+    /// `accept` has looked at the bytes that connections hold.
     pub fn overfull_seen(&self) {
         self.is_overfull_told.store(false, SeqCst);
     }
 
-    /// Nobody is read any more, but for those whose bytes were noticed before.
+    /// From now on workers read only clients whose bytes `accept` has already noticed.
     pub fn stop_reading(&self) {
         self.is_stopping.store(true, SeqCst);
     }
 
-    /// Whether nobody is read any more.
+    /// Whether the proxy stops, and workers read no client any more.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.load(SeqCst)
     }
 
-    /// `accept` is told what happens to a socket.
+    /// From now on `accept` gets events of this socket.
     pub fn register(&self, socket: RawFd, token: Token) -> io::Result<()> {
         self.registry.register(
             &mut SourceFd(&socket),
@@ -98,7 +96,7 @@ impl ClientHub {
         )
     }
 
-    /// `accept` is told nothing more of a socket, until it is registered again; what happens meanwhile is told then.
+    /// `accept` gets no events of this socket until it is registered again, which reports what happened meanwhile.
     pub fn deregister(&self, socket: RawFd) -> io::Result<()> {
         self.registry.deregister(&mut SourceFd(&socket))
     }
@@ -113,7 +111,7 @@ impl ClientHub {
         1 + now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
-    /// The other way round; `None` for never.
+    /// The inverse of [`ClientHub::ms`]; `None` for 0.
     pub fn instant(&self, ms: u64) -> Option<Instant> {
         (ms > 0).then(|| self.epoch + Duration::from_millis(ms))
     }
@@ -123,7 +121,7 @@ impl ClientHub {
         now.saturating_duration_since(self.epoch).as_micros() as u64
     }
 
-    /// The beginning of this clock.
+    /// The start of this clock.
     pub fn epoch(&self) -> Instant {
         self.epoch
     }

@@ -1,4 +1,4 @@
-//! Bytes that came from a client: the bytes of one read go in, whole frames come out, the start of a frame stays.
+//! Bytes from a client: the bytes of one read go in, whole frames come out, the start of an unfinished frame stays.
 //!
 //! ```text
 //! one read ─▶ feed ─┬─ whole frames ─▶ given to the caller, in order
@@ -9,27 +9,27 @@
 use crate::wire::frame::{Cut, Frame, Malformed};
 use crate::wire::protocol::Protocol;
 
-/// The protocol of a client, and the start of a frame if it has sent one.
+/// The protocol of a client, and the bytes of its unfinished frame.
 #[derive(Debug, Default)]
 pub struct Inbox {
     protocol: Option<Protocol>,
     half: Vec<u8>,
 }
 
-/// Whether a frame is begun and not finished.
+/// Whether a frame is unfinished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
     /// No bytes are left over.
     None,
-    /// A frame began in these bytes.
+    /// An unfinished frame began in these bytes.
     New,
-    /// The frame that was begun before is still not whole.
+    /// A frame that began earlier is still unfinished.
     Same,
 }
 
 impl Inbox {
-    /// Gives each frame that `bytes` complete to `on_frame`. No frame may be longer than `max_frame_bytes`. After an
-    /// error nothing that the client sends can be trusted.
+    /// Gives each frame that `bytes` complete to `on_frame`. A frame may have `max_frame_bytes` at most. After an error
+    /// the rest of the client's bytes means nothing.
     pub fn feed(
         &mut self,
         bytes: &[u8],
@@ -54,7 +54,7 @@ impl Inbox {
         }
         let is_same = had_half && used == 0;
         if !is_same {
-            // A vector of its own length, so that an idle client holds no spare room.
+            // The vector has no spare capacity, so that an idle client holds no spare memory.
             self.half = all[used..].to_vec();
         }
         Ok(match (self.half.is_empty(), is_same) {
@@ -64,7 +64,7 @@ impl Inbox {
         })
     }
 
-    /// Memory that the start of a frame takes.
+    /// Memory of the unfinished frame.
     pub fn held_bytes(&self) -> usize {
         self.half.capacity()
     }

@@ -1,12 +1,12 @@
-//! The listening socket: beside another process of ours where there is one, and closed without refusing anybody.
+//! The listening socket. It can listen beside another process of the same user, and closes without refusing a client.
 //!
 //! ```text
 //! old process ─ listens ──────────────── SIGTERM ─ filter ── 200 ms ── accept what waits ─ close
 //! new process ─────── binds beside it (SO_REUSEPORT) ─ listens ─────────────────────────────────▶
 //! client ─ SYN ─▶ the kernel chooses one of both   SYN dropped ─ SYN again after 1 s ─▶ the new one
 //! ```
-//! The kernel resets what waits in the queue of a listener that closes. So it takes no new connection first, by a
-//! filter that drops SYNs, those begun are finished and accepted, and only an empty queue is closed.
+//! The kernel resets clients that wait in the queue of a listener when it closes. So a filter first drops SYNs, which
+//! lets no new handshake begin. The proxy then waits for handshakes under way, accepts them, and closes an empty queue.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind};
@@ -19,14 +19,14 @@ use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use crate::wire::host_port::HostPortFields;
 
-/// Room for all clients of a region that come back at once.
+/// The queue has room for all clients of a region that reconnect at once.
 const BACKLOG: i32 = 16_384;
 
-/// How long handshakes under way may take to end. Far more than a round trip, and less than the second after which a
-/// client repeats a SYN, which then finds the other process.
+/// How long handshakes under way may take. This is far more than a round trip, and less than the second after which a
+/// client repeats a SYN, which then reaches the other process.
 pub const HANDSHAKES: Duration = Duration::from_millis(200);
 
-/// Classic BPF over a TCP segment: a SYN without ACK is dropped, all else passes.
+/// Classic BPF over a TCP segment: drops a SYN without ACK, passes all else.
 const DROP_SYNS: [SockFilter; 5] = [
     SockFilter::new(0x30, 0, 0, 13),       // load byte 13: the flags
     SockFilter::new(0x54, 0, 0, 0x12),     // keep SYN and ACK
@@ -35,7 +35,7 @@ const DROP_SYNS: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX), // pass, whole
 ];
 
-/// Listens at `addr`, beside other processes of this user that do so by this function.
+/// Listens at `addr`, beside other processes of this user that called this function.
 pub fn bind(addr: SocketAddr) -> io::Result<net::TcpListener> {
     let socket = match new_socket(addr, false) {
         Err(e) if e.kind() == ErrorKind::AddrInUse => {
@@ -45,7 +45,7 @@ pub fn bind(addr: SocketAddr) -> io::Result<net::TcpListener> {
         }
         other => other?,
     };
-    // Also when it was bound alone: the next process needs it of both.
+    // Also for a socket that is alone: the next process can bind only if both sockets have the option.
     socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -59,13 +59,13 @@ fn new_socket(addr: SocketAddr, beside: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether another process listens at `addr`, too. In doubt it does.
+/// Whether another process also listens at `addr`. True if that is not known.
 pub fn is_shared(addr: SocketAddr) -> bool {
     let table = if addr.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
     count(table, &in_table(addr)).map_or(true, |listeners| listeners > 1)
 }
 
-/// An address as the kernel's tables have it: words as they stand in memory, then the port.
+/// An address as in the kernel's tables: words as they are in memory, then the port.
 fn in_table(addr: SocketAddr) -> String {
     let octets = match addr.ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -76,8 +76,8 @@ fn in_table(addr: SocketAddr) -> String {
     format!("{}:{:04X}", words.collect::<String>(), addr.port())
 }
 
-/// Listeners at an address, in a table of the kernel: `sl local_address:port rem_address:port state ...`, in hexadecimal.
-/// They come first, before the connections, of which there may be very many.
+/// Counts listeners at an address in a table of the kernel: `sl local_address:port rem_address:port state ...`, in
+/// hexadecimal. Listeners come before connections, of which there may be very many.
 fn count(table: &str, addr: &str) -> io::Result<usize> {
     const LISTEN: &str = "0A";
     let mut count = 0;
@@ -93,18 +93,16 @@ fn count(table: &str, addr: &str) -> io::Result<usize> {
     Ok(count)
 }
 
-/// A listener in the hands of `accept`.
 pub struct Listener {
-    /// The socket.
     pub socket: TcpListener,
     /// Whether the service manager owns it too, and goes on listening when this process has ended.
     pub is_lent: bool,
-    /// Whether answers to clients that connect here keep those fields.
+    /// Whether answers to clients that connect here keep the host_port fields.
     pub host_port_fields: HostPortFields,
 }
 
 impl Listener {
-    /// Makes it of a socket that is bound, by [`bind`] or by the service manager.
+    /// `socket` is bound, by [`bind`] or by the service manager.
     pub fn new(
         socket: net::TcpListener,
         is_lent: bool,
@@ -114,8 +112,8 @@ impl Listener {
         Ok(Listener { socket: TcpListener::from_std(socket), is_lent, host_port_fields })
     }
 
-    /// No new handshake begins here from now on. False: there is nothing to wait for, because nobody else listens
-    /// there to whom clients could go, or because the service manager goes on listening.
+    /// From now on no new handshake begins here. False: there is nothing to wait for, because no other process listens
+    /// there, or because the service manager goes on listening.
     pub fn turn_newcomers_away(&self) -> bool {
         let is_shared = || self.socket.local_addr().is_ok_and(is_shared);
         if self.is_lent || !is_shared() {
@@ -123,7 +121,9 @@ impl Listener {
         }
         let filtered = SockRef::from(&self.socket).attach_filter(&DROP_SYNS);
         if let Err(e) = &filtered {
-            warn!("clients that connect at this moment may be refused, no filter: {e}");
+            warn!(
+                "cannot filter new connections, clients that connect at this moment may be refused: {e}"
+            );
         }
         filtered.is_ok()
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filtered_listener_takes_nobody_new_and_keeps_who_has_come() {
+    fn a_filtered_listener_drops_new_clients_and_keeps_earlier_ones() {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let addr = listener.local_addr().unwrap();
         let before = TcpStream::connect(addr).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn two_share_a_port_and_a_stranger_does_not() {
+    fn two_processes_of_a_user_share_a_port_and_another_program_does_not() {
         let first = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let addr = first.local_addr().unwrap();
         let second = bind(addr).unwrap();

@@ -1,4 +1,4 @@
-//! Everything between a client's socket and a question that can be routed.
+//! From a client's socket to a query that can be routed, and back.
 //!
 //! ```text
 //! accept ──readable──▶ readiness ─▶ queue ─▶ worker: connection.drain ─▶ inbox ─▶ frames ─▶ query::router

@@ -1,4 +1,5 @@
-//! Messages to `accept` that are no event of a socket. Values only: a note names its connection, it does not hold it.
+//! Messages to `accept`, beside the events of sockets. Values only: a note names its connection by key and does not
+//! hold it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,36 +8,34 @@ use crossbeam_channel::Sender;
 
 use crate::config::{AcceptLimits, ClientLimits};
 
-/// Names a connection: its place in `accept`'s registry, and its number, because places are used again.
+/// Names a connection by its place in the registry of `accept` and its number, because places are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionKey {
-    /// Its place.
     pub slot: usize,
-    /// Its number since the start.
+    /// Number of the connection since the start.
     pub id: u64,
 }
 
-/// A message to `accept`.
 pub enum Note {
     /// This connection is closed: forget it.
     Closed(ConnectionKey),
-    /// It holds half a frame, or unsent answers: see to its deadline.
+    /// This connection has an unfinished frame or unsent answers: check its deadline.
     Watch(ConnectionKey),
-    /// It was not read while its answers were unsent, and may be read again.
+    /// This connection was paused because of unsent answers: put it in the queue again.
     Readable(ConnectionKey),
-    /// Clients hold more than they may together: close those that take nothing.
+    /// Clients hold more bytes than they may: close those that take nothing.
     Overfull,
-    /// Life has changed: see what is due.
+    /// `Life` has changed: look what is due.
     Life,
-    /// Take these limits for clients that come from now on.
+    /// Use these limits for clients that connect from now on.
     Limits(AcceptLimits, Arc<ClientLimits>),
-    /// Have a worker tell that it took a job.
+    /// Have a worker answer, which shows that `accept` and a worker run.
     Beat(Sender<()>),
-    /// Read nobody any more, wait for what is under way and unsent, then end.
+    /// Stop: read no client any more, wait for queries under way and unsent answers, then end.
     Stop(StopBy),
 }
 
-/// How long a stop waits.
+/// Until when a stop waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopBy {
     /// For queries under way.

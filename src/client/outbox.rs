@@ -1,5 +1,5 @@
-//! Answers that a client has not taken yet. Replies leave in order, many with one vectored write; an answer that
-//! many clients share is held once, and counted once. Pure over `Write`.
+//! Answers that a client has not taken yet. They leave in order, many with one vectored write. An answer that many
+//! clients share is in memory once, and counts once. Pure over `Write`.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -11,27 +11,27 @@ use crate::wire::rdsn;
 use crate::wire::reply::QueryHead;
 use crate::wire::result::Unexpected;
 
-/// Slices for one vectored write: enough to empty a pipelining client's replies at once, far below
-/// the kernel's 1,024.
+/// Slices per vectored write: enough to send all replies of a pipelining client at once, far below the kernel's 1,024.
 const MAX_SLICES: usize = 64;
 
-/// A MetaServer's answer, shared by all who asked.
+/// A MetaServer's answer, shared by all queries that wait for it.
 #[derive(Debug)]
 pub struct Body {
     frame: Vec<u8>,
     result_at: usize,
-    /// Its error, as a place in `error_code::COUNTED`.
+    /// Index of its error in `error_code::COUNTED`.
     pub counted_as: usize,
-    /// Whether C++ clients can take it, once one has asked.
+    /// Whether C++ clients can read the answer; set when the first one needs it.
     fit_for_cpp: OnceLock<bool>,
-    /// The result without host_port fields, once a client has come for it; `None` if that is the result itself.
+    /// The result without host_port fields; set when the first client needs it. `None`: the result has no such fields,
+    /// or they cannot be removed.
     stripped: OnceLock<Option<Vec<u8>>>,
-    /// Counts its bytes from when a client left some of it unsent.
+    /// Counts the bytes of the answer, from the first time that a client left some of it unsent.
     hold: OnceLock<Hold>,
 }
 
 impl Body {
-    /// Makes it of a whole answer frame whose result struct starts at `result_at`.
+    /// `frame` is a whole answer frame; its result struct starts at `result_at`.
     pub fn new(frame: Vec<u8>, result_at: usize, counted_as: usize) -> Self {
         Body {
             frame,
@@ -43,7 +43,7 @@ impl Body {
         }
     }
 
-    /// Some of it is unsent: its bytes count until it is dropped.
+    /// Counts the bytes of the answer until it is dropped, because a client left some of it unsent.
     fn hold(&self, share: &Arc<HostShare>) {
         self.hold.get_or_init(|| {
             let stripped = self.stripped.get().and_then(Option::as_ref).map_or(0, Vec::capacity);
@@ -56,7 +56,8 @@ impl Body {
         &self.frame[self.result_at..]
     }
 
-    /// The result for clients that want it so. `unfit` is told, once, why it cannot be had and is passed as it came.
+    /// The result with or without host_port fields. Calls `unfit` once with the reason if the fields cannot be removed;
+    /// the result then keeps them.
     pub fn result_with(
         &self,
         host_port_fields: HostPortFields,
@@ -75,7 +76,7 @@ impl Body {
         stripped.unwrap_or(self.result())
     }
 
-    /// Whether C++ clients can take the result. `unfit` is told, once, why not.
+    /// Whether C++ clients can read the result. Calls `unfit` once with the reason if not.
     pub fn is_fit_for_cpp(&self, unfit: impl FnOnce(Unexpected)) -> bool {
         *self.fit_for_cpp.get_or_init(|| rdsn::check_result(self.result()).map_err(unfit).is_ok())
     }
@@ -84,15 +85,13 @@ impl Body {
 /// One answer frame.
 #[derive(Debug)]
 pub enum Reply {
-    /// The proxy's own words.
+    /// An answer of the proxy itself.
     Own(Vec<u8>),
-    /// A MetaServer's, behind the asker's envelope.
+    /// A MetaServer's answer, behind an envelope for this client.
     Passed {
-        /// The envelope.
         head: QueryHead,
-        /// The answer.
         body: Arc<Body>,
-        /// Whether with those fields.
+        /// Whether the answer keeps the host_port fields.
         host_port_fields: HostPortFields,
     },
 }
@@ -112,7 +111,7 @@ impl Reply {
         self.parts().iter().map(|part| part.len()).sum()
     }
 
-    /// Memory that it takes, without what it shares with others.
+    /// Memory without the parts that other clients share.
     fn own_bytes(&self) -> usize {
         size_of::<Reply>()
             + match self {
@@ -130,14 +129,13 @@ pub struct Outbox {
     /// Bytes of the first reply that are written.
     written: usize,
     unread: usize,
-    /// Memory of the replies, without what they share.
+    /// Memory of the replies without the parts that other clients share.
     own_bytes: usize,
     /// Replies at the end whose bodies are not counted yet.
     uncounted: usize,
 }
 
 impl Outbox {
-    /// Adds a reply behind the others.
     pub fn push(&mut self, reply: Reply) {
         self.unread += reply.frame_bytes();
         self.own_bytes += reply.own_bytes();
@@ -145,7 +143,6 @@ impl Outbox {
         self.replies.push_back(reply);
     }
 
-    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.replies.is_empty()
     }
@@ -155,12 +152,12 @@ impl Outbox {
         self.unread
     }
 
-    /// Memory that it takes, without what it shares with others.
+    /// Memory without the parts that other clients share.
     pub fn own_bytes(&self) -> usize {
         self.own_bytes
     }
 
-    /// Counts the bytes that are left unsent. A body counts once, however many clients share it.
+    /// Counts the bodies of unsent replies. A body counts once, however many clients share it.
     pub fn count_bodies(&mut self, share: &Arc<HostShare>) {
         let counted = self.replies.len() - self.uncounted;
         for reply in self.replies.iter().skip(counted) {
@@ -171,12 +168,12 @@ impl Outbox {
         self.uncounted = 0;
     }
 
-    /// Drops all of it.
     pub fn clear(&mut self) {
         *self = Outbox::default();
     }
 
-    /// Adds a reply to an empty outbox, but for what `out` takes at once: in most cases all of it.
+    /// Writes a reply past an empty outbox, and adds only the part that `out` does not take at once. Mostly `out` takes
+    /// all of it.
     pub fn write_through(&mut self, reply: Reply, out: &mut impl Write) -> io::Result<()> {
         debug_assert!(self.replies.is_empty());
         let written = write_once([&reply], 0, out)?;
@@ -187,7 +184,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Writes until all is written or `out` takes no more for now. An empty outbox holds no memory.
+    /// Writes until the outbox is empty or `out` takes no more for now. An empty outbox holds no memory.
     pub fn write_to(&mut self, out: &mut impl Write) -> io::Result<()> {
         while !self.replies.is_empty() {
             match write_once(&self.replies, self.written, out)? {
@@ -215,7 +212,7 @@ impl Outbox {
     }
 }
 
-/// Writes once, from behind the first `skip` bytes. Returns 0 if `out` takes nothing for now.
+/// Writes once, starting after the first `skip` bytes. Returns 0 if `out` takes nothing for now.
 fn write_once<'a>(
     replies: impl IntoIterator<Item = &'a Reply>,
     mut skip: usize,
@@ -305,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_at_once_waits() {
+    fn bytes_that_are_not_taken_at_once_wait() {
         for (step, blocks) in [(3, true), (3, false), (2, true), (1, false)] {
             let mut out = Reluctant { taken: Vec::new(), step, blocks };
             let mut outbox = Outbox::default();

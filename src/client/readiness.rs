@@ -1,4 +1,4 @@
-//! Which worker may drain a connection: at most one worker at a time, and no readiness is ever lost.
+//! Decides which worker may read a connection: one at a time, and no readiness is lost.
 //!
 //! ```text
 //!            notify: to the queue           begin
@@ -11,12 +11,13 @@
 //!    └───────────────── end: drained ─────────────────┘ └─ pause ─▶ PAUSED
 //!   IDLE, PAUSED ── seize: a stop ─▶ SEIZED, for good
 //! ```
-//! mio registers a connection once, edge-triggered: an edge that arrives while a worker reads tells of
-//! bytes that this worker may or may not have seen. NOTIFIED puts it at the end of the queue instead of letting it go, so
-//! no epoll_ctl is needed per request, and a client that always says more takes turns with the others.
+//! mio registers a connection once, edge-triggered. An edge that arrives while a worker reads may be for bytes that
+//! this worker has seen, or for later ones. In state NOTIFIED the worker therefore puts the connection at the end of
+//! the queue again. So no request needs an epoll_ctl, and a client that always has more to read takes turns with the
+//! others.
 //!
-//! A connection is PAUSED while its client has too much unsent. Edges that come meanwhile change nothing: whoever
-//! unpauses it has it read again in any case. Pure: one atomic, no socket.
+//! A connection is PAUSED while its client has too many unsent answers. Edges that come meanwhile change nothing: the
+//! thread that unpauses the connection always puts it in the queue again. Pure: one atomic, no socket.
 
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU8;
@@ -58,13 +59,13 @@ impl Readiness {
         debug_assert_eq!(before, QUEUED, "one worker takes it from the queue");
     }
 
-    /// A worker takes the connection without the queue, because its client may speak at once. False: another has
-    /// it, or will.
+    /// A worker takes the connection without the queue, because its client may send at once. False: another worker has
+    /// it, or will have it.
     pub fn resume(&self) -> bool {
         self.0.compare_exchange(IDLE, RUNNING, AcqRel, Acquire).is_ok()
     }
 
-    /// The worker has read all there was. True: more may have come meanwhile, the caller must put the connection in the
+    /// The worker has read all bytes. True: more may have come meanwhile, and the caller must put the connection in the
     /// queue.
     pub fn end(&self) -> bool {
         let before = self.step(|state| match state {
@@ -79,22 +80,24 @@ impl Readiness {
         self.0.swap(QUEUED, AcqRel);
     }
 
-    /// The worker does not read: the client has too much unsent. Only with the lock under which that changes.
+    /// The worker does not read, because the client has too many unsent answers. The caller must hold the lock of the
+    /// outbox.
     pub fn pause(&self) {
         self.0.swap(PAUSED, AcqRel);
     }
 
-    /// The client may be read again; with the same lock. True: the caller must put the connection in the queue.
+    /// Workers may read the client again. The caller must hold the lock of the outbox. True: the caller must put the
+    /// connection in the queue.
     pub fn unpause(&self) -> bool {
         self.0.compare_exchange(PAUSED, QUEUED, AcqRel, Acquire).is_ok()
     }
 
-    /// Whether the client is not read because of what is unsent.
+    /// Whether workers do not read the client because of its unsent answers.
     pub fn is_paused(&self) -> bool {
         self.0.load(Acquire) == PAUSED
     }
 
-    /// Takes the connection away from workers for good. False: a worker has it, or will.
+    /// Takes the connection away from workers for good. False: a worker has it, or will have it.
     pub fn seize(&self) -> bool {
         let before = self.step(|state| match state {
             IDLE | PAUSED => SEIZED,
@@ -124,12 +127,11 @@ mod model {
         unread: AtomicUsize,
         queue: AtomicUsize,
         reading: AtomicBool,
-        /// Answers that are unsent; with any the client is not read.
+        /// Unsent answers; workers read the client only if there are none.
         unsent: Mutex<usize>,
     }
 
     impl World {
-        /// The kernel delivers a byte, then `accept` sees the edge.
         fn arrive(&self) {
             self.unread.fetch_add(1, SeqCst);
             if self.readiness.notify() {
@@ -258,7 +260,7 @@ mod model {
     }
 
     #[test]
-    fn a_connection_that_is_seized_is_read_by_nobody() {
+    fn no_worker_reads_a_seized_connection() {
         check(|world| {
             let worker = world.clone();
             world.arrive();

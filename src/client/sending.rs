@@ -1,12 +1,13 @@
-//! Answers to a client: written by whoever has an answer, as far as the kernel takes it; the rest by `accept`.
+//! Writes answers to a client. The thread that has an answer writes as much as the kernel takes; `accept` writes the
+//! rest.
 //!
 //! ```text
 //! answers ─▶ outbox ─▶ write ─┬─ all taken
 //!                             └─ some unsent ─▶ counted, watched ─▶ the socket is writable ─▶ write ...
 //! unsent > max_unread_bytes, or any while clients hold too much: not read    half of it is taken: read again
 //! ```
-//! Answers to what was already read are always kept: a client is stopped by not reading it, and closed only when it
-//! takes nothing.
+//! The proxy keeps the answers to all queries that it has read. It slows a client down by not reading it, and closes it
+//! only when it takes nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -20,8 +21,7 @@ use super::note::Note;
 use super::outbox::{Outbox, Reply};
 
 impl Connection {
-    /// Writes replies, answers to queries of this weight, as far as the client takes them; the rest waits for
-    /// `accept`.
+    /// Writes replies to queries of this weight, as far as the client takes them; the rest waits for `accept`.
     pub fn send(self: &Arc<Self>, replies: impl IntoIterator<Item = Reply>, weight: u32) {
         let mut replies = replies.into_iter();
         let mut outbox = self.outbox.lock();
@@ -33,15 +33,15 @@ impl Connection {
                 None
             }
         };
-        // Before the client can read them and ask again, and with the lock, for who sees that nothing is under way
-        // looks into the outbox next.
+        // Uncount the queries before the client can read the replies and send more. Do so under the lock, because a
+        // thread that sees no query under way looks into the outbox next.
         self.answered(weight);
         let result = self.write(&mut outbox, only);
         self.settle(outbox, result);
         self.close_if_done();
     }
 
-    /// The socket takes bytes again.
+    /// Writes unsent answers: the socket takes bytes again.
     pub fn flush(self: &Arc<Self>) {
         if !self.unsent.is_none() {
             let mut outbox = self.outbox.lock();
@@ -51,7 +51,7 @@ impl Connection {
         }
     }
 
-    /// Writes what waits, or `only`, which is the only reply and in most cases is taken whole.
+    /// Writes the outbox, or `only`, which is the only reply and mostly leaves whole.
     fn write(&self, outbox: &mut Outbox, mut only: Option<Reply>) -> io::Result<()> {
         loop {
             let before = outbox.unread() + only.as_ref().map_or(0, Reply::frame_bytes);
@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    /// Acts on the outcome of a write.
+    /// After a write: closes the connection on an error, counts unsent bytes, pauses or unpauses the client.
     fn settle(self: &Arc<Self>, mut outbox: MutexGuard<'_, Outbox>, result: io::Result<()>) {
         let unread = outbox.unread();
         outbox.count_bodies(&self.share);
@@ -91,12 +91,13 @@ impl Connection {
         }
     }
 
-    /// Whether the client is not read from now on because of what is unsent. For the worker whose turn it is.
+    /// Pauses the client if it has too many unsent answers. True: it is paused. Only the worker that has the connection
+    /// may call this.
     pub(super) fn pause_if_overfull(&self) -> bool {
         if self.unsent.is_none() {
             return false;
         }
-        // Under the lock, so that what is sent after it sees that the client is paused.
+        // Pause under the lock, so that a later send sees that the client is paused.
         let outbox = self.outbox.lock();
         let is_overfull = outbox.unread() > self.limits.max_unread_bytes
             || outbox.unread() > 0 && self.share.is_full(&self.limits);
@@ -111,8 +112,8 @@ impl Connection {
             || unread <= self.limits.max_unread_bytes / 2 && !self.share.is_full(&self.limits)
     }
 
-    /// Whether not even answers are kept for it any more: all clients together hold twice what they may, and this one
-    /// more than its part.
+    /// Whether the proxy keeps no more answers for this client: all clients together hold twice the limit, and this one
+    /// holds more than its part.
     pub fn is_flooded(&self) -> bool {
         self.share.is_flooded(&self.limits)
             && !self.unsent.is_none()

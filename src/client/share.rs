@@ -1,12 +1,12 @@
-//! Limits on what clients hold together: queries under way and bytes, summed over one host and over all. Atomics only.
+//! Limits on the queries under way and the bytes of clients, summed over one host and over all hosts. Atomics only.
 //!
 //! ```text
 //! connection ──▶ host: at most a quarter of the queries, half of the bytes ──▶ all: max_pending, max_unread_total_bytes
 //! ```
-//! The host's part is what keeps one busy or hostile host from shutting out the others.
+//! The limit per host keeps one busy or hostile host from shutting out the others.
 //!
-//! An answer that many clients share is memory once: [`Hold`] lives as long as the answer, and counts for the first host
-//! that left some of it unsent.
+//! An answer that many clients share is in memory once: [`Hold`] lives as long as the answer, and counts for the first
+//! host that left some of it unsent.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,17 +15,16 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use crate::config::ClientLimits;
 use crate::metrics::Shed;
 
-/// The part of all queries under way that one host may have: one in four.
+/// One host may have one in four of all queries under way.
 const HOSTS_FOR_ALL_QUERIES: usize = 4;
-/// The part of all held bytes that one host may have: one in two.
+/// One host may have half of all held bytes.
 const HOSTS_FOR_ALL_BYTES: usize = 2;
 
-/// Two sums.
 #[derive(Debug, Default)]
 pub struct Sums {
     /// Queries under way, by their weight.
     pending: AtomicUsize,
-    /// Bytes of unsent answers and begun frames.
+    /// Bytes of unsent answers and unfinished frames.
     held_bytes: AtomicUsize,
 }
 
@@ -35,7 +34,7 @@ impl Sums {
         self.pending.load(SeqCst)
     }
 
-    /// Bytes of unsent answers and begun frames.
+    /// Bytes of unsent answers and unfinished frames.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes.load(SeqCst)
     }
@@ -51,12 +50,11 @@ pub struct HostShare {
 }
 
 impl HostShare {
-    /// Nothing yet.
     pub fn new(host: IpAddr, all: Arc<Sums>) -> Self {
         HostShare { host, own: Sums::default(), all }
     }
 
-    /// A query of this weight is under way from now on, unless a limit is reached.
+    /// Counts a query of this weight as under way, unless a limit is reached.
     pub fn begin_query(&self, weight: usize, limits: &ClientLimits) -> Result<(), Shed> {
         if self.is_full(limits) {
             return Err(Shed::Unread);
@@ -76,18 +74,19 @@ impl HostShare {
         Err(shed)
     }
 
-    /// How many more queries may be under way, in all, besides one that is just beginning.
+    /// How many more queries may be under way, over all hosts, counting the caller's own as free.
     pub fn free_queries(&self, limits: &ClientLimits) -> usize {
         (limits.max_pending_total + 1).saturating_sub(self.all.pending())
     }
 
-    /// A query of this weight is answered, or will never be.
+    /// Uncounts a query of this weight: it is answered, or never will be.
     pub fn end_query(&self, weight: usize) {
         self.own.pending.fetch_sub(weight, SeqCst);
         self.all.pending.fetch_sub(weight, SeqCst);
     }
 
-    /// Sets the bytes that `counted` counts. They are added first, so that no sum is ever less than nothing.
+    /// Sets the bytes that `counted` counts. Adds the new bytes before it subtracts the old ones, so that no sum ever
+    /// wraps below 0.
     pub fn set_held(&self, counted: &AtomicUsize, bytes: usize) {
         if bytes > 0 || counted.load(SeqCst) > 0 {
             self.add_held(bytes);
@@ -105,23 +104,23 @@ impl HostShare {
         self.all.held_bytes.fetch_sub(bytes, SeqCst);
     }
 
-    /// Whether this host, or all together, hold as many bytes as they may.
+    /// Whether this host, or all hosts together, hold more bytes than they may.
     pub fn is_full(&self, limits: &ClientLimits) -> bool {
         self.all.held_bytes() > limits.max_unread_total_bytes || self.is_host_full(limits)
     }
 
-    /// Whether this host holds as many bytes as it may.
+    /// Whether this host holds more bytes than it may.
     pub fn is_host_full(&self, limits: &ClientLimits) -> bool {
         self.own.held_bytes() > limits.max_unread_total_bytes / HOSTS_FOR_ALL_BYTES
     }
 
-    /// Whether all together hold twice what they may.
+    /// Whether all hosts together hold twice as many bytes as they may.
     pub fn is_flooded(&self, limits: &ClientLimits) -> bool {
         self.all.held_bytes() / 2 > limits.max_unread_total_bytes
     }
 }
 
-/// Bytes that are counted as long as this lives.
+/// Bytes that count as held as long as this value lives.
 #[derive(Debug)]
 pub struct Hold {
     share: Arc<HostShare>,
@@ -129,7 +128,6 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Counts them.
     pub fn new(share: &Arc<HostShare>, bytes: usize) -> Self {
         share.add_held(bytes);
         Hold { share: share.clone(), bytes }

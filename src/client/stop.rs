@@ -1,12 +1,12 @@
-//! How a client is let go: with all its answers, and by a goodbye.
+//! Lets a client go: first it gets all its answers, then a goodbye.
 //!
 //! ```text
 //! a stop: under way ─▶ answered ─▶ taken ─▶ goodbye: no more is sent, what comes is discarded ─▶ closed
 //!             └ not in time    └ nothing for a second, or not in time ─────────────────────────────▲
 //! a drain: idle ─────────────────────────▶ goodbye
 //! ```
-//! Bytes that come after the goodbye are discarded, because a close with unread input would reset the connection and destroy
-//! answers that are on their way.
+//! The proxy discards bytes that come after the goodbye. A close with unread input would reset the connection and
+//! destroy answers that are on their way.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,26 +17,26 @@ use super::connection::{CloseReason, Connection};
 use super::deadlines::Deadlines;
 use super::note::{ConnectionKey, StopBy};
 
-/// A client that takes nothing for as long is waited for no longer.
+/// A stop does not wait for a client that takes nothing for this long.
 const STALLED: Duration = Duration::from_secs(1);
 /// How long a client may take to close its side.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Clients that are sent nothing more, until they close.
+/// Clients to which the proxy sends nothing more, until they close.
 #[derive(Default)]
 pub struct Goodbyes {
     until: Deadlines<ConnectionKey>,
 }
 
 impl Goodbyes {
-    /// To a client that has all its answers and is read by nobody.
+    /// Ends sending to a client that has all its answers and that no worker reads.
     pub fn say(&mut self, connection: &Arc<Connection>, now: Instant) {
         connection.end_sending();
         self.until.set(connection.key(), Some(now + GOODBYE));
         self.hear(connection);
     }
 
-    /// The client may have closed its side. False: it was not said goodbye.
+    /// Handles an event of a client that may have closed its side. False: the client has got no goodbye.
     pub fn hear(&self, connection: &Arc<Connection>) -> bool {
         let is_leaving = self.until.contains(connection.key());
         if is_leaving && connection.discard() {
@@ -45,17 +45,17 @@ impl Goodbyes {
         is_leaving
     }
 
-    /// It is closed.
+    /// Forgets a closed connection.
     pub fn forget(&mut self, key: ConnectionKey) {
         self.until.set(key, None);
     }
 
-    /// When somebody is waited for no longer.
+    /// When the first goodbye times out.
     pub fn first(&self) -> Option<Instant> {
         self.until.first()
     }
 
-    /// Takes out one that is waited for no longer.
+    /// Removes a client whose goodbye has timed out.
     pub fn pop_over(&mut self, now: Instant) -> Option<ConnectionKey> {
         self.until.pop_over(now)
     }
@@ -64,25 +64,24 @@ impl Goodbyes {
 /// A stop under way.
 pub struct Stop {
     by: StopBy,
-    /// Queries that stay without an answer.
+    /// Queries that get no answer.
     lost_queries: u32,
     /// Clients that did not take their answers.
     cut_clients: usize,
 }
 
 impl Stop {
-    /// Begins one.
     pub fn new(by: StopBy) -> Self {
         Stop { by, lost_queries: 0, cut_clients: 0 }
     }
 
-    /// It is to be over sooner.
+    /// Ends the stop earlier if `by` is earlier.
     pub fn hasten(&mut self, by: StopBy) {
         self.by.answered = self.by.answered.min(by.answered);
         self.by.taken = self.by.taken.min(by.taken);
     }
 
-    /// Says goodbye to a client that has all its answers, and closes one that is waited for no longer.
+    /// Says goodbye to a client that has all its answers, and closes a client whose time is over.
     pub fn look_after(
         &mut self,
         connection: &Arc<Connection>,
@@ -92,7 +91,7 @@ impl Stop {
         if now >= self.by.taken.max(self.by.answered) {
             self.cut(connection);
         } else if goodbyes.until.contains(connection.key()) {
-            // It has what it asked for, and its own time to close.
+            // The client has its answers; the goodbye has its own time-out.
         } else if connection.is_done() {
             goodbyes.say(connection, now);
         } else if now >= self.patience_with(connection) {
@@ -116,7 +115,7 @@ impl Stop {
         }
     }
 
-    /// Tells how it went.
+    /// Logs how the stop went.
     pub fn log_end(&self) {
         match (self.lost_queries, self.cut_clients) {
             (0, 0) => info!("stopping: all queries are answered"),

@@ -1,12 +1,12 @@
-//! Whether answers wait for a client to read, and since when: what `accept` must know when a socket becomes writable.
+//! Whether answers wait for a client to take them, and since when. `accept` needs this when a socket becomes writable.
 //!
 //! ```text
 //! worker, under the lock: write ─▶ refused ─▶ note: SOME ─▶ write once more ─▶ refused ─▶ unlock
 //! accept, socket writable: NONE: nothing to do        SOME: lock, write, note
 //! ```
-//! Nearly every event of a socket says that it is writable, so `accept` does not lock for each. An event that comes
-//! between the write that was refused and the note finds nothing to do, and is not repeated; hence the second write:
-//! if there is room by then it uses it, and if not, the system has one more event to tell. Pure: one atomic.
+//! Nearly every event of a socket says that it is writable, so `accept` does not lock for each event. An event between
+//! the refused write and the note finds nothing to do, and does not come again. So the worker writes a second time
+//! after the note: either the socket has room now, or epoll reports one more event. Pure: one atomic.
 
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU64;
@@ -14,10 +14,10 @@ use loom::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
-/// Belongs to one connection. It is written under the lock of the outbox, and read without.
+/// One per connection. Written under the lock of the outbox, read without it.
 #[derive(Debug)]
 pub struct Unsent {
-    /// When the client last took some of what waits, ms; 0: nothing waits.
+    /// When the client last took some of the waiting answers, ms; 0: no answer waits.
     since_ms: AtomicU64,
 }
 
@@ -28,7 +28,8 @@ impl Default for Unsent {
 }
 
 impl Unsent {
-    /// A write has left `after` bytes of `before`, at `now_ms`, which is not 0. True: write once more.
+    /// Records that a write has left `after` of `before` bytes, at `now_ms`, which is not 0. True: the caller must
+    /// write once more.
     #[must_use]
     pub fn note(&self, before: usize, after: usize, now_ms: impl FnOnce() -> u64) -> bool {
         if after == 0 {
@@ -42,12 +43,11 @@ impl Unsent {
         was_none
     }
 
-    /// When the client last took some of what waits, ms; 0: nothing waits.
+    /// When the client last took some of the waiting answers, ms; 0: no answer waits.
     pub fn since_ms(&self) -> u64 {
         self.since_ms.load(SeqCst)
     }
 
-    /// Whether nothing waits.
     pub fn is_none(&self) -> bool {
         self.since_ms() == 0
     }
@@ -59,7 +59,7 @@ mod model {
     use loom::sync::{Arc, Mutex};
     use loom::thread;
 
-    /// Has room for some bytes, and tells `accept` once when there is room after a write was refused.
+    /// Has room for some bytes. Reports one event to `accept` when there is room again after a refused write.
     #[derive(Default)]
     struct Socket {
         room: usize,
@@ -108,7 +108,7 @@ mod model {
     }
 
     #[test]
-    fn what_a_client_makes_room_for_is_sent() {
+    fn answers_leave_as_soon_as_the_client_makes_room() {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(3);
         model.check(|| {

@@ -1,7 +1,8 @@
-//! Which client uses which table: by client address and table, when last and how often. Bounded; whoever has not asked for
-//! longest is forgotten first.
+//! Which client uses which table: by client address and table, the last time and the number of queries. The list is
+//! bounded; the pair with the oldest query is forgotten first.
 //!
-//! A connection keeps hold of what it used last, so that a client that stays with its table costs no lookup.
+//! A connection keeps a pointer to the pair that it used last, so a client that always queries one table costs no
+//! lookup.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Pairs that are remembered: at some 150 bytes each, 10 MB.
+/// Number of pairs to remember: at some 150 bytes each, 10 MB.
 const MAX_USES: usize = 65_536;
 
 /// One client's use of one table.
@@ -25,18 +26,16 @@ pub struct Use {
     last_ms: AtomicU64,
 }
 
-/// One client's use of one table, as it is now.
+/// A copy of one pair for the pages.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The client and the table.
     pub what: Arc<Use>,
-    /// Its answers from MetaServers.
+    /// Number of answers from MetaServers.
     pub queries: u64,
-    /// Time since the last.
+    /// Time since the last answer.
     pub last: Duration,
 }
 
-/// All uses.
 pub struct Usage {
     start: Instant,
     uses: Mutex<Uses>,
@@ -56,7 +55,7 @@ impl Default for Usage {
 }
 
 impl Usage {
-    /// `client` has used `table`. `last` is what the connection keeps.
+    /// Records that `client` has used `table`. `last` is the pointer that the connection keeps.
     pub fn note(&self, last: &Mutex<Option<Arc<Use>>>, client: IpAddr, table: &str, now: Instant) {
         let mut last = last.lock();
         let used = match &*last {
@@ -86,7 +85,7 @@ impl Usage {
         used
     }
 
-    /// All of them, the latest first.
+    /// All pairs, the latest first.
     pub fn list(&self) -> Vec<Seen> {
         let now_ms = self.ms(Instant::now());
         let uses = self.uses.lock();

@@ -1,3 +1,3 @@
-//! From a frame of a client to its answer.
+//! From a client's frame to its answer.
 
 pub mod router;

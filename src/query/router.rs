@@ -1,4 +1,4 @@
-//! The middle of the proxy: from a frame to its answer, by way of route and cluster.
+//! The path from a frame to its answer, by route and cluster.
 //!
 //! ```text
 //! readable ─▶ frames ─┬─ another method ────────────────────────────▶ ERR_HANDLER_NOT_FOUND
@@ -7,7 +7,7 @@
 //!            ▲                                 └─ missing ─▶ misses ─▶ zk-watch ─┐
 //!            └───────────────────────────────────────────────────────────────────┘
 //! ```
-//! Each failure, and the error that the client reads:
+//! The error that the client gets for each failure:
 //!
 //! | what failed | `query_cfg_response.err` |
 //! |---|---|
@@ -33,7 +33,7 @@ use crate::wire::message::{Query, RequestId};
 use crate::wire::{message, reply};
 use crate::work::job::Jobs;
 
-/// The way from a question to its answer. All workers share it.
+/// Routes queries. All workers share one.
 pub struct Router {
     routes: Arc<RouteTable>,
     misses: Sender<Ask>,
@@ -43,7 +43,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// Tables that are not cached go to `misses`. A query has its answer within `query_timeout`.
+    /// Queries for tables that are not cached go to `misses`. Each query is answered within `query_timeout`.
     pub fn new(
         routes: Arc<RouteTable>,
         misses: Sender<Ask>,
@@ -54,8 +54,8 @@ impl Router {
         Router { routes, misses, jobs, metrics, query_timeout }
     }
 
-    /// Reads a connection for one turn and answers what can be answered at once. The calls to make are added to
-    /// `places`; `scratch` is the worker's read buffer.
+    /// Reads a connection for one turn, and answers queries that need no cluster. Adds the calls to make to `places`;
+    /// `scratch` is the worker's read buffer.
     pub fn serve(
         &self,
         connection: &Arc<Connection>,
@@ -66,8 +66,8 @@ impl Router {
         self.read(connection, scratch, places);
     }
 
-    /// Reads for one turn and gives the connection back; a client that has more goes to the end of the queue. False:
-    /// there was nothing.
+    /// Reads a connection for one turn and gives it back; a client with more to read goes to the end of the queue.
+    /// False: there was nothing to read.
     pub fn read(
         &self,
         connection: &Arc<Connection>,
@@ -83,7 +83,7 @@ impl Router {
             }
             Ok(())
         });
-        // Not before they are sent: a client that has stopped sending still gets them.
+        // Close only after the replies are sent: a client that has closed its sending side still gets them.
         match replies.is_empty() {
             true => connection.close_if_done(),
             false => connection.send(replies, weight),
@@ -94,8 +94,8 @@ impl Router {
         turn != Turn::Empty
     }
 
-    /// Returns the answer to one frame if it can be given at once, with the weight of the query that ends with it.
-    /// Otherwise puts the question on its way.
+    /// Returns the answer to one frame, with the weight of its query, if the proxy can answer at once. Otherwise routes
+    /// the query.
     fn handle_frame(
         &self,
         connection: &Arc<Connection>,
@@ -145,7 +145,7 @@ impl Router {
         (ask, OwnError::Unavailable)
     }
 
-    /// Puts a query on its way to the cluster of its table, or says why it must be refused. The calls to make are added to
+    /// Sends a query to the cluster of its table, or returns the error to refuse it with. Adds the calls to make to
     /// `places`.
     pub fn route(&self, ask: Ask, places: &mut Vec<Place>) -> Result<(), (Ask, OwnError)> {
         let version = self.routes.version();
@@ -162,7 +162,7 @@ impl Router {
             Found::Held => return Err((ask, OwnError::Unavailable)),
             Found::Missing => {
                 self.metrics.misses.add(1);
-                // It fails only when the proxy stops; then the query is dropped, which closes its connection.
+                // The send fails only when the proxy stops. The query is then dropped, which closes its connection.
                 let _ = self.misses.send(ask);
             }
         }

@@ -15,15 +15,15 @@ pub type Jobs = Queue<Job, Arc<Connection>>;
 
 /// A worker's task other than reading clients.
 pub enum Job {
-    /// Look these tables up again: what was missing is there, or their route moved.
+    /// Look up the routes of these queries again: the missing route is there now, or the route has moved.
     Retry(Vec<Ask>),
-    /// Tell these why they get no answer.
+    /// Refuse these queries with this error.
     Refuse(Vec<Ask>, OwnError),
-    /// Make calls to a cluster.
+    /// Make a call to a cluster.
     Call(Place),
-    /// Go on with a call that was parked.
+    /// Continue a parked call.
     Resume(Parked),
-    /// Tell that a worker took this.
+    /// Answer, which shows that a worker runs.
     Beat(Sender<()>),
 }
 

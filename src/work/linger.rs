@@ -1,13 +1,13 @@
-//! A worker lingers at a client that asks again as soon as it has its answer: it looks for the next query itself, for
-//! some microseconds, instead of having `accept` and another worker woken for it, which takes several times as
-//! long as the rest of the query.
+//! A worker lingers at a client that sends its next query as soon as it has its answer. For some microseconds the
+//! worker looks for that query itself. Waking `accept` and another worker would take several times as long as the rest
+//! of the query.
 //!
 //! ```text
 //! served, and it is its habit ─▶ unwatched (epoll forgets it) ─▶ look, yield, look ... ─┬─ a query: serve it, again
 //!                                                                                       └─ none: watched again
 //! ```
-//! Few workers linger at once, and a processor that others want is theirs: looking yields. Clients that wait to be read
-//! end it, and so does a query whose answer does not come at once.
+//! Few workers linger at once, and they yield the processor between looks. A worker stops lingering when other clients
+//! wait, or when an answer does not come at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -28,7 +28,7 @@ pub struct Permits {
 }
 
 impl Permits {
-    /// For half of the processors, at least one.
+    /// Permits for half of the processors, at least one.
     pub fn new() -> Self {
         let processors = thread::available_parallelism().map_or(1, |n| n.get());
         Permits { free: AtomicUsize::new((processors / 2).max(1)) }
@@ -54,19 +54,19 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// A connection that `accept` does not watch while this lives.
+/// A connection whose events `accept` does not get while this value lives.
 struct Unwatched<'a>(&'a Arc<Connection>);
 
 impl Drop for Unwatched<'_> {
     fn drop(&mut self) {
         if let Err(e) = self.0.watch_socket() {
-            // Nobody would hear of its client any more.
+            // No thread would notice its client any more.
             self.0.close(CloseReason::Io(e));
         }
     }
 }
 
-/// Serves the connection as long as its client goes on asking at once. The caller has just served it.
+/// Serves the connection as long as its client sends the next query at once. The caller has just served it.
 pub fn linger(
     permits: &Permits,
     router: &Router,

@@ -1,17 +1,17 @@
-//! The one queue between who has work and the workers: readable clients, by turns of hosts, and jobs.
+//! The one queue of the workers. It has readable clients, where hosts take turns, and jobs.
 //!
 //! ```text
 //! accept ── arrive ─▶ readable ──next_readable──▶ a reader: a worker that has come to read
 //!                        └─ more wait than the readers there are read soon ─▶ one more reader is called
 //! watch, zk-watch, workers ── send ─▶ jobs ──next──▶ any worker
 //! ```
-//! Waking a worker costs several times as much as reading a client, so as few readers are called as it takes. A reader
-//! that is about to make a call leaves, and has another one called if clients wait. A worker that is done with a job looks
-//! here before it sleeps, so under load nobody is woken at all.
+//! Waking a worker costs several times as much as reading a client, so the queue calls as few readers as it needs. A
+//! reader that is about to make a call leaves, and calls another reader if clients wait. A worker that has finished a
+//! job looks into the queue before it sleeps, so under load no worker needs waking.
 //!
-//! One mutex, one condition variable. A channel would not do: its `recv` spins and yields before it sleeps, and with
-//! dozens of workers and jobs of some microseconds that was a quarter of all processor time. Its bound: each
-//! connection stands in it once at most, jobs are about pending queries and calls under way.
+//! The queue is one mutex and one condition variable. A channel would be too slow: its `recv` spins and yields before
+//! it sleeps, and with dozens of workers and jobs of some microseconds that took a quarter of all processor time. The
+//! queue is bounded: each connection is in it at most once, and jobs carry pending queries and calls under way.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -24,20 +24,20 @@ use parking_lot::{Condvar, Mutex};
 use crate::locks::{Condvar, Mutex};
 use crate::turns::Turns;
 
-/// Clients that wait for each reader before one more is called: some hundred microseconds of reading.
+/// One reader per so many waiting clients: they take some hundred microseconds to read.
 const CLIENTS_PER_READER: usize = 64;
 
 /// A worker's next task.
 pub enum Next<J> {
     /// Read clients: [`Queue::next_readable`] until [`Queue::leave`].
     Read,
-    /// This job.
+    /// Do this job.
     Job(J),
-    /// End.
+    /// End the worker.
     Stop,
 }
 
-/// The queue, of jobs `J` and clients `C`.
+/// A queue of jobs `J` and clients `C`.
 pub struct Queue<J, C> {
     state: Mutex<State<J, C>>,
     bell: Condvar,
@@ -48,9 +48,9 @@ pub struct Queue<J, C> {
 struct State<J, C> {
     jobs: VecDeque<J>,
     readable: Turns<C>,
-    /// Workers that read, or are called to.
+    /// Workers that read, or are called to read.
     readers: usize,
-    /// Readers that are called and have not come.
+    /// Readers that are called and have not begun.
     called: usize,
     is_stopping: bool,
 }
@@ -73,13 +73,12 @@ impl<J, C> Queue<J, C> {
         Queue { state: Mutex::new(state), bell: Condvar::new(), max_readers }
     }
 
-    /// Queues a job.
     pub fn send(&self, job: J) {
         self.state.lock().jobs.push_back(job);
         self.bell.notify_one();
     }
 
-    /// These clients, each of a host, became readable.
+    /// Adds clients that have become readable, each with its host.
     pub fn arrive(&self, clients: impl IntoIterator<Item = (IpAddr, C)>) {
         let mut state = self.state.lock();
         clients.into_iter().for_each(|(host, client)| state.readable.push(host, client));
@@ -116,7 +115,7 @@ impl<J, C> Queue<J, C> {
         }
     }
 
-    /// The caller becomes a reader without being called, if one is of use.
+    /// Makes the caller a reader without being called. False: no reader is needed.
     pub fn enter(&self) -> bool {
         let mut state = self.state.lock();
         let is_of_use = !state.readable.is_empty() && state.readers < self.max_readers;
@@ -129,7 +128,7 @@ impl<J, C> Queue<J, C> {
         self.state.lock().readable.pop()
     }
 
-    /// The caller is no reader any more. Clients that wait are another's to read.
+    /// Ends the caller's reading. If clients wait, calls another reader.
     pub fn leave(&self) {
         let mut state = self.state.lock();
         state.readers -= 1;
@@ -140,12 +139,12 @@ impl<J, C> Queue<J, C> {
         }
     }
 
-    /// Jobs that are queued.
+    /// Number of queued jobs.
     pub fn jobs(&self) -> usize {
         self.state.lock().jobs.len()
     }
 
-    /// Workers that find no job end.
+    /// Ends the workers once they find no job.
     pub fn stop(&self) {
         self.state.lock().is_stopping = true;
         self.bell.notify_all();
@@ -163,7 +162,7 @@ mod tests {
         range.map(|n| (HOST, n))
     }
 
-    /// Readers that are called, each come.
+    /// Number of called readers; each of them begins.
     fn called(queue: &Queue<(), usize>) -> usize {
         queue.stop();
         std::iter::repeat_with(|| queue.next())
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn as_few_are_called_as_it_takes() {
+    fn the_queue_calls_as_few_readers_as_it_needs() {
         let queue = Queue::with_readers(2);
         queue.arrive(clients(0..1));
         assert_eq!(called(&queue), 1, "somebody must come");
@@ -188,12 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_left_waiting_without_a_reader() {
+    fn no_client_waits_without_a_reader() {
         let queue = Queue::with_readers(2);
         queue.arrive(clients(0..1));
         assert_eq!(called(&queue), 1);
         assert_eq!((queue.next_readable(), queue.next_readable()), (Some(0), None));
-        // The reader has found nothing and is on its way out.
+        // The reader has found nothing and is about to leave.
         queue.arrive(clients(1..2));
         assert_eq!(called(&queue), 0);
         queue.leave();

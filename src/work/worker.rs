@@ -1,5 +1,5 @@
-//! Threads `worker-NNN`: clients and jobs in, one at a time. A worker blocks on nothing but the queue and, for a slice, the
-//! MetaServer of the call that it makes.
+//! Threads `worker-NNN`: each reads clients and does jobs, one at a time. A worker blocks only on the queue and, for a
+//! slice, on the MetaServer of its call.
 //!
 //! ```text
 //! next ─┬─ read ─▶ clients, one after the other ─▶ calls to make? ─▶ make one, leave the others to other workers
@@ -24,12 +24,11 @@ use crate::query::router::Router;
 use crate::upstream::call;
 use crate::upstream::cluster::Place;
 
-/// Clients read before a call that one of them needs is made.
+/// Read at most this many clients before the call that one of them needs.
 const CLIENTS_BEFORE_CALL: usize = 64;
-/// Time for which a call waits while other clients are read, so that their questions share it.
+/// A call waits at most this long while the worker reads other clients, so that their queries share it.
 const BOARDING: Duration = Duration::from_micros(100);
 
-/// All workers.
 pub struct Workers {
     jobs: Arc<Jobs>,
     threads: Vec<JoinHandle<()>>,
@@ -65,7 +64,6 @@ struct Worker<'a> {
     jobs: &'a Jobs,
     router: &'a Router,
     permits: &'a Permits,
-    /// Read buffer.
     scratch: Vec<u8>,
 }
 
@@ -76,11 +74,11 @@ impl Worker<'_> {
             match self.jobs.next() {
                 Next::Stop => return,
                 Next::Read => self.read(),
-                // The watchdog may have stopped waiting for it.
+                // The send fails if the watchdog has stopped waiting.
                 Next::Job(Job::Beat(heard)) => drop(heard.try_send(())),
                 Next::Job(job) => _ = panicked(|| self.run(job)),
             }
-            // Clients that wait are read before this thread sleeps: that costs no wake-up.
+            // Read waiting clients before this thread sleeps: that saves waking another one.
             while self.jobs.enter() {
                 self.read();
             }
@@ -97,19 +95,19 @@ impl Worker<'_> {
             Job::Refuse(asks, why) => refuse_all(asks.into_iter().map(|ask| (ask, why))),
             Job::Call(place) => places.push(place),
             Job::Resume(parked) => call::resume(parked),
-            Job::Beat(_) => unreachable!("a beat is answered where it is taken"),
+            Job::Beat(_) => unreachable!("beats are answered in work()"),
         }
         self.make_calls(places);
     }
 
-    /// Makes the calls of one place here, and leaves the others to other workers.
+    /// Makes the calls of one place here, and leaves the other places to other workers.
     fn make_calls(&self, mut places: Vec<Place>) {
         let last = places.pop();
         places.into_iter().for_each(|place| self.jobs.send(Job::Call(place)));
         last.into_iter().for_each(Place::run);
     }
 
-    /// As a reader: reads clients, then makes the calls that came of it.
+    /// Reads clients, then makes the calls that their queries need.
     fn read(&mut self) {
         let start = Instant::now();
         let (mut places, mut served) = (Vec::new(), Vec::new());
@@ -144,12 +142,12 @@ impl Worker<'_> {
     }
 }
 
-/// Whether `work` panicked. The queries that it held were dropped on the way, which closes their connections:
-/// their clients learn of it. The panic hook has logged thread and place.
+/// Whether `work` panicked. The panic dropped the queries that it held, which closes their connections, so their
+/// clients notice. The panic hook has logged thread and place.
 fn panicked(work: impl FnOnce()) -> bool {
     let is_lost = catch_unwind(AssertUnwindSafe(work)).is_err();
     if is_lost {
-        error!("a job was lost by a panic, its clients are disconnected");
+        error!("a job panicked and is lost, the proxy closes its clients");
     }
     is_lost
 }
