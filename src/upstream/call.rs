@@ -1,4 +1,5 @@
-//! Calls: round trips to one MetaServer, each for many questions. Made by workers, in a place of the cluster.
+//! Calls: round trips to one MetaServer, each with many questions. A worker makes calls while it holds a place of the
+//! cluster.
 //!
 //! ```text
 //! Place::run ─▶ next_call: questions on a link ─▶ drive: write, read, wait ─┬─ all answered: the link rests, next call
@@ -20,36 +21,34 @@ use crate::client::ask::{Ask, answer_all};
 use crate::client::outbox::Body;
 use crate::wire::answer::Answer;
 
-/// How long a call looks for an answer before it sleeps, where answers usually come sooner than that.
+/// A call polls for an answer for this long before it sleeps, if answers usually come sooner.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// Calls of one cluster in a row, before the worker looks for other work.
+/// After this many calls to one cluster, the worker looks for other work.
 const CALLS_IN_A_ROW: usize = 16;
 
-/// Larger answers are asked for alone from then on, so that no small one waits behind them.
+/// A question with a larger answer has its own call from then on, so that no small answer waits behind it.
 const LARGE_BYTES: usize = 64 * 1024;
 
-/// Writing so many answers takes as long as a call: another worker makes the next one meanwhile.
+/// Writing this many answers takes as long as a call, so another worker makes the next call meanwhile.
 const MANY_ANSWERS: usize = 16;
 
-/// How driving a call ended.
 enum Driven {
-    /// All is answered, or the link broke. The place ended with the last answer.
-    Over,
-    /// It is silent.
+    /// All questions are answered, or the link broke. The place ended with the last answer.
+    Ended,
+    /// The MetaServer is silent.
     Silent(Link),
 }
 
-/// The outcome of answers of a call.
 struct Given {
-    /// The queries that they answer.
+    /// Queries and their answers.
     asks: Vec<(Ask, Arc<Body>)>,
-    /// For the call that another worker makes meanwhile.
+    /// The place for the call that another worker makes meanwhile.
     next: Option<Place>,
 }
 
 impl Place {
-    /// Makes the calls that are to be made. Blocks for a slice at most without an answer.
+    /// Makes calls until no question is left. Blocks for at most a slice without an answer.
     pub fn run(mut self) {
         let cluster = self.cluster().clone();
         for _ in 0..CALLS_IN_A_ROW {
@@ -66,11 +65,11 @@ impl Place {
         cluster.upstream.work.call(self);
     }
 
-    /// The place after a call: the same if it has not ended, or another one if a call is of use.
+    /// Returns this place if it has not ended, or another one if one more call is useful.
     fn after(self, driven: Driven) -> Option<Place> {
         let cluster = self.cluster().clone();
         let held = match driven {
-            Driven::Over => self.if_held(),
+            Driven::Ended => self.if_held(),
             Driven::Silent(link) => {
                 self.park(link);
                 None
@@ -80,17 +79,17 @@ impl Place {
     }
 }
 
-/// Goes on with a parked call: something came on its link, or the time for its connection is over.
+/// Continues a parked call: bytes came on its link, or the time for its connection is over.
 pub fn resume(parked: Parked) {
     let Parked { cluster, link, is_slow } = parked;
     if is_slow {
-        // Nothing waits for it alone: it is looked at, and parked again.
+        // Another server has these questions too, so read what is there and park the link again.
         return match cluster.drive(link, Duration::ZERO, None) {
             Driven::Silent(link) => {
                 let watch = cluster.upstream.watch.clone();
                 watch.park(Parked { cluster, link, is_slow });
             }
-            Driven::Over => {
+            Driven::Ended => {
                 cluster.forget_slow_link();
                 cluster.begin().into_iter().for_each(Place::run);
             }
@@ -102,7 +101,7 @@ pub fn resume(parked: Parked) {
 }
 
 impl Cluster {
-    /// Writes and reads until all is answered, the link breaks, or nothing came for `patience`.
+    /// Writes and reads until all questions are answered, the link breaks, or nothing comes for `patience`.
     fn drive(
         self: &Arc<Self>,
         mut link: Link,
@@ -122,13 +121,13 @@ impl Cluster {
             if progress.is_ok() && link.unanswered() == 0 {
                 self.keep_link(link);
                 given.into_iter().for_each(|given| self.give(given));
-                return Driven::Over;
+                return Driven::Ended;
             }
             given.into_iter().for_each(|given| self.give(given));
             match progress {
                 Err(why) => {
                     self.broke(link, &why);
-                    return Driven::Over;
+                    return Driven::Ended;
                 }
                 Ok(true) => heard_at = Instant::now(),
                 Ok(false) => {}
@@ -148,7 +147,7 @@ impl Cluster {
             activity::now(SERVING, &[]);
             if let Err(why) = waited {
                 self.broke(link, &why);
-                return Driven::Over;
+                return Driven::Ended;
             }
         }
     }
@@ -156,7 +155,8 @@ impl Cluster {
     fn broke(&self, mut link: Link, why: &LinkError) {
         let questions = link.take_unanswered();
         if link.died_idle() {
-            // Its like died with it; a fresh link tells more.
+            // The other idle links to this server are probably dead, too. A fresh link shows whether the server is
+            // alive.
             self.forget_links(link.addr);
             let mut core = self.core.lock();
             questions.iter().for_each(|sent| core.sharing.take_back(sent));
@@ -165,8 +165,8 @@ impl Cluster {
         self.no_answer(link.addr, &questions, why);
     }
 
-    /// Finds out who asked for these answers, and learns from them. The place ends with the last of the call, so that
-    /// others make calls while this worker writes answers.
+    /// Finds the queries for these answers, and learns from the answers who leads. The place ends with the last answer
+    /// of the call, so that other workers make calls while this one writes answers.
     fn take_answers(
         self: &Arc<Self>,
         link: &Link,
@@ -220,7 +220,7 @@ impl Cluster {
         Given { asks: given, next }
     }
 
-    /// Gives the answers to all who asked.
+    /// Sends the answers to all queries that wait for them.
     fn give(&self, given: Given) {
         given.next.into_iter().for_each(|place| self.upstream.work.call(place));
         answer_all(given.asks, &self.name);

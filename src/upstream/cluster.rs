@@ -1,4 +1,4 @@
-//! One cluster: its MetaServers, who leads, who failed, the links, and the questions that wait.
+//! One cluster: its MetaServers, the leader, failures, links, and the questions that wait.
 //!
 //! ```text
 //! join ─▶ [health: refuse at once?] ─▶ sharing ─▶ a place is free? ─▶ Place: the right to make calls (`upstream::call`)
@@ -6,11 +6,12 @@
 //!    watch, every tick: expired, moved,   │  └─▶ next_call: many questions for one server, with one write on one link
 //!    due again, a place to give           └───── no answer: another server, or later
 //! ```
-//! The lock covers what calls share (questions, health, memory, idle links) and never any I/O. The bounds of a cluster: at
-//! most `max_calls` calls under way, as many slow links, as many idle links to a server, and the pending queries.
+//! The lock covers what calls share (questions, health, memory, idle links), and never any I/O. A cluster has at most
+//! `max_calls` calls under way, as many slow links, as many idle links to a server, and a limited number of pending
+//! queries.
 //!
-//! A question that cannot be asked now waits here, not in a thread: whatever a cluster does, it costs a worker no more
-//! than the time for which [`Cluster::patience`] lets it block.
+//! A question that cannot be asked now waits here, without a thread. However slow a cluster is, it blocks a worker only
+//! for [`Cluster::patience`].
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -37,78 +38,74 @@ use crate::patience::QueryTimeout;
 use crate::wire::config_view::Address;
 use crate::wire::error_code::OwnError;
 
-/// Questions that one call asks at most. Twice as many are no faster: by then the write is a small part of it.
+/// Most questions of one call. Twice as many are no faster: the write is then a small part of the work.
 const MAX_TOGETHER: usize = 64;
 
-/// A link idle for longer is closed: a firewall between may have forgotten it, and then a request on it is lost without
-/// a word.
+/// Close a link that is idle for longer: a firewall on the way may have forgotten it, and would drop the next request
+/// silently.
 const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// How long a worker blocks on a call before the call is parked. Hundred clusters that go silent in one instant so
-/// cost 64 workers 8 ms.
+/// A worker waits this long for an answer before it parks the call. If a hundred clusters go silent in one instant,
+/// that costs 64 workers 8 ms.
 pub(super) const SLICE: Duration = Duration::from_millis(5);
 
-/// Answers usually come sooner than this: a second call beside the one under way would bring them no sooner.
+/// Answers that usually come sooner than this need no second call beside the one under way.
 const NEAR: Duration = Duration::from_millis(1);
 
-/// How often the addresses behind names are looked at.
+/// How often to look up the addresses of names.
 const RESOLVE_EVERY: Duration = Duration::from_secs(1);
-/// How often names are looked at while there is no address yet.
+/// How often to look up names while there is no address yet.
 const RESOLVE_AGAIN: Duration = Duration::from_millis(20);
 
-/// Stands for the usual time of answers before the first.
+/// The usual answer time before the first answer.
 const NEVER_US: u32 = u32::MAX;
 
-/// The routes, as calls need them.
+/// The part of the routes that calls need.
 pub trait Routes: Send + Sync {
     /// Grows with each change.
     fn version(&self) -> u64;
-    /// Whether the table lives in another cluster than this one now.
+    /// Whether the table's route names another cluster now.
     fn has_moved(&self, table: &str, cluster: &Cluster) -> bool;
 }
 
-/// The work that calls leave to workers.
+/// Work that calls hand to workers.
 pub trait Work: Send + Sync {
     /// Make the calls of this place.
     fn call(&self, place: Place);
-    /// Go on with a call that was parked.
+    /// Continue a parked call.
     fn resume(&self, parked: Parked);
-    /// Look these up again: their route has moved.
+    /// Route these queries again: their route has moved.
     fn ask_again(&self, asks: Vec<Ask>);
-    /// Tell these that there is no answer.
+    /// Refuse these queries.
     fn refuse(&self, asks: Vec<Ask>, error: OwnError);
 }
 
-/// The work that calls leave to the thread that watches over time (`upstream::watch`).
+/// Work that calls hand to the thread `meta-watch` (`upstream::watch`).
 pub trait Watch: Send + Sync {
-    /// Listen to this link.
+    /// Wait for bytes on this link.
     fn park(&self, parked: Parked);
-    /// Queries wait in this cluster.
+    /// Tick for this cluster: queries wait in it.
     fn busy(&self, cluster: &Arc<Cluster>);
-    /// A cluster to probe, as long as a route names it.
+    /// Probe this cluster as long as a route names it.
     fn add(&self, cluster: &Arc<Cluster>);
 }
 
 /// The parts that all clusters share.
 pub struct Upstream {
-    /// Host names to addresses.
     pub resolver: Resolver,
-    /// Limits on calls.
     pub limits: UpstreamLimits,
     /// How long queries wait.
     pub query_timeout: Arc<QueryTimeout>,
-    /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Workers.
     pub work: Arc<dyn Work>,
-    /// The routes, which hold the clusters.
+    /// The routes; they hold the clusters, hence weak.
     pub routes: Weak<dyn Routes>,
-    /// Listens to slow links, watches over time, probes.
+    /// The thread `meta-watch`.
     pub watch: Arc<dyn Watch>,
 }
 
-/// The right to make calls to a cluster, one at a time; what is done with it stands in `upstream::call`. Dropped, it is
-/// given back.
+/// The right to make calls to a cluster, one at a time; `upstream::call` makes them. A place that is dropped is given
+/// back.
 pub struct Place {
     cluster: Arc<Cluster>,
     is_held: bool,
@@ -126,12 +123,12 @@ impl Place {
         }
     }
 
-    /// The place, unless it has ended.
+    /// Returns the place, unless it has ended.
     pub(super) fn if_held(self) -> Option<Self> {
         self.is_held.then_some(self)
     }
 
-    /// The call on this link is silent: the place goes on with it, without a worker.
+    /// Parks the silent call on this link. The call keeps the place, and the worker is free.
     pub(super) fn park(mut self, link: Link) {
         debug_assert!(self.is_held, "a silent call has its place");
         self.is_held = false;
@@ -150,37 +147,34 @@ impl Drop for Place {
     }
 }
 
-/// A call whose worker has left it.
+/// A call that no worker waits for any more.
 pub struct Parked {
     pub(super) cluster: Arc<Cluster>,
     pub(super) link: Link,
-    /// Others are asked, too; it does not count as a call under way.
+    /// Another server has the questions, too, so this link does not count as a call under way.
     pub(super) is_slow: bool,
 }
 
-/// The outcome for a query that joins a cluster.
 pub enum Joined {
-    /// A call under way, or one that will start, answers it.
+    /// A call that is under way, or will start, answers the query.
     Waiting,
-    /// The caller makes calls.
+    /// The caller must make calls.
     Call(Place),
-    /// It is refused, for this reason.
+    /// The caller must refuse the query, for this reason.
     Refused(Ask, Shed),
 }
 
 /// A MetaServer's answer to the last probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probed {
-    /// It leads.
     Leader,
-    /// It knows another leader, or none.
+    /// The server follows another leader, or knows none.
     Follower,
-    /// No usable answer; why, in a word.
+    /// No usable answer, for this reason.
     Silent(&'static str),
 }
 
 impl Probed {
-    /// In a word.
     pub fn name(self) -> &'static str {
         match self {
             Probed::Leader => "leader",
@@ -195,18 +189,18 @@ impl Probed {
     }
 }
 
-/// A MetaServer as its probes see it.
+/// A MetaServer, and its answer to probes.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// The MetaServer.
     pub addr: SocketAddr,
-    /// Its last answer; `None`: it was not probed yet.
+    /// Its last answer; `None`: not probed yet.
     pub probed: Option<Probed>,
-    /// For how long it has said so.
+    /// For how long it has given this answer.
     pub since: Duration,
 }
 
-/// How it stands with a cluster.
+/// A copy of a cluster's state, for the pages.
 pub struct State {
     /// The server that answered last as leader.
     pub leader: Option<SocketAddr>,
@@ -214,15 +208,15 @@ pub struct State {
     pub idle_links: usize,
     /// Calls under way.
     pub calls: usize,
-    /// Queries that failed since the last answer.
+    /// Number of queries that failed since the last answer.
     pub failures: u32,
     /// Queries that wait for an answer.
     pub waiting: usize,
-    /// For how long queries are refused.
+    /// For how long the proxy has refused queries; `None`: it does not.
     pub failing: Option<Duration>,
-    /// How long answers took of late; `None` before the first.
+    /// Recent answer time; `None` before the first answer.
     pub usual: Option<Duration>,
-    /// Its MetaServers, as far as their addresses are known.
+    /// Its MetaServers whose addresses are known.
     pub servers: Vec<Server>,
 }
 
@@ -232,32 +226,31 @@ pub(super) struct Core {
     pub(super) memory: Memory,
     pub(super) calls: SlowStart,
     idle: HashMap<SocketAddr, Vec<Link>>,
-    /// Links that are listened to beside the calls under way.
+    /// Slow links, which wait for answers beside the calls under way.
     slow_links: usize,
-    /// When the running call began, if one runs.
+    /// When the running call began; means nothing if no call runs.
     running_since: Instant,
     resolve_at: Instant,
-    /// Each name of the list has an address, or is known to have none.
+    /// Whether the look-up of each name has ended, with or without an address.
     is_resolved: bool,
-    /// The routes as they were when all questions were known to belong here.
+    /// Version of the routes at which all questions belonged to this cluster.
     routes_version: u64,
-    /// `watch` looks at it each tick.
+    /// Whether `meta-watch` ticks for this cluster.
     is_watched: bool,
     probed: HashMap<SocketAddr, (Probed, Instant)>,
 }
 
 /// One cluster, known by the set of its MetaServer addresses.
 pub struct Cluster {
-    /// No other cluster of this process has it.
+    /// Unique in this process.
     pub(super) id: u64,
-    /// Its name in the first route that named it; for people.
+    /// Name in the first route that named it; for logs and pages.
     pub name: String,
     /// Its MetaServers, `host:port`, sorted.
     pub meta_addrs: Vec<String>,
-    /// Counters.
     pub stats: Arc<Stats>,
     pub(super) upstream: Arc<Upstream>,
-    /// How long answers took of late, us. Two calls that write it at once do no harm.
+    /// Recent answer time, us. Two calls may write it at once, which does no harm.
     usual_us: AtomicU32,
     pub(super) core: Mutex<Core>,
 }
@@ -293,7 +286,7 @@ impl Cluster {
         cluster
     }
 
-    /// How it stands now.
+    /// The present state.
     pub fn state(&self) -> State {
         let usual_us = self.usual_us.load(Relaxed);
         let core = self.core.lock();
@@ -317,8 +310,8 @@ impl Cluster {
         }
     }
 
-    /// Failures of the MetaServers that it has now, and of leaders that they named. Those of the past, and of other clusters
-    /// with its name, are counted in `stats` only.
+    /// Failures of the present MetaServers, and of leaders that they named. `stats` also counts earlier MetaServers,
+    /// and other clusters of this name.
     pub fn meta_failures(&self) -> Vec<(SocketAddr, &'static str, Failures)> {
         let mut failures = self.stats.failures();
         let core = self.core.lock();
@@ -326,13 +319,14 @@ impl Cluster {
         failures
     }
 
-    /// A query wants this cluster's answer. `routes_version` is that of before its route was looked up.
+    /// Adds a query to the cluster's questions. `routes_version` is the version before the query's route was looked up.
     pub fn join(self: &Arc<Self>, ask: Ask, routes_version: u64) -> Joined {
         let mut core = self.core.lock();
         if core.health.failing_since().is_some() && !core.health.admits(Instant::now()) {
             return Joined::Refused(ask, Shed::FailingCluster);
         }
-        // However many clusters are slow, each leaves as much free as it takes, so there is room for the others.
+        // Each cluster leaves as many free queries as it takes. So however many clusters are slow, the others have
+        // room.
         if core.sharing.waiting() >= ask.free_queries() {
             return Joined::Refused(ask, Shed::Pending);
         }
@@ -347,13 +341,13 @@ impl Cluster {
         place.map_or(Joined::Waiting, Joined::Call)
     }
 
-    /// A place for a call, if there is a question to ask and a call of use.
+    /// Returns a place if there is a question to ask and one more call is useful.
     pub(super) fn place(self: &Arc<Self>, core: &mut Core) -> Option<Place> {
         if !core.sharing.is_ready() {
             return None;
         }
         if core.calls.running() > 0 {
-            // A question that comes while a fast call is under way shares the next one.
+            // While a fast call is under way, new questions wait and share the next call.
             let usual = self.usual();
             let is_near = usual < NEAR && core.running_since.elapsed() < 2 * usual + NEAR;
             if is_near {
@@ -363,12 +357,12 @@ impl Cluster {
         core.calls.begin().then(|| Place { cluster: self.clone(), is_held: true })
     }
 
-    /// A place for a call, if there is a question to ask and a call of use.
+    /// Returns a place if there is a question to ask and one more call is useful.
     pub(super) fn begin(self: &Arc<Self>) -> Option<Place> {
         self.place(&mut self.core.lock())
     }
 
-    /// A parked call goes on in a worker.
+    /// Counts a parked call as running in a worker again.
     pub(super) fn unpark(self: &Arc<Self>) -> Place {
         self.core.lock().calls.resume();
         Place { cluster: self.clone(), is_held: true }
@@ -378,7 +372,7 @@ impl Cluster {
         Duration::from_micros(self.usual_us.load(Relaxed).into())
     }
 
-    /// Whether answers come so fast that sleeping would take longer.
+    /// Whether answers usually come sooner than `spin`, so that sleeping would take longer.
     pub fn is_fast(&self, spin: Duration) -> bool {
         self.usual() < spin
     }
@@ -394,7 +388,7 @@ impl Cluster {
         self.usual_us.store(usual_us, Relaxed);
     }
 
-    /// How long a worker may block on a call that starts now: not at all if the last one was parked.
+    /// How long a worker may wait for a call that starts now: not at all if the last call was parked.
     pub(super) fn patience(&self) -> Duration {
         match self.core.lock().calls.is_silent() {
             true => Duration::ZERO,
@@ -402,7 +396,7 @@ impl Cluster {
         }
     }
 
-    /// The next call, its questions put on a link. `None`: nothing is to be asked now, and `place` is given back.
+    /// Puts the questions of the next call on a link. `None`: there is no question to ask, and `place` is given back.
     pub(super) fn next_call(&self, place: &mut Place) -> Option<Link> {
         self.move_questions();
         self.resolve();
@@ -437,7 +431,7 @@ impl Cluster {
         }
     }
 
-    /// These questions have no answer of `server`.
+    /// `server` does not answer these questions: another server must.
     pub(super) fn no_answer(&self, server: SocketAddr, questions: &[Sent], why: &LinkError) {
         let mut core = self.core.lock();
         questions.iter().for_each(|sent| core.sharing.unanswered(sent, server));
@@ -445,13 +439,13 @@ impl Cluster {
         self.server_failed(server, why);
     }
 
-    /// Counts a failure of a MetaServer, and tells of it.
+    /// Counts and logs a failure of a MetaServer.
     pub(super) fn server_failed(&self, server: SocketAddr, why: &LinkError) {
         static FAILED: Throttle = Throttle::new();
         self.stats.failed(server, why.kind());
         let mut core = self.core.lock();
         core.memory.failed(server, Instant::now());
-        // While a cluster fails, one line has told of it, and one will when it is back.
+        // While the whole cluster fails, one log line says so, and another when it answers again.
         let is_news = core.health.failing_since().is_none();
         drop(core);
         if is_news && let Some(hidden) = FAILED.pass() {
@@ -459,7 +453,7 @@ impl Cluster {
         }
     }
 
-    /// All on the link is answered: it is kept for the next call.
+    /// Keeps an idle link for the next call.
     pub(super) fn keep_link(&self, mut link: Link) {
         link.rest(Instant::now());
         let mut core = self.core.lock();
@@ -470,20 +464,20 @@ impl Cluster {
         if is_known && links.len() < max {
             links.push(link);
         } else {
-            // It closes without the lock.
+            // Close the link without the lock.
             drop(core);
             drop(link);
         }
     }
 
-    /// The idle links to `server` died.
+    /// Drops the idle links to `server`, which have died.
     pub(super) fn forget_links(&self, server: SocketAddr) {
         let links = self.core.lock().idle.remove(&server);
-        // They close without the lock.
+        // Close the links without the lock.
         drop(links);
     }
 
-    /// Looks up what the list names, without waiting for it.
+    /// Looks up the names of the MetaServers, without waiting.
     pub(super) fn resolve(&self) {
         let now = Instant::now();
         let mut core = self.core.lock();
@@ -519,7 +513,7 @@ impl Cluster {
         drop(closed);
     }
 
-    /// The address of a leader that a follower names, if it is known.
+    /// The address of a leader that a follower names, if it is known already.
     pub(super) fn address_of(&self, leader: &Address) -> Option<SocketAddr> {
         let name = leader.to_string();
         let is_good = crate::wire::address::is_host_port(&name);
@@ -527,7 +521,7 @@ impl Cluster {
         known.first().copied()
     }
 
-    /// Questions whose table lives elsewhere now are looked up again.
+    /// Routes questions again whose table now has another cluster.
     pub(super) fn move_questions(&self) {
         let Some(routes) = self.upstream.routes.upgrade() else {
             return;
@@ -549,7 +543,7 @@ impl Cluster {
         }
     }
 
-    /// Does what time has made due. False: nobody waits any more.
+    /// Wakes due questions, refuses expired queries, and starts a call if one is useful.
     pub(super) fn tick(self: &Arc<Self>, now: Instant) -> Ticked {
         self.move_questions();
         self.resolve();
@@ -573,8 +567,8 @@ impl Cluster {
         Ticked { is_busy: !is_empty, is_doubted }
     }
 
-    /// A parked call has been silent for long: its questions are asked elsewhere, too. False: as many slow links are
-    /// listened to as may be, and this one is given up.
+    /// A parked call has been silent for long: lets another server answer its questions, too. False: the cluster has as
+    /// many slow links as it may have, and the caller must drop this one.
     #[must_use]
     pub(super) fn set_aside(&self, link: &mut Link) -> bool {
         let is_kept = {
@@ -590,19 +584,19 @@ impl Cluster {
             }
             is_kept
         };
-        // A server that answers others is mute for these tables only.
+        // A server that has answered other questions is silent for these tables only, and has not failed.
         if !link.has_received() {
             self.server_failed(link.addr, &LinkError::TimedOut);
         }
         is_kept
     }
 
-    /// A slow link is over.
+    /// Uncounts a slow link.
     pub(super) fn forget_slow_link(&self) {
         self.core.lock().slow_links -= 1;
     }
 
-    /// Whether anybody waits for an answer on this link.
+    /// Whether a query waits for an answer on this link.
     pub(super) fn is_wanted(&self, link: &Link) -> bool {
         let core = self.core.lock();
         link.pending().any(|sent| core.sharing.is_wanted(sent))
@@ -624,7 +618,7 @@ impl Cluster {
         self.core.lock().memory.servers().to_vec()
     }
 
-    /// A probe of `server` came to this.
+    /// Records the answer of `server` to a probe.
     pub(super) fn probed(&self, server: SocketAddr, said: Probed) {
         let mut core = self.core.lock();
         if !core.memory.servers().contains(&server) {
@@ -636,12 +630,12 @@ impl Cluster {
             core.probed.insert(server, (said, now));
         }
         if let Probed::Silent(why) = said {
-            // So a dead standby is seen before it is needed.
+            // Count the failure, so that an operator sees a dead standby before it is needed.
             self.stats.failed(server, why);
         }
         let is_well_again = !matches!(said, Probed::Silent(_)) && core.health.answered();
         let is_leader_new = match said {
-            // Two that say so take no turns: queries find out who is right.
+            // Probes do not replace a known leader: if two servers claim to lead, queries find out which one does.
             Probed::Leader => core.memory.leader().is_none() && core.memory.led(server),
             Probed::Follower => {
                 core.memory.deposed(server);
@@ -665,9 +659,9 @@ impl Cluster {
         self.tell(is_well_again, is_leader_new.then_some(server));
     }
 
-    /// Logs what answers changed.
+    /// Logs that the cluster answers again, or has a new leader.
     pub(super) fn tell(&self, is_well_again: bool, new_leader: Option<SocketAddr>) {
-        // Servers that all claim to lead take turns with each answer.
+        // If several servers claim to lead, the leader changes with each answer.
         static LED: Throttle = Throttle::new();
         if is_well_again {
             info!("cluster={} answers again", self.name);
@@ -679,7 +673,7 @@ impl Cluster {
         }
     }
 
-    /// All servers were probed at once, and none answered: if queries failed, too, the cluster fails from now on.
+    /// All servers were probed at once, and none answered. If queries failed, too, the cluster fails from now on.
     pub(super) fn probed_in_vain(&self) {
         let mut core = self.core.lock();
         if !core.health.probed_in_vain(Instant::now()) {
@@ -698,24 +692,23 @@ impl Cluster {
         self.upstream.work.refuse(refused, OwnError::Unavailable);
     }
 
-    /// Whether the cluster fails, or is doubted.
+    /// Whether the cluster fails or is doubted.
     pub(super) fn is_in_trouble(&self) -> bool {
         let core = self.core.lock();
         core.health.failing_since().is_some() || core.health.is_doubted()
     }
 }
 
-/// The outcome of a tick.
 pub(super) struct Ticked {
-    /// Somebody waits.
+    /// Queries still wait.
     pub(super) is_busy: bool,
-    /// Queries failed in a row: probe it at once.
+    /// Queries failed in a row: probe the cluster at once.
     pub(super) is_doubted: bool,
 }
 
 impl Core {
     fn idle_link(&mut self, addr: SocketAddr, now: Instant) -> Option<Link> {
-        // The last in is the first out; those that rest for long are closed by `close_idle_links`.
+        // The newest link comes first; `close_idle_links` closes those that are idle for long.
         let link = self.idle.get_mut(&addr)?.pop()?;
         (now < link.since() + MAX_IDLE).then_some(link)
     }
@@ -751,7 +744,7 @@ mod unrouted {
     }
 
     impl Upstream {
-        /// For tests in which nothing is asked.
+        /// For tests that make no calls.
         pub fn unrouted() -> Arc<Self> {
             Arc::new(Upstream {
                 resolver: Resolver::start(),

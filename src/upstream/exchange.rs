@@ -1,20 +1,19 @@
-//! One request and its answer over a blocking connection of its own, until a deadline: for commands, not for the proxy.
+//! One request and its answer over its own blocking connection, until a deadline. Commands use it, the proxy does not.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Time for a connection to be made, so that a host with several addresses has time for the next.
+/// Time for one connect, so that a host with several addresses has time for the next address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An open connection.
 pub struct Exchange {
     stream: TcpStream,
     end: Instant,
 }
 
 impl Exchange {
-    /// Connects, and sends the request. All of it is over by `end`.
+    /// Connects and sends the request. Reads end at `end`, too.
     pub fn begin(addr: SocketAddr, request: &[u8], end: Instant) -> Result<Self, String> {
         let stream = TcpStream::connect_timeout(&addr, left(end)?.min(CONNECT_TIMEOUT));
         let mut stream = stream.map_err(|e| plain(&e))?;
@@ -23,7 +22,7 @@ impl Exchange {
         Ok(Exchange { stream, end })
     }
 
-    /// The next `len` bytes of the answer.
+    /// Reads the next `len` bytes of the answer.
     pub fn read(&mut self, len: usize) -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; len];
         let mut filled = 0;
@@ -36,7 +35,7 @@ impl Exchange {
         Ok(bytes)
     }
 
-    /// All that comes until it is whole or the other side closes, `max` bytes at most.
+    /// Reads until the answer is whole or the other side closes, `max` bytes at most.
     pub fn read_until(
         &mut self,
         max: usize,
@@ -73,13 +72,13 @@ fn is_to_be_repeated(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-/// Never zero, which would mean for ever.
+/// Never zero: a time-out of zero would mean no time-out.
 fn left(end: Instant) -> Result<Duration, String> {
     let left = end.saturating_duration_since(Instant::now());
     if left.is_zero() { Err("no answer in time".to_owned()) } else { Ok(left) }
 }
 
-/// Without the system's number for it, which tells an operator nothing.
+/// The error without the system's number, which tells an operator nothing.
 fn plain(e: &io::Error) -> String {
     let text = e.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()

@@ -1,4 +1,4 @@
-//! When to stop asking a cluster that does not answer. Pure: time comes in.
+//! Decides when to stop asking a cluster that does not answer. Pure: time comes in.
 //!
 //! ```text
 //!           queries fail in a row       probes of all its MetaServers get no answer
@@ -6,22 +6,22 @@
 //!     ▲                            │                                            │     but for one each second
 //!     └──── any answer, to a query or to a probe ───────────────────────────────┘
 //! ```
-//! A dead cluster costs a query its whole deadline; while it fails, clients learn of it at once. Probes alone refuse
-//! nobody, and one real query each second goes on: a wrong probe never closes a healthy cluster. A cluster that is mute for
-//! some tables answers its probes, so that it is never failing.
+//! A query to a dead cluster waits for its whole deadline; while the cluster is FAILING, the proxy refuses queries at
+//! once. Probes alone refuse no query, and one real query goes through each second, so wrong probes never close a
+//! healthy cluster. A cluster that is silent for some tables only still answers probes, so it never becomes FAILING.
 
 use std::time::{Duration, Instant};
 
-/// Queries in a row that must fail before the cluster is doubted. Several, because one can fail on its own: a leader
-/// change takes one query's deadline easily.
+/// A cluster is doubted after this many failed queries in a row. One failure is not enough: a leader change easily
+/// takes one query's deadline.
 const FAILURES_TO_DOUBT: u32 = 3;
 
-/// Pause between two queries that are let through while the cluster fails.
+/// While the cluster fails, let one query through after each pause.
 const TRIAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Pause between two rounds of probes of a cluster without an answer, doubled up to [`MAX_PROBE_PAUSE`].
+/// First pause between two rounds of probes that got no answer, doubled up to [`MAX_PROBE_PAUSE`].
 pub const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(200);
-/// See [`FIRST_PROBE_PAUSE`]. A repaired cluster is well again within this time, without any client.
+/// See [`FIRST_PROBE_PAUSE`]. The proxy notices a repaired cluster within this time, without any query.
 pub const MAX_PROBE_PAUSE: Duration = Duration::from_millis(1500);
 
 /// The outcome of the last queries and probes of a cluster.
@@ -33,7 +33,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Whether a query may be asked. While the cluster fails that is a trial, one each second.
+    /// Whether the cluster may be asked. While it fails, that is one trial query per second.
     pub fn admits(&mut self, now: Instant) -> bool {
         if self.failing_since.is_none() {
             return true;
@@ -45,7 +45,7 @@ impl Health {
         is_trial
     }
 
-    /// A MetaServer answered a query, or a probe. True: the cluster had been failing.
+    /// Records that a MetaServer answered a query or a probe. True: the cluster was failing until now.
     pub fn answered(&mut self) -> bool {
         if self.failures == 0 {
             return false;
@@ -55,18 +55,18 @@ impl Health {
         was_failing
     }
 
-    /// A query that had the time for an answer ended without one. True: the cluster is to be probed at once.
+    /// Records that a query got no answer although it had enough time. True: probe the cluster at once.
     pub fn failed(&mut self) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.is_doubted()
     }
 
-    /// Whether queries failed in a row, and no probe has told more yet.
+    /// Whether queries failed in a row, and no probe has decided yet.
     pub fn is_doubted(&self) -> bool {
         self.failing_since.is_none() && self.failures >= FAILURES_TO_DOUBT
     }
 
-    /// All MetaServers were probed at once, and none answered. True: the cluster fails from now on.
+    /// Records that all MetaServers were probed at once and none answered. True: the cluster fails from now on.
     pub fn probed_in_vain(&mut self, now: Instant) -> bool {
         let is_news = self.is_doubted();
         if is_news {
@@ -76,7 +76,7 @@ impl Health {
         is_news
     }
 
-    /// Since when queries are refused.
+    /// Since when the proxy refuses queries; `None`: it does not.
     pub fn failing_since(&self) -> Option<Instant> {
         self.failing_since
     }

@@ -1,21 +1,21 @@
-//! Which server to ask next. Pure: addresses and time in, an address out.
+//! Chooses which server to ask next. Pure: addresses and time in, an address out.
 //!
 //! ```text
 //! the leader ─▶ servers of the list ─▶ those that failed lately ─▶ leaders that followers named and that failed lately
 //! ```
-//! [`Memory`] belongs to a cluster: who led last or was named by a follower since, who failed lately. It ends with its
-//! source: a leader that the list does not name any more is forgotten when the list changes.
+//! [`Memory`] belongs to a cluster: which server led last or was named by a follower since, and which servers failed
+//! lately. When the list changes, the memory forgets leaders that the new list does not name.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How long a server that failed is tried last. Longer than a leader election takes a client to notice,
-/// shorter than an operator's patience after a restart.
+/// A server that failed comes last for this long. Clients notice a leader election in less time, and an operator waits
+/// longer after a restart.
 const DISTRUST: Duration = Duration::from_secs(3);
 
-/// Servers outside the list that are remembered because a follower named them: a true forward names the leader, so one
-/// is enough; more are servers that disagree, or lie.
+/// Servers outside the list to remember because a follower named them. A true forward names the leader, so one is
+/// enough; more come from servers that disagree or lie.
 const MAX_NAMED: usize = 3;
 
 /// Facts that calls have learned of the MetaServers of one cluster.
@@ -39,7 +39,7 @@ impl Memory {
         &self.servers
     }
 
-    /// The list resolves to these addresses now. True: to others than before.
+    /// Sets the addresses of the list. True: they differ from before.
     pub fn set_servers(&mut self, servers: Vec<SocketAddr>) -> bool {
         if servers == self.servers {
             return false;
@@ -50,19 +50,19 @@ impl Memory {
         true
     }
 
-    /// Whether the list has this address, or a follower named it since the list is as it is. An answer of any other was on
-    /// its way when the list changed.
+    /// Whether the list has this address, or a follower has named it since the list changed. An answer of any other
+    /// server was on its way when the list changed.
     pub fn is_known(&self, addr: &SocketAddr) -> bool {
         self.servers.contains(addr) || self.named.contains(addr)
     }
 
-    /// `addr` answered as leader. True: it is another one than before.
+    /// Records that `addr` answered as leader. True: the leader is new.
     pub fn led(&mut self, addr: SocketAddr) -> bool {
         self.failed_at.remove(&addr);
         self.is_known(&addr) && self.leader.replace(addr) != Some(addr)
     }
 
-    /// `follower` names `leader`. It is next, unless it failed lately: then it goes last.
+    /// Records that `follower` names `leader`. That server is next, or last if it failed lately.
     pub fn named(&mut self, follower: SocketAddr, leader: SocketAddr, now: Instant) {
         if !self.is_known(&follower) {
             return;
@@ -78,15 +78,15 @@ impl Memory {
         }
     }
 
-    /// `addr` gave no usable answer.
+    /// Records that `addr` gave no usable answer.
     pub fn failed(&mut self, addr: SocketAddr, now: Instant) {
-        // Forget what no longer counts, so that the map holds only who failed just now.
+        // Forget old failures, so that the map stays small.
         self.failed_at.retain(|_, at| now < *at + DISTRUST);
         self.failed_at.insert(addr, now);
         self.deposed(addr);
     }
 
-    /// `addr` does not lead.
+    /// Records that `addr` does not lead.
     pub fn deposed(&mut self, addr: SocketAddr) {
         if self.leader == Some(addr) {
             self.leader = None;
@@ -97,7 +97,8 @@ impl Memory {
         self.failed_at.get(addr).is_some_and(|at| now < *at + DISTRUST)
     }
 
-    /// Chooses the server for a question; `is_tried` tells which were asked, or have it still.
+    /// Chooses the server for a question. `is_tried` says which servers were asked in this round, or still have the
+    /// question.
     pub fn choose(
         &self,
         is_tried: impl Fn(&SocketAddr) -> bool,
@@ -186,7 +187,7 @@ mod tests {
         memory.led(server(9));
         memory.set_servers(vec![server(3), server(4)]);
         assert_eq!(round(&memory, start), [3, 4], "nobody names 9 or 1 now");
-        // Their answers were on the way.
+        // These answers were on the way when the list changed.
         assert!(!memory.led(server(9)));
         memory.named(server(1), server(9), start);
         assert_eq!(round(&memory, start), [3, 4], "who answers late names nobody");

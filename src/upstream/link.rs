@@ -1,12 +1,12 @@
-//! A non-blocking connection to one MetaServer, with many questions under way on it. A worker that holds it decides how
-//! long it waits; whoever waits longer has the link parked (`upstream::watch`).
+//! A non-blocking connection to one MetaServer, with many questions under way on it. The worker that holds the link
+//! decides how long it waits, then parks it (`upstream::watch`).
 //!
 //! ```text
 //! connect ─▶ ask(questions): one write ─▶ progress: writes what the socket takes, reads what is there ─▶ answers, by seq
 //!    │                                        └── nothing yet: wait (poll), or park
 //!    └── refused, or not made within CONNECT_TIMEOUT: LinkError
 //! ```
-//! A MetaServer answers several requests of one write in any order. An answer that nobody asked for breaks the link.
+//! A MetaServer answers several requests of one write in any order. An answer to no question breaks the link.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -24,34 +24,32 @@ use super::sharing::Sent;
 use crate::wire::answer::{self, Answer, BadAnswer, LEN_BYTES};
 use crate::wire::message;
 
-/// Time for a connection to be made. A MetaServer stands in the same region; a SYN that is lost twice
-/// is a server to leave for another.
+/// Time for one connect. A MetaServer is in the same region; if a SYN to it is lost twice, ask another server.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Bytes for one read: dozens of answers, or a part of a large one.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Bytes read in one go at most, so that a server that never ends does not hold a worker.
+/// Most bytes to read in one go, so that a server that sends without end does not hold a worker.
 const MAX_BYTES_PER_PROGRESS: usize = 4 * 1024 * 1024;
 
-/// A larger answer grows as it comes: its length is only a claim.
+/// Allocate at most this many bytes before an answer arrives: its length field may be wrong.
 const MAX_TRUSTED_BYTES: usize = 1024 * 1024;
 
-/// Why there is no answer.
 #[derive(Debug)]
 pub enum LinkError {
-    /// None came in time.
+    /// No answer came in time.
     TimedOut,
     /// The connection could not be made, or broke.
     Io(io::Error),
     /// The server closed the connection.
     Closed,
-    /// An answer is none to what was asked.
+    /// The answer does not fit the question.
     Bad(BadAnswer),
 }
 
 impl LinkError {
-    /// A short name of the kind, for counters.
+    /// A short name for counters.
     pub fn kind(&self) -> &'static str {
         match self {
             LinkError::TimedOut => "timeout",
@@ -85,42 +83,38 @@ impl From<io::Error> for LinkError {
     }
 }
 
-/// One answer of a MetaServer.
 pub struct Answered {
     /// The question.
     pub sent: Sent,
-    /// The server's answer.
     pub answer: Answer,
-    /// The whole frame.
     pub frame: Vec<u8>,
 }
 
 /// A connection, idle or with questions under way.
 pub struct Link {
     stream: TcpStream,
-    /// The MetaServer.
     pub addr: SocketAddr,
     is_connected: bool,
-    /// Whether it had been idle before the questions under way were asked.
+    /// Whether the link was used before the questions under way.
     is_used: bool,
     /// The seq of the next question.
     seq: i32,
-    /// The questions under way, that of `first_seq` first; `None`: answered.
+    /// The questions under way, the one of `first_seq` first; `None`: answered.
     pending: Vec<Option<Sent>>,
     first_seq: i32,
     unanswered: usize,
     out: Vec<u8>,
     written: usize,
-    /// Bytes of answers that are not whole.
+    /// Bytes of unfinished answers.
     input: Vec<u8>,
     chunk: Box<[u8]>,
-    /// When the questions under way were asked, or the link became idle.
+    /// When the questions under way were sent, or the link became idle.
     since: Instant,
     has_received: bool,
 }
 
 impl Link {
-    /// Begins to connect to `addr`; [`Link::progress`] tells how it ends.
+    /// Begins to connect to `addr`; [`Link::progress`] returns the outcome.
     pub fn connect(addr: SocketAddr) -> Result<Self, LinkError> {
         Ok(Link {
             stream: TcpStream::connect(addr)?,
@@ -140,7 +134,7 @@ impl Link {
         })
     }
 
-    /// Puts these questions on their way; their arguments must have passed `read_table`. Nothing may be under way.
+    /// Sends these questions; their arguments must have passed `read_table`. The link must be idle.
     pub fn ask(&mut self, questions: Vec<Sent>) {
         debug_assert_eq!(self.unanswered, 0);
         (self.first_seq, self.unanswered) = (self.seq, questions.len());
@@ -155,7 +149,7 @@ impl Link {
         (self.since, self.has_received) = (Instant::now(), false);
     }
 
-    /// Writes and reads what can be without waiting. Answers are added to `answers`. True: something came.
+    /// Writes and reads without waiting, and adds answers to `answers`. True: bytes came.
     pub fn progress(&mut self, answers: &mut Vec<Answered>) -> Result<bool, LinkError> {
         if !self.is_connected && !self.finish_connect()? {
             return match self.since.elapsed() >= CONNECT_TIMEOUT {
@@ -188,7 +182,7 @@ impl Link {
         Ok(received > 0)
     }
 
-    /// True: the connection is made.
+    /// Returns true when the connection is made.
     fn finish_connect(&mut self) -> Result<bool, LinkError> {
         if let Some(e) = self.stream.take_error()? {
             return Err(e.into());
@@ -212,10 +206,10 @@ impl Link {
         Ok(())
     }
 
-    /// Takes bytes that came: cuts whole answers out.
+    /// Cuts whole answers out of the bytes that came.
     fn take(&mut self, mut bytes: &[u8], answers: &mut Vec<Answered>) -> Result<(), BadAnswer> {
         while !bytes.is_empty() {
-            // The usual answer came whole. One that comes in pieces is put together.
+            // Most answers come whole and need no copy; `input` collects the pieces of the others.
             if self.input.is_empty()
                 && let Some(len) = claimed_len(bytes)?
                 && len <= bytes.len()
@@ -252,19 +246,19 @@ impl Link {
                 Ok(Answered { sent, answer, frame })
             }
             Err(bad) => {
-                // It is among those that have no answer.
+                // Count the question among those without an answer.
                 self.pending[index] = Some(sent);
                 Err(bad)
             }
         }
     }
 
-    /// Questions under way.
+    /// Number of questions under way.
     pub fn unanswered(&self) -> usize {
         self.unanswered
     }
 
-    /// The questions under way, taken off: the link is of no use for them any more.
+    /// Removes and returns the questions under way.
     pub fn take_unanswered(&mut self) -> Vec<Sent> {
         self.unanswered = 0;
         self.pending.drain(..).flatten().collect()
@@ -275,7 +269,7 @@ impl Link {
         self.pending.iter().flatten()
     }
 
-    /// The table of one of the questions under way, for people.
+    /// The table of one of the questions under way, for logs and pages.
     pub fn table(&self) -> String {
         let first = self.pending().next();
         first.and_then(|sent| message::read_table(&sent.key).ok()).unwrap_or_default().to_owned()
@@ -286,25 +280,25 @@ impl Link {
         self.is_connected
     }
 
-    /// Whether anything has come since the questions were asked.
+    /// Whether bytes have come since the questions were sent.
     pub fn has_received(&self) -> bool {
         self.has_received
     }
 
-    /// Whether it died while it was idle, as far as can be known: it had been idle, and nothing came since.
+    /// Whether the link probably died while it was idle: it was used before, and no bytes came since.
     pub fn died_idle(&self) -> bool {
         self.is_used && !self.has_received
     }
 
-    /// When the questions under way were asked, or the link became idle.
+    /// When the questions under way were sent, or the link became idle.
     pub fn since(&self) -> Instant {
         self.since
     }
 
-    /// All is answered: the link is idle from now on.
+    /// Makes the link idle: all questions are answered.
     pub fn rest(&mut self, now: Instant) {
         (self.since, self.is_used) = (now, true);
-        // One large batch, or a large answer, is no reason to keep memory.
+        // Free the memory of a large batch or a large answer.
         self.out = Vec::new();
         self.input = Vec::new();
     }
@@ -314,7 +308,7 @@ impl Link {
         (self.is_connected, writes)
     }
 
-    /// Blocks until there is something to read or to write, or the time is over.
+    /// Blocks until the socket is readable or writable, or the time is over.
     pub fn wait(&self, at_most: Duration) -> Result<(), LinkError> {
         let limit = Timespec::try_from(at_most).expect("waits are short");
         let (reads, writes) = self.interest();
@@ -327,13 +321,13 @@ impl Link {
         }
     }
 
-    /// Has `registry` tell of what [`Link::wait`] would wait for.
+    /// Registers the link for the events that [`Link::wait`] would wait for.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = self.mio_interest();
         self.stream.register(registry, token, interest)
     }
 
-    /// Registers it anew, after a change of what [`Link::wait`] would wait for.
+    /// Registers the link again after these events have changed.
     pub fn reregister(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = self.mio_interest();
         self.stream.reregister(registry, token, interest)
@@ -347,7 +341,6 @@ impl Link {
         }
     }
 
-    /// `registry` tells no more.
     pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.stream.deregister(registry)
     }
@@ -357,7 +350,7 @@ fn claimed_len(frame: &[u8]) -> Result<Option<usize>, BadAnswer> {
     frame.first_chunk::<LEN_BYTES>().map(|first| answer::frame_len(*first)).transpose()
 }
 
-/// Asks one server one question and waits for its answer until `end`: for commands, not for the proxy.
+/// Asks one server one question and waits for its answer until `end`. Commands use it, the proxy does not.
 pub fn ask_once(addr: SocketAddr, args: &[u8], end: Instant) -> Result<Answered, LinkError> {
     let mut link = Link::connect(addr)?;
     link.ask(vec![Sent { key: args.into(), number: 0 }]);

@@ -1,4 +1,4 @@
-//! From a question to one cluster to its answer, or to the end of its time.
+//! From a query for one cluster to its answer, or to the end of its time.
 //!
 //! ```text
 //! Ask ─▶ cluster.join ─▶ sharing ─▶ Place::run ─▶ call ─▶ link ─▶ MetaServer

@@ -1,13 +1,13 @@
-//! Probes: each MetaServer of each routed cluster is asked now and then for a table that cannot exist. Run by
-//! `meta-watch`, without blocking, on a connection of its own each time.
+//! Probes: `meta-watch` regularly asks each MetaServer of each routed cluster for a table that cannot exist. A probe
+//! never blocks, and has its own connection.
 //!
 //! ```text
 //!                 leader: ERR_OBJECT_NOT_FOUND        follower: ERR_FORWARD_TO_OTHERS        silent: none of both in time
 //! well:      each probe_interval
 //! in doubt or failing: at once, then after 0.2 s, 0.4 s ... 1.5 s, until one answers
 //! ```
-//! They tell pages and metrics who is alive, before a standby is needed; they tell the cluster who leads, and that it is
-//! well again without any client. Alone they never refuse a query (`upstream::health`).
+//! Probes show pages and metrics which servers are alive, before a standby is needed. They show the cluster which
+//! server leads, and that it is well again without any query. Probes alone never refuse a query (`upstream::health`).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,22 +25,22 @@ use crate::spread::Spread;
 use crate::wire::answer::Answer;
 use crate::wire::message;
 
-/// A server that takes longer for an answer is silent.
+/// A server that takes longer than this to answer a probe is silent.
 const PROBE_LIMIT: Duration = Duration::from_millis(1000);
 
-/// A name that a table may have and none has.
+/// A valid table name that no table has.
 static PROBE_ARGS: LazyLock<Key> =
     LazyLock::new(|| message::query_args("meta-proxy.probe.no-such-table").into());
 
-/// Tokens of probes are from this one on, other tokens of their `Poll` are below.
+/// Tokens of probes start here; other tokens of the same `Poll` are below.
 pub(super) const FIRST_PROBE: usize = usize::MAX / 2;
 
-/// How often probes under way are looked at.
+/// How often to check probes under way.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// One probe under way.
 struct Probe {
-    /// Its id.
+    /// Id of the cluster.
     cluster: u64,
     link: Link,
 }
@@ -48,7 +48,7 @@ struct Probe {
 /// The probes of one cluster.
 struct Plan {
     cluster: Weak<Cluster>,
-    /// `None`: not until queries fail.
+    /// When to probe next; `None`: only when queries fail.
     next_at: Option<Instant>,
     pause: Duration,
     started_at: Instant,
@@ -56,32 +56,32 @@ struct Plan {
     is_answered: bool,
 }
 
-/// All probes. Owned by `meta-watch`.
+/// All probes. `meta-watch` owns them.
 pub(super) struct Probes {
     registry: Registry,
     interval: Duration,
-    /// By the id of the cluster.
+    /// By id of the cluster.
     plans: HashMap<u64, Plan>,
     probes: Slab<Probe>,
-    /// When to look again what is due.
+    /// When to look again for due probes.
     look_at: Option<Instant>,
     spread: Spread,
 }
 
 impl Probes {
-    /// `interval`: between two probes of a MetaServer; zero: only those of clusters in trouble are probed.
+    /// `interval` is the time between two probes of a MetaServer; zero: probe only clusters in trouble.
     pub(super) fn new(registry: Registry, interval: Duration) -> Self {
         let spread = Spread::new(std::process::id().into());
         let (plans, probes) = (HashMap::new(), Slab::new());
         Probes { registry, interval, plans, probes, look_at: None, spread }
     }
 
-    /// Up to `at_most`, another time each time.
+    /// A random time of up to `at_most`, so that probes of many clusters do not coincide.
     fn jitter(&mut self, at_most: Duration) -> Duration {
         at_most.mul_f64((self.spread.number() % 1000) as f64 / 1000.0)
     }
 
-    /// A cluster that a route names from now on. Its first probes come within an interval, a second at most.
+    /// Adds a cluster that a route names from now on. Its first probes start within an interval, a second at most.
     pub(super) fn add(&mut self, id: u64, cluster: Weak<Cluster>, now: Instant) {
         let first = self.jitter(self.interval.min(Duration::from_secs(1)));
         let next_at = (!self.interval.is_zero()).then_some(now + first);
@@ -97,7 +97,7 @@ impl Probes {
         self.look_by(next_at);
     }
 
-    /// Queries of this cluster failed in a row.
+    /// Probes a cluster at once, because its queries failed in a row.
     pub(super) fn probe_now(&mut self, cluster: &Arc<Cluster>, now: Instant) {
         if let Some(plan) = self.plans.get_mut(&cluster.id) {
             (plan.next_at, plan.pause) = (Some(now), FIRST_PROBE_PAUSE);
@@ -114,7 +114,7 @@ impl Probes {
         self.look_at
     }
 
-    /// Begins the probes that are due, and ends those whose time is over.
+    /// Begins due probes, and ends those whose time is over.
     pub(super) fn run(&mut self, now: Instant) {
         if self.look_at.is_none_or(|at| now < at) {
             return;
@@ -151,7 +151,7 @@ impl Probes {
         (plan.started_at, plan.is_answered) = (now, false);
         plan.under_way = servers.len();
         if servers.is_empty() {
-            // Its names have no address yet.
+            // The names of the cluster have no address yet.
             plan.next_at = Some(now + MAX_PROBE_PAUSE);
         }
         for server in servers {
@@ -172,7 +172,7 @@ impl Probes {
         Ok(slot)
     }
 
-    /// Something came on the link of this token.
+    /// Handles an event on the link of this token.
     pub(super) fn ready(&mut self, token: usize) {
         self.progress(token - FIRST_PROBE);
     }
@@ -192,23 +192,23 @@ impl Probes {
                 Probed::Silent(LinkError::TimedOut.kind())
             }
             (Ok(_), None) => {
-                // Connected, it waits for bytes to read.
+                // Once connected, wait for bytes to read.
                 if !was_connected && probe.link.is_connected() {
                     let token = Token(FIRST_PROBE + slot);
                     let again = probe.link.reregister(&self.registry, token);
-                    // Else the time limit ends it.
+                    // If this fails, the time limit ends the probe.
                     debug_assert!(again.is_ok());
                 }
                 return;
             }
         };
         let mut probe = self.probes.remove(slot);
-        // It fails only for what is not registered.
+        // Deregistering fails only for a link that is not registered.
         let _ = probe.link.deregister(&self.registry);
         self.over(cluster, addr, said);
     }
 
-    /// One probe has ended.
+    /// Records that one probe has ended.
     fn over(&mut self, key: u64, server: SocketAddr, said: Probed) {
         let Some(plan) = self.plans.get_mut(&key) else {
             return;
@@ -228,7 +228,7 @@ impl Probes {
         }
         let is_in_trouble = !is_answered && (cluster.is_in_trouble() || !self.interval.is_zero());
         let jitter = self.jitter(self.interval / 5);
-        let plan = self.plans.get_mut(&key).expect("it was just there");
+        let plan = self.plans.get_mut(&key).expect("the plan of a probe under way");
         plan.next_at = match is_in_trouble {
             true => Some(started_at + plan.pause),
             false if self.interval.is_zero() => None,

@@ -1,15 +1,15 @@
-//! Host names to addresses, without a thread of the main job ever waiting for a name server.
+//! Resolves host names without making a worker, `meta-watch` or `zk-link` wait for a name server.
 //!
 //! ```text
 //! worker, meta-watch, zk-link ─▶ cache ──miss or old─▶ waiting names ──▶ resolve-NN (getaddrinfo, which has no deadline)
 //!        ◀── all addresses ────────┘ ◀───────────────────────┘
 //! ```
-//! An old result serves while a new one is fetched, and when none can be had: a name server's trouble
-//! is not ours.
+//! The resolver returns an old result while it fetches a new one, and keeps it if the look-up fails: trouble with a
+//! name server does not affect queries.
 //!
-//! A look-up in a zone whose name server is mute takes its thread for many seconds. So names that never failed come
-//! first, names that failed wait longer each time and have half of the threads at most, and the names of one zone have a
-//! quarter: the names of other zones always find a thread. Threads are started as they are needed, up to a number.
+//! A look-up in a zone whose name server is silent occupies its thread for many seconds. So names that never failed
+//! come first. Names that failed wait longer each time and get at most half of the threads; the names of one zone get a
+//! quarter. The names of other zones always find a thread. Threads start when they are needed, up to a limit.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -24,19 +24,18 @@ use parking_lot::{Condvar, Mutex};
 use crate::activity;
 use crate::logging::Throttle;
 
-/// Age at which a result is fetched anew: what a MetaServer's move costs at most.
+/// Age at which a result is fetched again: the proxy notices within this time that a MetaServer has moved.
 const FRESH: Duration = Duration::from_secs(10);
-/// Pause after a failure, doubled with each up to [`MAX_FAILURE_PAUSE`].
+/// Pause after the first failure, doubled with each failure up to [`MAX_FAILURE_PAUSE`].
 const FIRST_FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// See [`FIRST_FAILURE_PAUSE`].
 const MAX_FAILURE_PAUSE: Duration = Duration::from_secs(30);
-/// How often it is told that a name is still not resolved.
+/// How often to log that a name is still not resolved.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// Names nobody asked for in this time are forgotten.
+/// Forget names that were not used for this long.
 const FORGET: Duration = Duration::from_secs(600);
-/// Names remembered: more than all clusters have. MetaServers can name leaders as they like.
+/// Names to remember: more than all clusters have. The limit is needed because MetaServers can name any leader.
 const MAX_NAMES: usize = 65_536;
-/// Look-ups at once.
 const MAX_THREADS: usize = 32;
 /// Look-ups of names that failed before, at once.
 const MAX_FAILING: usize = MAX_THREADS / 2;
@@ -45,26 +44,26 @@ const MAX_OF_ZONE: usize = MAX_THREADS / 4;
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// Looks a name up, and blocks for as long as name servers like.
+/// Looks a name up; may block as long as the name server is silent.
 type LookUp = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 struct Entry {
     addrs: Vec<SocketAddr>,
-    /// When `addrs`, or the failure to get them, came.
+    /// When the last look-up ended, with `addrs` or a failure.
     fetched_at: Option<Instant>,
     used_at: Instant,
-    /// It waits for a look-up, or one is under way.
+    /// A look-up is queued or under way.
     under_way: bool,
-    /// Look-ups that failed since the last good one.
+    /// Failed look-ups since the last good one.
     failures: u32,
     trouble: Trouble,
 }
 
 /// The log line about a look-up.
 enum Tells {
-    /// Other addresses than before, or some again after a failure.
-    Found(Vec<SocketAddr>),
-    /// Why there are none, and the last that were known.
+    /// The addresses changed, or are known again after a failure.
+    Addresses(Vec<SocketAddr>),
+    /// The look-up failed: the reason, and the last known addresses.
     Failed(String, Vec<SocketAddr>),
 }
 
@@ -80,7 +79,6 @@ impl Entry {
         }
     }
 
-    /// Whether it is time for another look-up.
     fn is_due(&self, now: Instant) -> bool {
         let pause = match self.failures {
             0 => FRESH,
@@ -89,7 +87,7 @@ impl Entry {
         !self.under_way && self.fetched_at.is_none_or(|at| now >= at + pause)
     }
 
-    /// A look-up ended.
+    /// Records the end of a look-up. Returns what to log.
     fn fetched(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) -> Option<Tells> {
         self.under_way = false;
         self.fetched_at = Some(now);
@@ -97,7 +95,7 @@ impl Entry {
             Ok(addrs) if !addrs.is_empty() => {
                 let is_news = self.trouble.ended() || addrs != self.addrs;
                 (self.addrs, self.failures) = (addrs, 0);
-                is_news.then(|| Tells::Found(self.addrs.clone()))
+                is_news.then(|| Tells::Addresses(self.addrs.clone()))
             }
             failed => {
                 self.failures = self.failures.saturating_add(1);
@@ -108,15 +106,15 @@ impl Entry {
     }
 }
 
-/// Whether a name's failures are told of: the first at once, then one now and then.
+/// Decides which failures of a name to log: the first at once, then one every [`TELL_EVERY`].
 #[derive(Default)]
 struct Trouble {
-    /// When one was told; `None`: the last look-up was good.
+    /// When a failure was last logged; `None`: the last look-up was good.
     told_at: Option<Instant>,
 }
 
 impl Trouble {
-    /// A look-up failed. True: tell of it.
+    /// Records a failed look-up. True: log it.
     fn failed(&mut self, now: Instant) -> bool {
         let is_due = self.told_at.is_none_or(|at| now >= at + TELL_EVERY);
         if is_due {
@@ -125,7 +123,7 @@ impl Trouble {
         is_due
     }
 
-    /// A look-up was good. True: the one before was not.
+    /// Records a good look-up. True: the one before failed.
     fn ended(&mut self) -> bool {
         self.told_at.take().is_some()
     }
@@ -134,9 +132,9 @@ impl Trouble {
 #[derive(Default)]
 struct State {
     cache: HashMap<String, Entry>,
-    /// Names to look up that never failed, or were good last; each once.
+    /// Names to look up whose last look-up did not fail; each once.
     good: VecDeque<String>,
-    /// Names to look up that failed last.
+    /// Names to look up whose last look-up failed.
     failing: VecDeque<String>,
     /// Look-ups under way, by zone.
     by_zone: HashMap<String, usize>,
@@ -146,7 +144,7 @@ struct State {
     is_stopping: bool,
 }
 
-/// A look-up that a thread makes.
+/// A look-up for a thread.
 struct Task {
     name: String,
     zone: String,
@@ -154,7 +152,7 @@ struct Task {
 }
 
 impl State {
-    /// The next name for which there is a thread, by the shares of zones and of failing names.
+    /// The next name that may have a thread, by the limits for zones and failing names.
     fn next(&mut self) -> Option<Task> {
         let has_room = |by_zone: &HashMap<String, usize>, name: &str| {
             by_zone.get(zone(name)).is_none_or(|count| *count < MAX_OF_ZONE)
@@ -185,7 +183,7 @@ impl State {
     }
 }
 
-/// Names of one zone have one name server, as far as a name tells: what stands behind its first label.
+/// The zone of a name: all labels after the first. Names of one zone probably have the same name server.
 fn zone(host_port: &str) -> &str {
     let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
     host.split_once('.').map_or("", |(_, zone)| zone)
@@ -193,32 +191,32 @@ fn zone(host_port: &str) -> &str {
 
 struct Shared {
     state: Mutex<State>,
-    /// A result has come.
+    /// Signals a result.
     changed: Condvar,
-    /// There is a name to look up, or an end.
+    /// Signals a name to look up, or the end.
     wanted: Condvar,
     look_up: Box<LookUp>,
 }
 
-/// The cache and its threads. They end when it is dropped.
+/// The cache and its threads, which end when it is dropped.
 pub struct Resolver {
     shared: Arc<Shared>,
 }
 
 impl Resolver {
-    /// By getaddrinfo.
+    /// Resolves by getaddrinfo.
     pub fn start() -> Self {
         Self::with(Box::new(|name| Ok(name.to_socket_addrs()?.collect())))
     }
 
-    /// By `look_up`, which may block.
+    /// Resolves by `look_up`, which may block.
     pub fn with(look_up: Box<LookUp>) -> Self {
         let (changed, wanted) = (Condvar::new(), Condvar::new());
         let shared = Shared { state: Mutex::default(), changed, wanted, look_up };
         Resolver { shared: Arc::new(shared) }
     }
 
-    /// All addresses of `host:port`; none if there is none, or none was found until `end`. Blocks.
+    /// All addresses of `host:port`; empty if it has none, or the look-up did not end by `end`. Blocks.
     pub fn resolve(&self, host_port: &str, end: Instant) -> Vec<SocketAddr> {
         loop {
             if let Some(addrs) = self.known(host_port) {
@@ -233,7 +231,7 @@ impl Resolver {
         }
     }
 
-    /// All addresses of `host:port` as they are known, without waiting; `None` while it is looked up for the first time.
+    /// The known addresses of `host:port`, without waiting; `None` while the first look-up is under way.
     pub fn known(&self, host_port: &str) -> Option<Vec<SocketAddr>> {
         if let Ok(addr) = host_port.parse() {
             return Some(vec![addr]);
@@ -264,7 +262,7 @@ impl Resolver {
         let (shared, name) = (self.shared.clone(), format!("resolve-{:02}", state.threads));
         match thread::Builder::new().name(name).spawn(move || look_up_all(&shared)) {
             Ok(_) => state.threads += 1,
-            // The threads that there are do it, later.
+            // The existing threads make the look-up later.
             Err(e) => warn!("cannot start another thread for name look-ups: {e}"),
         }
     }
@@ -305,7 +303,7 @@ fn look_up_all(shared: &Shared) {
         drop(state);
         tell(&task.name, tells);
         shared.changed.notify_all();
-        // Its end may make room for names of its zone, or for failing ones.
+        // The end of this look-up may make room for names of its zone, or for failing names.
         shared.wanted.notify_one();
         state = shared.state.lock();
     }
@@ -315,7 +313,7 @@ fn look_up_all(shared: &Shared) {
 fn tell(name: &str, tells: Option<Tells>) {
     static FAILED: Throttle = Throttle::new();
     match tells {
-        Some(Tells::Found(addrs)) => info!("host={name} addrs={addrs:?}"),
+        Some(Tells::Addresses(addrs)) => info!("host={name} addrs={addrs:?}"),
         Some(Tells::Failed(why, last_known)) => {
             if let Some(hidden) = FAILED.pass() {
                 warn!("host={name} last_known={last_known:?}: not resolved: {why}{hidden}");
@@ -346,7 +344,7 @@ mod tests {
         assert!(resolver.resolve("no-such-host.invalid:7", soon()).is_empty());
     }
 
-    /// A resolver whose look-ups of `*.mute` end when the channel closes.
+    /// A resolver whose look-ups of `*.mute` block until the channel closes.
     fn half_mute() -> (Resolver, Sender<()>, crossbeam_channel::Receiver<String>) {
         let (mute, ends) = bounded::<()>(0);
         let (begun, begins) = unbounded();

@@ -1,4 +1,5 @@
-//! Which queries share a question, and how it goes on. Pure: no lock, clock or socket; time comes in.
+//! Decides which queries share a question, and when the question is asked. Pure: no lock, clock or socket; time comes
+//! in.
 //!
 //! ```text
 //!   join ─▶ QUEUED: in the queue of each host that asks ──next──▶ ASKED: a call has it ──answered──▶ gone
@@ -8,13 +9,13 @@
 //!   LATER: all servers were asked, a pause ◀── no server left ─────┤   ▼ the next server
 //!      └──────────────── due ──────────────────────────────────▶ RETRY ──next──▶ ASKED
 //! ```
-//! Queries with equal argument bytes share one question. Joins and sends are numbered by one clock: the answer to a send
-//! goes to the waiters that joined before it, so **nobody gets an answer older than his query**. A question may be under
-//! way on several links at once, when a server is slow and the next one is asked; the first answer counts.
+//! Queries with equal argument bytes share one question. One counter numbers joins and sends. The answer to a send goes
+//! only to waiters that joined before the send, so **no client gets an answer older than its query**. If a server is
+//! slow, the next one is asked, too: a question may be under way on several links, and the first answer counts.
 //!
-//! [`Sharing::next`] gives many questions for one server, so that one call asks them all. Hosts take turns ([`Turns`]);
-//! questions that have been asked before and fresh ones take turns, too: a cluster that is mute for some tables still
-//! answers the others.
+//! [`Sharing::next`] returns many questions for one server, so that one call asks them all. Hosts take turns
+//! ([`Turns`]). Questions that were asked before take turns with fresh ones, so a cluster that is silent for some
+//! tables still answers the others.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem;
@@ -27,22 +28,19 @@ use crate::turns::Turns;
 /// The argument bytes of a query.
 pub type Key = Arc<[u8]>;
 
-/// A query that waits.
 pub trait Waiter {
-    /// The host that asks.
+    /// The host of the client.
     fn host(&self) -> IpAddr;
-    /// When it must have an answer.
     fn deadline(&self) -> Instant;
-    /// Nobody waits for its answer any more.
+    /// Whether the client is gone.
     fn is_gone(&self) -> bool;
 }
 
-/// A question on its way: what was asked, and when by the clock of [`Sharing`].
+/// A question that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// The question.
     pub key: Key,
-    /// The number of this send.
+    /// The number of this send, by the counter of [`Sharing`].
     pub number: u64,
 }
 
@@ -51,63 +49,62 @@ pub struct Sent {
 pub struct Batch {
     /// The server to ask.
     pub server: SocketAddr,
-    /// The questions; never empty.
+    /// Never empty.
     pub questions: Vec<Sent>,
-    /// The queries that its answers will serve.
+    /// Number of queries that wait for the answers.
     pub queries: usize,
 }
 
 /// A query whose time is over.
 #[derive(Debug)]
 pub struct Expired<W> {
-    /// The query.
     pub waiter: W,
-    /// When its question was first asked; `None`: not since this query came.
+    /// When the question was first sent for this query; `None`: never.
     pub asked_at: Option<Instant>,
 }
 
-/// Pause after a round in which every server was asked, doubled up to [`MAX_PAUSE`].
+/// Pause after every server was asked, doubled up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// See [`FIRST_PAUSE`]. A leader election takes seconds; asking more often does not shorten it.
 const MAX_PAUSE: Duration = Duration::from_millis(200);
 
-/// Questions that are looked through for those that fit a call.
+/// Look through at most this many questions for one call.
 const MAX_LOOKED_THROUGH: usize = 256;
 
-/// Bytes of arguments in one call, unless one question alone has more.
+/// Most bytes of arguments in one call, unless one question alone has more.
 const MAX_ARGS_BYTES: usize = 64 * 1024;
 
 enum Stand {
-    /// In the queue of these hosts.
+    /// The question is in the queues of these hosts.
     Queued(Hosts),
-    /// It was asked without an answer; another server is next.
+    /// A server did not answer; another one is next.
     Retry,
-    /// All servers were asked; it is due again then.
+    /// All servers were asked; the question is due again at this time.
     Later(Instant),
-    /// A link has it.
+    /// The question is under way on a link.
     Asked,
 }
 
 struct Question<W> {
-    /// With the number of the join, which grows.
+    /// Each with the number of its join; numbers grow.
     waiters: VecDeque<(u64, W)>,
     stand: Stand,
     /// The number of the last send.
     last_sent: u64,
-    /// The sends under way, and to whom.
+    /// The sends under way, and their servers.
     sends: Vec<(u64, SocketAddr)>,
     /// Servers that were asked in this round.
     tried: Vec<SocketAddr>,
     rounds: u32,
-    /// When the first of these waiters was first asked for.
+    /// When a send first went out for one of these waiters.
     asked_at: Option<Instant>,
-    /// Where it stands in [`Sharing::deadlines`].
+    /// Its deadline in [`Sharing::deadlines`].
     deadline: Instant,
 }
 
 impl<W> Question<W> {
-    /// Forgets the sends that were made before anybody joined who waits now: their answers are of no use, and a server that
-    /// lost such a request may be asked again. False: none is left.
+    /// Forgets sends that are older than all present waiters: their answers are of no use, and a server that lost such
+    /// a request may be asked again. False: no send is left.
     fn keep_useful_sends(&mut self) -> bool {
         let first = self.waiters.front().map_or(u64::MAX, |(joined, _)| *joined);
         self.sends.retain(|(number, _)| *number > first);
@@ -115,7 +112,7 @@ impl<W> Question<W> {
     }
 }
 
-/// Hosts in whose queue a question stands.
+/// The hosts whose queues have a question.
 #[derive(Default)]
 struct Hosts {
     few: Vec<IpAddr>,
@@ -125,7 +122,7 @@ struct Hosts {
 impl Hosts {
     const FEW: usize = 8;
 
-    /// True: it was not there.
+    /// Returns true if the host is new.
     fn insert(&mut self, host: IpAddr) -> bool {
         if self.few.contains(&host) {
             return false;
@@ -141,13 +138,13 @@ impl Hosts {
 /// All questions of one cluster.
 pub struct Sharing<W> {
     questions: HashMap<Key, Question<W>>,
-    /// Some keys in it are answered or under way already, since another host's turn took them.
+    /// Some keys are answered or under way already, because another host's turn took them.
     queue: Turns<Key>,
     retries: VecDeque<Key>,
     is_turn_of_retries: bool,
     later: BTreeSet<(Instant, Key)>,
     deadlines: BTreeSet<(Instant, Key)>,
-    /// Questions whose answers are so large that they are asked alone.
+    /// Questions with such large answers that each has its own call.
     large: HashSet<Key>,
     clock: u64,
     waiting: usize,
@@ -175,7 +172,7 @@ impl<W> Default for Sharing<W> {
 }
 
 impl<W: Waiter> Sharing<W> {
-    /// A query arrives.
+    /// Adds a query.
     pub fn join(&mut self, key: Key, waiter: W) {
         self.clock += 1;
         self.waiting += 1;
@@ -183,7 +180,7 @@ impl<W: Waiter> Sharing<W> {
         if let Some(question) = self.questions.get_mut(&key) {
             question.waiters.push_back((self.clock, waiter));
             if deadline < question.deadline {
-                // The time-out was made shorter meanwhile.
+                // The query time-out has become shorter meanwhile.
                 self.deadlines.remove(&(question.deadline, key.clone()));
                 self.deadlines.insert((deadline, key.clone()));
                 question.deadline = deadline;
@@ -213,12 +210,13 @@ impl<W: Waiter> Sharing<W> {
         self.questions.insert(key, question);
     }
 
-    /// Queries whose clients have gone, of questions that were not asked for that reason. They are dropped without a lock.
+    /// Returns queries whose clients are gone, so that the caller drops them without the lock. Their questions were not
+    /// asked.
     pub fn take_left(&mut self) -> Vec<W> {
         mem::take(&mut self.left)
     }
 
-    /// Queries that wait.
+    /// Number of waiting queries.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
@@ -228,14 +226,14 @@ impl<W: Waiter> Sharing<W> {
         self.ready > 0
     }
 
-    /// Whether nobody waits.
+    /// Whether no query waits.
     pub fn is_empty(&self) -> bool {
         self.questions.is_empty()
     }
 
-    /// The questions of the next call: as many as may go together to the server that `choose` names for the first.
-    /// `choose` is told whom this round has asked, and who has the question still. Where it knows nobody, the question
-    /// waits, and the next round asks all again.
+    /// Returns the questions of the next call: all that can go together to the server that `choose` names for the first
+    /// one. `choose` gets the servers that this round has asked, and those that still have the question. If it names no
+    /// server, the question waits for the next round, which may ask all servers again.
     pub fn next(
         &mut self,
         max: usize,
@@ -281,7 +279,7 @@ impl<W: Waiter> Sharing<W> {
                 break;
             }
         }
-        // They were first in turn and stay so.
+        // These questions were first in turn, and stay first.
         for key in others.into_iter().rev() {
             if let Some(question) = self.questions.get_mut(&key) {
                 question.stand = Stand::Retry;
@@ -291,7 +289,7 @@ impl<W: Waiter> Sharing<W> {
         batch
     }
 
-    /// The next question that is to be asked, by turns of those asked before and fresh ones.
+    /// The next question to ask: questions asked before take turns with fresh ones.
     fn pop(&mut self) -> Option<Key> {
         loop {
             self.is_turn_of_retries = !self.is_turn_of_retries;
@@ -311,7 +309,7 @@ impl<W: Waiter> Sharing<W> {
         }
     }
 
-    /// The round of this question is over: it is asked again after a pause.
+    /// Ends the round of this question: it is due again after a pause.
     fn put_off(&mut self, key: Key, now: Instant) {
         let question = self.questions.get_mut(&key).expect("only a question that waits is put off");
         let pause = MAX_PAUSE.min(FIRST_PAUSE * 2u32.pow(question.rounds.min(8)));
@@ -322,7 +320,7 @@ impl<W: Waiter> Sharing<W> {
         self.later.insert((now + pause, key));
     }
 
-    /// Questions whose pause is over are ready again.
+    /// Makes questions ready whose pause is over.
     pub fn wake(&mut self, now: Instant) {
         while let Some((due, _)) = self.later.first()
             && *due <= now
@@ -336,7 +334,7 @@ impl<W: Waiter> Sharing<W> {
         }
     }
 
-    /// A leader answered this send. Returns those who joined before it; who came later waits for the next call.
+    /// A leader answered this send. Returns the waiters that joined before the send; later ones wait for the next call.
     pub fn answered(&mut self, sent: &Sent) -> impl Iterator<Item = W> + use<W> {
         let mut answered = VecDeque::new();
         if let Some(question) = self.questions.get_mut(&sent.key) {
@@ -350,7 +348,7 @@ impl<W: Waiter> Sharing<W> {
         answered.into_iter().map(|(_, waiter)| waiter)
     }
 
-    /// After some waiters of a question have their answer: it is gone, waits for a send under way, or is asked anew.
+    /// After some waiters have left: removes the question, lets it wait for a send under way, or asks it again.
     fn follow(&mut self, key: &Key) {
         let Some(question) = self.questions.get_mut(key) else {
             return;
@@ -370,7 +368,7 @@ impl<W: Waiter> Sharing<W> {
         }
     }
 
-    /// Nobody who waits was asked for: this is a fresh question.
+    /// No send was made for the present waiters: makes this a fresh question.
     fn begin_anew(&mut self, key: &Key) {
         let Some(question) = self.questions.get_mut(key) else {
             return;
@@ -394,21 +392,21 @@ impl<W: Waiter> Sharing<W> {
         (question.rounds, question.asked_at) = (0, None);
     }
 
-    /// This send will have no answer: the server failed, or does not lead.
+    /// This send gets no answer: the server failed, or does not lead.
     pub fn unanswered(&mut self, sent: &Sent, server: SocketAddr) {
         if self.end_send(sent) {
             self.ask_another(sent, server);
         }
     }
 
-    /// This send has had no answer for long: another server is asked, and the answer counts if it comes.
+    /// This send is slow: another server gets the question, too. The slow answer still counts if it comes first.
     pub fn slow(&mut self, sent: &Sent, server: SocketAddr) {
         if self.is_wanted(sent) {
             self.ask_another(sent, server);
         }
     }
 
-    /// Forgets a send. False: nobody waited for its answer any more.
+    /// Forgets a send. False: no query waited for its answer any more.
     fn end_send(&mut self, sent: &Sent) -> bool {
         let is_wanted = self.is_wanted(sent);
         if let Some(question) = self.questions.get_mut(&sent.key) {
@@ -430,7 +428,7 @@ impl<W: Waiter> Sharing<W> {
         }
     }
 
-    /// This send never left, or its link had died before: the same server may be asked again.
+    /// This send never left, or its link was dead before: the same server may be asked again.
     pub fn take_back(&mut self, sent: &Sent) {
         if self.end_send(sent)
             && let Some(question) = self.questions.get_mut(&sent.key)
@@ -442,16 +440,16 @@ impl<W: Waiter> Sharing<W> {
         }
     }
 
-    /// Whether anybody waits for the answer to this send.
+    /// Whether a query waits for the answer to this send.
     pub fn is_wanted(&self, sent: &Sent) -> bool {
         self.questions
             .get(&sent.key)
             .is_some_and(|question| question.sends.iter().any(|(number, _)| *number == sent.number))
     }
 
-    /// The answer to this question is large: it is asked alone from now on.
+    /// The answer to this question is large: from now on it has its own call.
     pub fn mark_large(&mut self, key: &Key) {
-        /// Tables with thousands of partitions are few; should there be more, they are learned anew.
+        /// Tables with thousands of partitions are few. If there are more, forget all and learn them again.
         const MAX_LARGE: usize = 4096;
         if self.large.len() >= MAX_LARGE {
             self.large.clear();
@@ -459,7 +457,7 @@ impl<W: Waiter> Sharing<W> {
         self.large.insert(key.clone());
     }
 
-    /// Takes out the queries whose time is over.
+    /// Removes and returns the queries whose time is over.
     pub fn expire(&mut self, now: Instant) -> Vec<Expired<W>> {
         let mut expired = Vec::new();
         while let Some((deadline, _)) = self.deadlines.first()
@@ -480,7 +478,7 @@ impl<W: Waiter> Sharing<W> {
             }
             question.waiters = left;
             self.waiting -= before - question.waiters.len();
-            // The first deadline is not that of the first waiter if the time-out was changed meanwhile.
+            // The first waiter may have a later deadline than this if the query time-out has changed.
             self.deadlines.remove(&(question.deadline, key.clone()));
             match question.waiters.iter().map(|(_, waiter)| waiter.deadline()).min() {
                 Some(deadline) => {
@@ -497,7 +495,7 @@ impl<W: Waiter> Sharing<W> {
         expired
     }
 
-    /// Takes out all queries whose question `is_taken`. Answers to sends for them are not wanted any more.
+    /// Removes and returns all queries that `is_taken` selects. Answers to their sends are not wanted any more.
     pub fn take(&mut self, mut is_taken: impl FnMut(&W) -> bool) -> Vec<W> {
         let keys: Vec<Key> = self
             .questions
@@ -512,7 +510,7 @@ impl<W: Waiter> Sharing<W> {
         taken
     }
 
-    /// One query for each question.
+    /// One query of each question.
     pub fn first_waiters(&self) -> impl Iterator<Item = &W> {
         self.questions.values().filter_map(|question| Some(&question.waiters.front()?.1))
     }
@@ -528,7 +526,7 @@ impl<W: Waiter> Sharing<W> {
             Stand::Later(due) => _ = self.later.remove(&(due, key.clone())),
             Stand::Asked => {}
         }
-        // Keys that are left behind in the queues are passed over, and must not pile up.
+        // Old keys in the queues are skipped; remove them before there are too many.
         if self.queue.len() + self.retries.len() > 2 * self.questions.len() + 1024 {
             let questions = &self.questions;
             let is_queued = |key: &Key| {

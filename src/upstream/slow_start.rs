@@ -1,13 +1,13 @@
-//! How many calls to one cluster may run at once. Pure.
+//! Decides how many calls to one cluster may run at once. Pure.
 //!
 //! ```text
 //! 2 at the start ──answered──▶ one more each time, up to max_calls
 //!                ──a call outlives its slice──▶ 1
 //! ```
-//! A worker blocks on a running call for a slice, then the call is parked and its worker is free. A cluster that has just
-//! gone silent so costs one worker one slice, and the next of its calls are parked as soon as they are sent.
+//! A worker waits for a running call for a slice, then parks the call and is free. So a cluster that goes silent costs
+//! one worker one slice; its next calls are parked as soon as they are sent.
 
-/// Calls at once before anything is known of the cluster.
+/// Calls at once before the first answer of the cluster.
 const FIRST: usize = 2;
 
 /// The calls of one cluster.
@@ -26,7 +26,7 @@ impl SlowStart {
         SlowStart { max, allowed: FIRST.min(max), running: 0, parked: 0, is_silent: false }
     }
 
-    /// Takes a place for a call. False: there is none.
+    /// Takes a place for a call. False: none is free.
     #[must_use]
     pub fn begin(&mut self) -> bool {
         let is_free = self.running < self.allowed && self.running + self.parked < self.max;
@@ -39,39 +39,39 @@ impl SlowStart {
         self.running -= 1;
     }
 
-    /// A running call is parked; its place is free while fewer than `max` calls are parked.
+    /// Parks a running call; its place is free while fewer than `max` calls are parked.
     pub fn park(&mut self) {
         (self.running, self.parked) = (self.running - 1, self.parked + 1);
         (self.allowed, self.is_silent) = (1, true);
     }
 
-    /// A parked call is over, or so slow that it is not counted any more.
+    /// Uncounts a parked call that has ended or is too slow to count.
     pub fn unpark(&mut self) {
         self.parked -= 1;
     }
 
-    /// A parked call runs again.
+    /// Counts a parked call as running again.
     pub fn resume(&mut self) {
         (self.running, self.parked) = (self.running + 1, self.parked - 1);
     }
 
-    /// A call was answered whole. `is_quick`: within the time for which a worker blocks on it.
+    /// A call got all its answers. `is_quick`: a worker did not have to park it.
     pub fn answered(&mut self, is_quick: bool) {
         self.allowed = (self.allowed + 1).min(self.max);
         self.is_silent &= !is_quick;
     }
 
-    /// Whether calls were not quick of late: the next one is parked at once.
+    /// Whether the last call was not quick, so that the next one is parked at once.
     pub fn is_silent(&self) -> bool {
         self.is_silent
     }
 
-    /// Calls on which workers block.
+    /// Number of calls that workers wait for.
     pub fn running(&self) -> usize {
         self.running
     }
 
-    /// Calls under way, running or parked.
+    /// Number of calls under way, running or parked.
     pub fn calls(&self) -> usize {
         self.running + self.parked
     }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_earns_its_calls_and_loses_them_at_once() {
+    fn a_cluster_gains_calls_one_by_one_and_loses_them_at_once() {
         let mut calls = SlowStart::new(8);
         assert!(calls.begin() && calls.begin());
         assert!(!calls.begin(), "two at the start");

@@ -10,42 +10,40 @@ use super::table_errors::TableErrors;
 use crate::metrics::{Count, Latency};
 use crate::wire::error_code::COUNTED;
 
-/// MetaServers and kinds for which failures are counted apart, those that failed last; forwards can name many
-/// servers, and servers are replaced.
+/// Pairs of MetaServer and kind with their own count; the oldest failure makes room. Forwards can name many servers,
+/// and servers are replaced.
 const MAX_FAILURE_KINDS: usize = 128;
 
-/// Answers and failures.
 #[derive(Default)]
 pub struct Stats {
     /// Answers that its leaders gave to queries, by `error_code::COUNTED`.
     pub answers: [Count; COUNTED.len()],
-    /// Tables to which the last answer was an error.
+    /// Tables whose last answer was an error.
     pub table_errors: TableErrors,
-    /// Queries that the proxy answered itself because no MetaServer did.
+    /// Queries that the proxy refused because no MetaServer answered.
     pub unanswered: Count,
     /// How long MetaServers took to answer a call.
     pub latency: Latency,
-    /// Failures by MetaServer and kind.
     failures: Mutex<BTreeMap<(SocketAddr, &'static str), Failures>>,
 }
 
-/// Failures of a MetaServer in one way.
+/// Failures of one MetaServer, of one kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Failures {
-    /// Since the start.
+    /// Number since the start.
     pub count: u64,
-    /// When the last was.
+    /// Time of the last.
     pub last: Instant,
 }
 
 impl Stats {
-    /// A leader answered so many queries about the table, by place in `error_code::COUNTED`.
+    /// Counts `queries` answers of a leader about the table. `counted_as` is an index into `error_code::COUNTED`.
     pub fn answered(&self, table: &str, counted_as: usize, queries: u64) {
         self.answers[counted_as].add(queries);
         self.table_errors.answered(table, counted_as, queries);
     }
 
-    /// `meta` failed in this way.
+    /// Counts a failure of `meta`.
     pub fn failed(&self, meta: SocketAddr, kind: &'static str) {
         let mut failures = self.failures.lock();
         let now = Instant::now();
@@ -58,7 +56,6 @@ impl Stats {
         }
     }
 
-    /// Failures by MetaServer and kind.
     pub fn failures(&self) -> Vec<(SocketAddr, &'static str, Failures)> {
         let failures = self.failures.lock();
         failures.iter().map(|((meta, kind), counted)| (*meta, *kind, *counted)).collect()
@@ -70,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_whose_failures_are_counted_are_bounded_and_the_latest() {
+    fn failures_are_counted_for_a_bounded_number_of_servers_the_latest() {
         let stats = Stats::default();
         let meta = |n| SocketAddr::from(([10, 0, 0, 1], n));
         for n in 0..2 * MAX_FAILURE_KINDS as u16 {

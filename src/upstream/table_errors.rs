@@ -1,6 +1,6 @@
-//! Tables to which their cluster last answered with an error: a route to the wrong cluster shows here.
+//! Tables for which their cluster last answered an error. A route to the wrong cluster shows up here.
 //!
-//! Only errors are kept. So an answer that is good costs a look at a counter as long as no table has an error.
+//! Only errors are kept. So as long as no table has an error, a good answer only reads a counter.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 
 use crate::wire::error_code::{COUNTED, ERR_OK};
 
-/// Tables of one cluster that are kept; the one that was refused longest ago makes room. As many as tables are cached
-/// where nobody has set more.
+/// Most tables of one cluster; the table whose last error is oldest makes room. This is the default size of the route
+/// cache.
 const MAX_TABLES: usize = 1_024;
 
 #[derive(Default)]
 pub struct TableErrors {
-    /// Number of `tables`, to be read without the lock.
+    /// Number of `tables`, readable without the lock.
     count: AtomicUsize,
     tables: Mutex<HashMap<Box<str>, Entry>>,
 }
@@ -32,15 +32,14 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableError {
     pub err: &'static str,
-    /// Queries that were answered so, one after the other.
+    /// Number of queries with this answer in a row.
     pub queries: u64,
-    /// Time since the first of them, and since the last.
     pub since: Duration,
     pub last: Duration,
 }
 
 impl TableErrors {
-    /// Counts `queries` about the table that had this answer, by its place in [`COUNTED`].
+    /// Counts `queries` about the table that had this answer. `counted_as` is an index into [`COUNTED`].
     pub fn answered(&self, table: &str, counted_as: usize, queries: u64) {
         let err = COUNTED[counted_as];
         if err == ERR_OK && self.count.load(Relaxed) == 0 {

@@ -1,4 +1,4 @@
-//! Thread `meta-watch`: listens to parked links, ticks for clusters in which queries wait, probes MetaServers.
+//! Thread `meta-watch`: waits for bytes on parked links, ticks for clusters in which queries wait, probes MetaServers.
 //!
 //! ```text
 //! worker ── park ──▶ inbox + waker ─▶ mio ─┬─ something came on a parked link ─▶ job: resume
@@ -7,9 +7,9 @@
 //!                                          ├─ tick: expired, moved and due questions, places (`Cluster::tick`)
 //!                                          └─ probes (`upstream::probe`): due, answered, over
 //! ```
-//! It never blocks but in poll, and reads answers of probes only: those to queries are a worker's work. Its bounds:
-//! parked links by the calls of their clusters, probes by the MetaServers of the routed clusters. Without a query that
-//! waits it sleeps until the next probe.
+//! The thread blocks only in poll. It reads only answers to probes; workers read answers to queries. The calls of the
+//! clusters bound the number of parked links, the MetaServers of the routed clusters bound the number of probes. If no
+//! query waits, the thread sleeps until the next probe.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -32,10 +32,10 @@ use crate::patience::TICK;
 
 const WAKER: Token = Token(usize::MAX);
 
-/// How often idle links are looked through.
+/// How often to close links that are idle for long.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// A link that woke a worker tells nothing for this time: a server that drips bytes wakes nobody more often.
+/// A link that woke a worker wakes none again for this time, even if a server sends byte by byte.
 const WAKE_PAUSE: Duration = Duration::from_millis(2);
 
 enum Order {
@@ -45,7 +45,7 @@ enum Order {
     Stop,
 }
 
-/// The way to the thread.
+/// Sends orders to the thread.
 pub struct MetaWatch {
     orders: Sender<Order>,
     inbox: Receiver<Order>,
@@ -59,14 +59,15 @@ impl Default for MetaWatch {
 }
 
 impl MetaWatch {
-    /// Not started yet: orders wait. The channel is unbounded; what it holds is bounded by what it is about.
+    /// Before the start, orders wait in the channel. It is unbounded, but there is at most one order per call and
+    /// cluster.
     pub fn new() -> Self {
         let (orders, inbox) = unbounded();
         MetaWatch { orders, inbox, waker: Arc::default() }
     }
 
     fn tell(&self, order: Order) {
-        // It fails only when the thread has ended, and then nobody waits.
+        // The send fails only when the thread has ended; then no query waits.
         if self.orders.send(order).is_ok()
             && let Some(waker) = self.waker.get()
         {
@@ -74,12 +75,12 @@ impl MetaWatch {
         }
     }
 
-    /// Starts the thread. `probe_interval` is the time between two probes of a MetaServer; zero: only those of clusters
-    /// in trouble are probed.
+    /// Starts the thread. `probe_interval` is the time between two probes of a MetaServer; zero: probe only clusters in
+    /// trouble.
     pub fn start(&self, probe_interval: Duration) -> io::Result<Watching> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        // A second start would steal the orders of the first.
+        // A second thread would take the orders of the first.
         self.waker.set(waker).map_err(|_| io::Error::other("meta-watch is started once"))?;
         let watcher = Watcher {
             probes: Probes::new(poll.registry().try_clone()?, probe_interval),
@@ -120,7 +121,7 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Ends it; queries that wait have no answer then.
+    /// Ends the thread; queries that still wait get no answer.
     pub fn stop(self) {
         let _ = self.orders.send(Order::Stop);
         if let Some(waker) = self.waker.get() {
@@ -134,7 +135,7 @@ struct Watcher {
     poll: Poll,
     inbox: Receiver<Order>,
     parked: Slab<Parked>,
-    /// Links that woke a worker just now, and when they were parked again.
+    /// Links that woke a worker just now, and when each pause ends.
     paused: Vec<(Parked, Instant)>,
     /// Clusters in which queries wait, by id.
     busy: HashMap<u64, Arc<Cluster>>,
@@ -149,8 +150,8 @@ impl Watcher {
     fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         loop {
-            // Without this thread no query would ever expire, so a fault of ours ends one turn and no more. The panic
-            // hook has logged it.
+            // Without this thread no query would ever expire, so a panic ends one turn only. The panic hook has logged
+            // it.
             match catch_unwind(AssertUnwindSafe(|| self.turn(&mut events))) {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => return,
@@ -163,7 +164,7 @@ impl Watcher {
         if let Err(e) = self.poll.poll(events, self.timeout())
             && e.kind() != ErrorKind::Interrupted
         {
-            error!("meta-watch cannot poll, it goes on by ticks: {e}");
+            error!("meta-watch cannot poll sockets and checks them at each tick instead: {e}");
             thread::sleep(TICK);
         }
         for event in &*events {
@@ -194,7 +195,7 @@ impl Watcher {
         let tick = ticks.then_some(self.tick_at);
         let tidy = (!self.clusters.is_empty()).then_some(self.tidy_at);
         let next = [tick, tidy, self.probes.next()].into_iter().flatten().min()?;
-        // Poll counts in milliseconds and rounds down; one more, or it would spin through the last.
+        // Poll counts in milliseconds and rounds down. Without one more, the loop would spin through the last.
         let left = next.saturating_duration_since(now);
         Some(if left.is_zero() { left } else { left + Duration::from_millis(1) })
     }
@@ -216,7 +217,7 @@ impl Watcher {
 
     fn park(&mut self, parked: Parked, at: Instant) {
         match parked.link.has_received() {
-            // It told of a part of an answer.
+            // The link woke a worker for a part of an answer.
             true => self.paused.push((parked, at + WAKE_PAUSE)),
             false => self.listen(parked),
         }
@@ -226,12 +227,12 @@ impl Watcher {
         let entry = self.parked.vacant_entry();
         match parked.link.register(self.poll.registry(), Token(entry.key())) {
             Ok(()) => _ = entry.insert(parked),
-            // A worker finds out what is wrong with it.
+            // A worker reads the link and finds out what is wrong.
             Err(_) => parked.cluster.upstream.work.clone().resume(parked),
         }
     }
 
-    /// A worker goes on with this call.
+    /// Lets a worker continue this call.
     fn wake(&mut self, slot: usize) {
         if let Some(parked) = self.take(slot) {
             parked.cluster.upstream.work.clone().resume(parked);
@@ -240,7 +241,7 @@ impl Watcher {
 
     fn take(&mut self, slot: usize) -> Option<Parked> {
         let mut parked = self.parked.try_remove(slot)?;
-        // It fails only for what is not registered.
+        // Deregistering fails only for a link that is not registered.
         let _ = parked.link.deregister(self.poll.registry());
         Some(parked)
     }
@@ -263,7 +264,7 @@ impl Watcher {
         doubted.iter().for_each(|cluster| self.probes.probe_now(cluster, now));
     }
 
-    /// For `/threads`: which call has been silent for longest.
+    /// Shows in `/threads` which call has been silent for longest.
     fn tell_activity(&self) {
         let oldest = self.parked.iter().map(|(_, parked)| parked);
         match oldest.min_by_key(|parked| parked.link.since()) {
@@ -275,14 +276,14 @@ impl Watcher {
         }
     }
 
-    /// Sets calls aside that are silent for long, and gives links up whose answers nobody wants.
+    /// Sets aside calls that are silent for long, and drops links whose answers no query wants.
     fn check_parked(&mut self, now: Instant) {
         let slots: Vec<usize> = self.parked.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let parked = &mut self.parked[slot];
             let silent = now.saturating_duration_since(parked.link.since());
             if !parked.link.is_connected() {
-                // Its time is over, or it is made and nobody was told: a worker looks.
+                // The time to connect is over, or the connect ended without an event: a worker looks.
                 if silent >= CONNECT_TIMEOUT {
                     self.wake(slot);
                 }

@@ -54,7 +54,7 @@ impl World {
         self.numbers
     }
 
-    /// The questions of the next call at these servers, the first that is free.
+    /// The questions of the next call, at the first of these servers that is free.
     fn next_of(&mut self, max: usize, servers: &[u16], ms: u64) -> Option<Batch> {
         let servers: Vec<SocketAddr> = servers.iter().map(|n| server(*n)).collect();
         self.sharing.next(max, self.start + Duration::from_millis(ms), |tried, sends| {
@@ -152,7 +152,7 @@ fn a_server_that_has_the_question_still_is_not_asked_again() {
     assert_eq!(world.next_of(64, &[1, 2], 50).unwrap().server, server(2), "1 has it still");
 }
 
-/// Else a server that lost one request would never be asked again for a table that is always asked for.
+/// Otherwise a server that lost one request would never be asked again for a table with constant queries.
 #[test]
 fn a_send_is_forgotten_with_the_last_query_that_it_was_for() {
     let mut world = World::new();
@@ -285,7 +285,7 @@ mod property {
     use super::*;
     use proptest::prelude::*;
 
-    /// The next event; numbers are taken modulo what there is.
+    /// The next event; numbers are taken modulo the number of choices.
     #[derive(Clone, Debug)]
     enum Step {
         Join(u8, u8),
@@ -314,15 +314,15 @@ mod property {
     }
 
     proptest! {
-        /// Each query is answered, expired or taken exactly once; its answer was asked for after it came; no server has
-        /// one question twice at a time.
+        /// Each query is answered, expired or taken exactly once. The send of its answer is newer than the query. No
+        /// server has a question twice at a time.
         #[test]
         fn every_query_ends_once_and_with_no_answer_from_before(
             steps in proptest::collection::vec(step(), 0..300),
         ) {
             let mut world = World::new();
             let mut now_ms = 0;
-            // Under way: the send, its server, and how many queries there were when it was sent.
+            // Each send under way: the send, its server, and the number of queries when it was sent.
             let mut under_way: Vec<(Sent, SocketAddr, u32)> = Vec::new();
             let mut ended: Vec<u32> = Vec::new();
             for step in steps {
@@ -390,7 +390,7 @@ mod property {
                 if world.sharing.is_empty() {
                     break;
                 }
-                prop_assert!(round < 999, "{} wait for ever", world.sharing.waiting());
+                prop_assert!(round < 999, "{} still wait", world.sharing.waiting());
                 for (sent, _, asked) in under_way.drain(..) {
                     for number in world.answered(&sent) {
                         prop_assert!(number <= asked);
@@ -409,7 +409,7 @@ mod property {
             world.assert_is_empty();
         }
 
-        /// A question is asked after at most one question of each other host for each of its own before it.
+        /// Before a question, each other host has at most one question for each earlier question of the same host.
         #[test]
         fn no_question_waits_for_more_than_a_turn_of_each_host(
             asks in proptest::collection::vec((0..30u8, 0..5u8), 1..200),
