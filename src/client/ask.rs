@@ -59,7 +59,7 @@ impl Ask {
     pub fn refused(mut self, error: OwnError, now: Instant) -> (Arc<Connection>, Reply, u32) {
         let connection = self.connection.take().expect("an Ask is answered once");
         connection.metrics().own_error(error);
-        self.note(&connection, "none", error.name(), now);
+        self.count_answer(&connection, "none", error.name(), now);
         let weight = Self::weight(&self.args);
         (connection, Reply::Own(reply::own_error(self.id, error)), weight)
     }
@@ -86,28 +86,28 @@ impl Ask {
         now: Instant,
     ) -> (Arc<Connection>, Reply, u32) {
         let connection = self.connection.take().expect("an Ask is answered once");
-        connection.note_use(&self.table, now);
+        connection.record_use(&self.table, now);
         let weight = Self::weight(&self.args);
         let host_port_fields = match self.id {
             // C++ clients read only the host_port fields.
             RequestId::Rdsn(_) => HostPortFields::Keep,
             RequestId::Thft(_) => connection.host_port_fields,
         };
-        let unfit = |why| self.note_unfit(&connection, cluster, why);
+        let unfit = |why| self.count_unfit(&connection, cluster, why);
         if matches!(self.id, RequestId::Rdsn(_)) && !body.is_fit_for_cpp(unfit) {
             let error = OwnError::Unavailable;
             connection.metrics().own_error(error);
-            self.note(&connection, "none", error.name(), now);
+            self.count_answer(&connection, "none", error.name(), now);
             return (connection, Reply::Own(reply::own_error(self.id, error)), weight);
         }
-        self.note(&connection, cluster, error_code::COUNTED[body.counted_as], now);
+        self.count_answer(&connection, cluster, error_code::COUNTED[body.counted_as], now);
         let result = body.result_with(host_port_fields, unfit);
         let head = QueryHead::new(self.id, result.len());
         (connection, Reply::Passed { head, body: body.clone(), host_port_fields }, weight)
     }
 
     /// Counts and logs a MetaServer's answer that clients of this kind cannot use as it is.
-    fn note_unfit(&self, connection: &Connection, cluster: &str, why: Unexpected) {
+    fn count_unfit(&self, connection: &Connection, cluster: &str, why: Unexpected) {
         // Each kind has its own throttle, so that neither hides the other.
         static UNFIT: [Throttle; 2] = [const { Throttle::new() }; 2];
         let (unfit, what) = match self.id {
@@ -122,7 +122,7 @@ impl Ask {
     }
 
     /// Counts the answer, and writes a line to the access log if the answer is in the sample.
-    fn note(&self, connection: &Connection, cluster: &str, err: &str, now: Instant) {
+    fn count_answer(&self, connection: &Connection, cluster: &str, err: &str, now: Instant) {
         let took = now.saturating_duration_since(self.asked_at);
         connection.metrics().latency.add(took, 1);
         if logging::is_access_sample() {

@@ -171,8 +171,8 @@ impl Connection {
     }
 
     /// Records that the client has used a table.
-    pub fn note_use(&self, table: &str, now: Instant) {
-        self.hub.usage.note(&self.last_use, self.peer.ip(), table, now);
+    pub fn record_use(&self, table: &str, now: Instant) {
+        self.hub.usage.record(&self.last_use, self.peer.ip(), table, now);
     }
 
     // ---- turns of reading

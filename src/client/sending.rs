@@ -63,7 +63,7 @@ impl Connection {
             if result.is_err() || self.is_closed() {
                 outbox.clear();
             }
-            if !self.unsent.note(before, outbox.unread(), || self.hub.now_ms()) {
+            if !self.unsent.record_write(before, outbox.unread(), || self.hub.now_ms()) {
                 return result;
             }
         }

@@ -31,7 +31,7 @@ impl Unsent {
     /// Records that a write has left `after` of `before` bytes, at `now_ms`, which is not 0. True: the caller must
     /// write once more.
     #[must_use]
-    pub fn note(&self, before: usize, after: usize, now_ms: impl FnOnce() -> u64) -> bool {
+    pub fn record_write(&self, before: usize, after: usize, now_ms: impl FnOnce() -> u64) -> bool {
         if after == 0 {
             self.since_ms.store(0, SeqCst);
             return false;
@@ -85,7 +85,7 @@ mod model {
                 *outbox -= taken;
                 socket.refused |= *outbox > 0;
                 drop(socket);
-                if !self.unsent.note(before, *outbox, || 1) {
+                if !self.unsent.record_write(before, *outbox, || 1) {
                     return;
                 }
             }

@@ -69,7 +69,7 @@ impl Keys {
         Some((self.entries[at].line, self.entries[at].value.clone()))
     }
 
-    fn note(&mut self, key: &str, line: u64, value: impl Serialize, reload: Reload) {
+    fn record(&mut self, key: &str, line: u64, value: impl Serialize, reload: Reload) {
         let value = serde_json::to_value(value).unwrap_or_default();
         self.values.set(key, Setting { value, line, is_secret: false, reload });
     }
@@ -92,7 +92,7 @@ impl Keys {
             self.faults.push(Fault { line, key: key.to_owned(), what });
         }
         let value = value.or(default);
-        self.note(key, line, &value, reload);
+        self.record(key, line, &value, reload);
         value
     }
 
@@ -252,8 +252,8 @@ impl Keys {
     pub fn listeners(&mut self, key: &str, reload: Reload) -> Vec<ListenerSettings> {
         let (line, node) = self.take(key).unwrap_or((0, Node::Null));
         let read = listeners::read(&node);
-        self.note(key, line, &read.listeners, reload);
-        let tell = |(within, at, what): listeners::Told| Fault {
+        self.record(key, line, &read.listeners, reload);
+        let tell = |(within, at, what): listeners::Remark| Fault {
             line: if at > 0 { at } else { line },
             key: format!("{key}{within}"),
             what,

@@ -29,14 +29,14 @@ fn as_name<S: serde::Serializer>(fields: &HostPortFields, to: S) -> Result<S::Ok
 }
 
 /// A fault or a warning: the place in the list, `[1].listen`, the line or 0, and what it is.
-pub type Told = (String, u64, String);
+pub type Remark = (String, u64, String);
 
 /// A list as it was read.
 #[derive(Default)]
 pub struct Read {
     pub listeners: Vec<ListenerSettings>,
-    pub faults: Vec<Told>,
-    pub warnings: Vec<Told>,
+    pub faults: Vec<Remark>,
+    pub warnings: Vec<Remark>,
 }
 
 /// Reads the value of `listeners`.

@@ -1,4 +1,4 @@
-//! The life of the proxy: whether it is ready, who is asked to leave, and when it is over.
+//! The phases of the proxy: whether it is ready, which clients must leave, and when a stop is over.
 //!
 //! ```text
 //! Starting ─▶ Serving ◀── drain, undrain ──▶ Draining: open and not ready; idle clients leave
@@ -6,7 +6,7 @@
 //!
 //! Stopping:  0 ─── not ready ─── delay ─── nobody new, idle clients leave ─── grace: over
 //! ```
-//! This file decides, by values alone, what is due in each phase; `client::accept` does it.
+//! This file decides what is due in each phase, by values alone; `client::accept` carries it out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,21 +15,18 @@ use parking_lot::Mutex;
 
 use crate::config::StopSettings;
 
-/// Between two looks at who may leave.
+/// How often to look for clients that may leave.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// Where in its life the proxy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It does not listen yet.
     Starting,
-    /// It serves.
     Serving,
-    /// It serves, and clients shall move elsewhere: an operator said so.
+    /// The proxy still serves, but an operator wants clients to go to other proxies.
     Draining,
-    /// It ends, in order.
+    /// The proxy stops in order.
     Stopping {
-        /// When it was told to.
+        /// When the stop began.
         since: Instant,
     },
 }
@@ -37,11 +34,11 @@ pub enum Phase {
 /// Actions that are due.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Due {
-    /// New clients are accepted.
+    /// Whether to accept new clients.
     pub accepts: bool,
-    /// Idle connections of this age leave.
+    /// Close idle connections of at least this age.
     pub leave_at_age: Option<Duration>,
-    /// The grace time is over for the clients that are left.
+    /// The grace time is over: do not wait for the remaining clients.
     pub is_over: bool,
     /// When to look again.
     pub next: Option<Instant>,
@@ -72,7 +69,7 @@ impl Phase {
     }
 }
 
-/// The phase, shared by who changes it, who asks for it, and who acts on it.
+/// The phase, shared by the threads that change it, show it and act on it.
 pub struct Life {
     state: Mutex<State>,
 }
@@ -80,18 +77,17 @@ pub struct Life {
 struct State {
     phase: Phase,
     stop: StopSettings,
-    /// Makes who acts look at the phase.
+    /// Wakes `accept`, which acts on the phase.
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Life {
-    /// The life of a proxy that starts.
     pub fn new(stop: StopSettings) -> Self {
         let state = State { phase: Phase::Starting, stop, wake: Arc::new(|| ()) };
         Life { state: Mutex::new(state) }
     }
 
-    /// It serves. `wake` is called at each change, and must not block.
+    /// The proxy serves from now on. Each later change calls `wake`, which must not block.
     pub fn serve(&self, wake: impl Fn() + Send + Sync + 'static) {
         self.state.lock().wake = Arc::new(wake);
         self.change(|phase| match phase {
@@ -100,7 +96,7 @@ impl Life {
         });
     }
 
-    /// Whether new clients should come here; else why not.
+    /// Whether new clients should use this proxy, or the reason why not.
     pub fn is_ready(&self) -> Result<(), &'static str> {
         match self.phase() {
             Phase::Starting => Err("starting"),
@@ -110,12 +106,11 @@ impl Life {
         }
     }
 
-    /// The phase now.
     pub fn phase(&self) -> Phase {
         self.state.lock().phase
     }
 
-    /// Not ready from now on; idle clients leave. All is served as ever.
+    /// Drains: the proxy is not ready, and lets idle clients go, but serves all queries.
     pub fn drain(&self) -> Phase {
         self.change(|phase| match phase {
             Phase::Serving => Phase::Draining,
@@ -131,7 +126,7 @@ impl Life {
         })
     }
 
-    /// It ends, in order. Cannot be undone.
+    /// Begins a stop, which cannot be undone.
     pub fn stop(&self) -> Phase {
         self.change(|phase| match phase {
             Phase::Stopping { since } => Phase::Stopping { since },
@@ -139,7 +134,7 @@ impl Life {
         })
     }
 
-    /// How it stops, from now on.
+    /// Changes the settings of a stop.
     pub fn set(&self, stop: StopSettings) {
         self.state.lock().stop = stop;
         self.change(|same| same);
@@ -151,7 +146,7 @@ impl Life {
         state.phase.due(&state.stop, now)
     }
 
-    /// When a stop that began now, or has begun, is over at the latest.
+    /// The latest end of the stop that is under way, or of one that would begin now.
     pub fn grace_end(&self, now: Instant) -> Instant {
         let state = self.state.lock();
         let since = match state.phase {
@@ -182,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_goes_by_its_settings() {
+    fn a_stop_follows_its_settings() {
         let since = Instant::now();
         let due = |after: u32| Phase::Stopping { since }.due(&settings(), since + after * MS);
         let next = |at: u32| Some(since + at * MS);
@@ -201,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_drains_and_undrains_until_it_stops() {
+    fn an_operator_drains_and_undrains_until_the_proxy_stops() {
         let life = Life::new(settings());
         assert_eq!(life.is_ready(), Err("starting"));
         assert_eq!(life.drain(), Phase::Starting);

@@ -1,4 +1,4 @@
-//! The process around the proxy: its parts built and stopped in order, its life, what the service manager is told.
+//! The process around the proxy: builds and stops its parts in order, has its phases, and talks to the service manager.
 
 pub mod life;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! Takes over new settings: those that can change while the proxy runs, and those that wait for its next start. Pure.
+//! Takes over new settings that can change while the proxy runs, and lists those that wait for its next start. Pure.
 
 use crate::config::{Change, ClientLimits, Reload, Settings, ZooKeeperSettings};
 
@@ -11,7 +11,7 @@ pub struct Changes {
     pub later: Vec<Change>,
 }
 
-/// Takes what can change from `new`.
+/// Copies the settings that can change at once from `new` to `running`.
 pub fn take_over(running: &mut Settings, new: Settings) -> Changes {
     let changes = running.values.changes(&new.values).into_iter();
     let (live, later) = changes.partition(|change| change.reload == Reload::Live);
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_counts_at_once_or_after_a_restart_and_is_named_until_then() {
+    fn a_setting_takes_effect_at_once_or_after_a_restart_and_is_named_until_then() {
         let mut running = settings("");
         let text = "workers: 8\nquery_timeout_ms: 700\nlimits: {max_pending: 7, keepalive_s: 9}\n";
         for (why, live) in [
@@ -64,7 +64,7 @@ mod tests {
 
     /// In each section, a change that takes effect at once is in the settings, too.
     #[test]
-    fn what_is_said_to_take_effect_does() {
+    fn a_setting_reported_as_live_is_in_the_settings() {
         let root = "zookeeper: {root: /r, address: ['h:1']}\n";
         let new = "query_timeout_ms: 700\n\
             zookeeper: {root: /s, address: ['h:2'], timeout: 777, digest: 'u:p', preload: true, \

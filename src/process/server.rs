@@ -1,4 +1,4 @@
-//! Builds the parts in order, owns them, and stops them in reverse. The only place that sees them all.
+//! Builds the parts in order, owns them, and stops them in reverse. Only this file knows all parts.
 
 use std::fmt;
 use std::io;
@@ -54,16 +54,15 @@ use crate::zk::watcher::ZkWatch;
 pub enum Source {
     /// A file on this machine.
     File(PathBuf),
-    /// ZooKeeper.
     ZooKeeper(ZooKeeperSettings),
 }
 
 /// Why the proxy does not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The system refuses something: what, and why.
+    /// The system refuses an operation: which one, and why.
     Io(&'static str, io::Error),
-    /// Nobody can listen at this address.
+    /// The proxy cannot listen at this address.
     Listen(SocketAddr, io::Error),
     /// The routes file has these faults.
     Routes(Vec<String>),
@@ -81,10 +80,10 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// The conditions that a stop waits for.
+/// What a stop waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Answers that are under way or unsent.
+    /// Queries under way and unsent answers.
     ForAnswers,
     /// Nothing.
     ForNobody,
@@ -95,11 +94,11 @@ enum RouteSource {
     ZooKeeper(ZkWatch, Option<StateFile>),
 }
 
-/// How long clients wait at start for ZooKeeper to confirm routes of the state file. With ZooKeeper down they
-/// are served from it after that.
+/// At start, clients wait this long for ZooKeeper to confirm the routes of the state file. If ZooKeeper is down, the
+/// proxy then serves from the file.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(1);
 
-/// A query is answered by its deadline; a stop waits this much longer for it.
+/// A stop waits for queries until this long after their deadline.
 const QUERY_SLACK: Duration = Duration::from_millis(500);
 
 /// The running proxy.
@@ -118,8 +117,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts all threads. Clients can connect when it returns, to sockets that are `given` where there are some.
-    /// Fails if the system refuses a socket or a thread, or the routes file has a fault. `on_drained` is called when only
+    /// Starts all threads. When it returns, clients can connect, to the `given` sockets if there are some. Fails if the
+    /// system refuses a socket or a thread, or the routes file has a fault. Calls `on_drained` when only
     /// [`Server::stop`] is left to do.
     pub fn start(
         settings: &Settings,
@@ -133,7 +132,7 @@ impl Server {
         let query_timeout = Arc::new(QueryTimeout::new(settings.query_timeout));
 
         let resolver = Resolver::start();
-        // Jobs are bounded by what they are about: the pending queries and the calls under way. So are misses.
+        // Pending queries and calls under way bound the number of jobs, and of misses.
         let jobs = Arc::new(Jobs::default());
         let metrics = Arc::new(Metrics::default());
         let (misses, missed) = unbounded();
@@ -157,7 +156,7 @@ impl Server {
         let watching =
             watch.start(settings.upstream.probe_interval).map_err(io("start meta-watch"))?;
         let mut clusters = Clusters::new(upstream.clone());
-        // With a routes file all tables are known and nothing is missing: nobody reads `missed`.
+        // With a routes file all tables are known, so no query goes to `missed` and no thread reads it.
         let source = match source {
             Source::File(path) => RoutesFile::start(path, writer, clusters)
                 .map(RouteSource::File)
@@ -169,7 +168,7 @@ impl Server {
                     .as_ref()
                     .map(|path| state::load(path, &origin, &writer, &mut clusters))
                     .unwrap_or_default();
-                // Changes in ZooKeeper from here on are not in the file.
+                // The state file does not have changes in ZooKeeper from here on.
                 let written = routes.version();
                 let has_old_routes = !writer.is_empty();
                 let watch =
@@ -177,7 +176,7 @@ impl Server {
                         .map_err(io("start zk-watch"))?;
                 if has_old_routes && !watch.wait_until_confirmed(CONFIRM_LIMIT) {
                     warn!(
-                        "ZooKeeper has not confirmed the routes of the state file yet; they serve"
+                        "ZooKeeper has not confirmed the routes of the state file yet, the proxy serves them"
                     );
                 }
                 let keeper = path
@@ -267,7 +266,7 @@ impl Server {
         }
         let wakes = hub.clone();
         life.serve(move || wakes.tell(Note::Life));
-        // Once this line is logged, the proxy is ready.
+        // The proxy is ready once this line is logged.
         info!("listening on {addr}, {} workers", settings.workers);
         Ok(Server {
             addr,
@@ -284,18 +283,18 @@ impl Server {
         })
     }
 
-    /// Whether it is ready, drains or stops, and the way to change that.
+    /// The phase of the proxy.
     pub fn life(&self) -> &Arc<Life> {
         &self.life
     }
 
-    /// Whether it works.
+    /// The heartbeat for the watchdog.
     pub fn pulse(&self) -> Pulse {
         Pulse::new(self.hub.clone())
     }
 
-    /// Ends in order: clients are asked to leave. Where another process has the pages too, they are its own now: what
-    /// this one would say of its readiness is not meant for it.
+    /// Begins an orderly stop: clients leave. If another process also serves the pages, this one closes its pages,
+    /// because they would show the readiness of a process that stops.
     pub fn leave(&mut self) {
         self.life.stop();
         if self.admin.as_ref().is_some_and(|admin| listener::is_shared(admin.addr())) {
@@ -303,7 +302,7 @@ impl Server {
         }
     }
 
-    /// Takes over what can change, see `reload`. Limits count for who connects from now on.
+    /// Takes over the settings that can change, see `reload`. New limits apply to clients that connect later.
     pub fn apply(&self, settings: &Settings) {
         self.query_timeout.set(settings.query_timeout);
         let limits = fit_to_descriptors(&settings.accept);
@@ -321,24 +320,23 @@ impl Server {
         }
     }
 
-    /// The settings file has this fault, among others perhaps: nothing of it is taken.
+    /// Records that a SIGHUP changed nothing, because the settings file has this fault.
     pub fn reject_settings(&self, fault: String) {
         self.inside.settings.lock().rejected = Some((fault, Instant::now()));
     }
 
-    /// The settings file is good; these settings in it wait for a restart.
+    /// Records that the settings file is good, and that these settings wait for a restart.
     pub fn accept_settings(&self, waiting: Vec<String>) {
         let mut settings = self.inside.settings.lock();
         (settings.rejected, settings.waiting) = (None, waiting);
     }
 
-    /// Where clients connect.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Nobody new is accepted or read. Queries under way are answered, and unsent answers are waited for as long as their
-    /// clients take them, at most for the grace time; then all connections close.
+    /// Accepts and reads no client any more. Answers queries under way, and waits for clients that take their unsent
+    /// answers, for the grace time at most. Then closes all connections.
     pub fn end_clients(&self, wait: Wait) {
         let now = Instant::now();
         let answered = now + self.query_timeout.get() + QUERY_SLACK;
@@ -362,7 +360,7 @@ impl Server {
                 keeper.into_iter().for_each(StateFile::stop);
             }
         }
-        // Last, so that operators can watch the end.
+        // Stop the pages last, so that operators can watch the stop.
         self.admin.into_iter().for_each(Http::stop);
         self.falcon.into_iter().for_each(Falcon::stop);
         is_good
@@ -392,7 +390,7 @@ fn start_falcon(
     falcon.map(Some).map_err(|e| StartError::Io("start falcon", e))
 }
 
-/// The proxy as others find it.
+/// The entry of this proxy below the control znode.
 fn member(settings: &Settings, clients: SocketAddr, pages: Option<SocketAddr>) -> Member {
     let host = falcon::host_name();
     let pages = pages.map(|at| match (&settings.advertise, at.ip().is_unspecified()) {
@@ -405,7 +403,7 @@ fn member(settings: &Settings, clients: SocketAddr, pages: Option<SocketAddr>) -
     Member { id, pages, listen: clients.to_string(), version: VERSION.to_owned(), host }
 }
 
-/// The pages, at the address of the settings, or where the service manager has opened a socket for them.
+/// Starts the pages at the address of the settings, or at the socket that the service manager has opened.
 fn start_admin(
     addr: Option<SocketAddr>,
     given: Option<TcpListener>,
@@ -421,12 +419,12 @@ fn start_admin(
     Ok(Some(admin))
 }
 
-/// Where routes of a state file are from.
+/// The origin of the routes in the state file.
 fn origin(settings: &ZooKeeperSettings) -> Origin {
     Origin { root: settings.root.clone(), zookeeper: settings.address.clone() }
 }
 
-/// Limits by the name of their setting, as metrics tell them.
+/// Limits by the name of their setting, for the metrics.
 fn limits_in_use(settings: &Settings, accept: &AcceptLimits) -> Vec<(&'static str, u64)> {
     let client = &settings.client;
     let mut limits = vec![
@@ -442,7 +440,7 @@ fn limits_in_use(settings: &Settings, accept: &AcceptLimits) -> Vec<(&'static st
     limits
 }
 
-/// Without its accept loop the proxy is deaf: it stops, in order, and is started anew.
+/// Runs the accept loop. If it fails, the proxy cannot serve: it stops in order, and the service manager restarts it.
 fn accept_or_stop(acceptor: Acceptor, on_drained: impl Fn()) -> io::Result<()> {
     activity::now("polls the sockets of clients", &[]);
     let ran = acceptor.run();
@@ -453,21 +451,23 @@ fn accept_or_stop(acceptor: Acceptor, on_drained: impl Fn()) -> io::Result<()> {
     ran
 }
 
-/// Raises the limit of descriptors as far as it goes, and keeps some from clients: without a descriptor
-/// for a MetaServer or ZooKeeper a client connection is of no use.
+/// Raises the limit of descriptors as far as possible, and reserves some: without a descriptor for a MetaServer or
+/// ZooKeeper, a client connection is of no use.
 fn fit_to_descriptors(limits: &AcceptLimits) -> AcceptLimits {
     let wanted = limits.max_connections;
     let limit = match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         Err(e) => {
-            warn!("RLIMIT_NOFILE cannot be raised: {e}");
+            warn!("cannot raise RLIMIT_NOFILE: {e}");
             rlimit::Resource::NOFILE.get_soft().map_or(1024, |limit| limit as usize)
         }
     };
     let own = (limit / 4).min(1024);
     let room = limit.saturating_sub(own).max(1);
     if room < wanted {
-        warn!("RLIMIT_NOFILE {limit} has room for {room} clients, max_connections is {wanted}");
+        warn!(
+            "max_connections is {room} instead of {wanted}: RLIMIT_NOFILE {limit} has no room for more"
+        );
     }
     AcceptLimits { max_connections: wanted.min(room), ..limits.clone() }
 }

@@ -1,5 +1,5 @@
-//! Messages to the service manager, and what it gives: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), without
-//! libsystemd. Without a service manager all of it does nothing.
+//! Sends messages to the service manager, and takes the sockets it has opened: sd_notify(3), sd_watchdog_enabled(3),
+//! sd_listen_fds(3), without libsystemd. Without a service manager these functions do nothing.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,13 +13,12 @@ use listenfd::ListenFd;
 use log::warn;
 use rustix::time::{ClockId, clock_gettime};
 
-/// The way to the service manager.
 pub struct Notifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
 }
 
 impl Notifier {
-    /// To the socket that the environment names.
+    /// Connects to the socket that the environment names.
     pub fn from_env() -> Self {
         let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let open = |name: &OsStr| Ok((UnixDatagram::unbound()?, address(name)?));
@@ -30,25 +29,25 @@ impl Notifier {
         Notifier { manager }
     }
 
-    /// The proxy serves, as the text says.
+    /// Reports that the proxy serves; `status` is text for people.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}\n"));
     }
 
-    /// The settings are read again; [`Notifier::ready`] follows.
+    /// Reports that the proxy reads its settings again; [`Notifier::ready`] must follow.
     pub fn reloading(&self) {
-        // Since systemd 253 it must say when, so that it is not taken for an earlier one.
+        // Since systemd 253 the message needs the time, so that systemd can tell it from an earlier one.
         let now = clock_gettime(ClockId::Monotonic);
         let us = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={us}\n"));
     }
 
-    /// The proxy ends, as the text says.
+    /// Reports that the proxy stops; `status` is text for people.
     pub fn stopping(&self, status: &str) {
         self.tell(&format!("STOPPING=1\nSTATUS={status}\n"));
     }
 
-    /// The proxy works.
+    /// Feeds the watchdog.
     pub fn alive(&self) {
         self.tell("WATCHDOG=1\n");
     }
@@ -57,12 +56,12 @@ impl Notifier {
         if let Some((socket, manager)) = &self.manager
             && let Err(e) = socket.send_to_addr(state.as_bytes(), manager)
         {
-            warn!("the service manager cannot be told {:?}: {e}", state.trim_end());
+            warn!("cannot send {:?} to the service manager: {e}", state.trim_end());
         }
     }
 }
 
-/// A path, or a name after `@` that no file has.
+/// An address from a path, or from an abstract name after `@`.
 fn address(name: &OsStr) -> io::Result<SocketAddr> {
     match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
@@ -70,7 +69,7 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// The time in which the service manager wants to hear that the proxy works, if it does.
+/// The interval of the service manager's watchdog, if it has one.
 pub fn watchdog_interval() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let is_for_us = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
@@ -81,13 +80,13 @@ pub fn watchdog_interval() -> Option<Duration> {
 /// Sockets that the service manager has opened for the proxy.
 #[derive(Default)]
 pub struct Given {
-    /// The first: for clients.
+    /// The first socket, for clients.
     pub clients: Option<TcpListener>,
-    /// The second: for the pages of operators.
+    /// The second socket, for the pages.
     pub admin: Option<TcpListener>,
 }
 
-/// Takes them over. To be called before there are threads, since it changes the environment.
+/// Takes the sockets over. Call this before the first thread starts, because it changes the environment.
 pub fn given() -> io::Result<Given> {
     let mut sockets = ListenFd::from_env();
     Ok(Given { clients: sockets.take_tcp_listener(0)?, admin: sockets.take_tcp_listener(1)? })

@@ -1,10 +1,10 @@
-//! Thread `watchdog`: tells the service manager that the proxy works, as long as it does.
+//! Thread `watchdog`: feeds the service manager's watchdog as long as the proxy works.
 //!
 //! ```text
 //! watchdog ── Note::Beat ─▶ accept ── Job::Beat ─▶ a worker ── heard ─▶ watchdog ── WATCHDOG=1 ─▶ service manager
 //! ```
-//! A beat goes the way of a query. When the accept loop does not turn, or no worker takes a job, none comes back,
-//! and the service manager starts the proxy anew.
+//! A heartbeat takes the way of a query. If the accept loop hangs, or no worker takes a job, no heartbeat comes back,
+//! and the service manager restarts the proxy.
 
 use std::io;
 use std::sync::Arc;
@@ -19,19 +19,18 @@ use crate::client::hub::ClientHub;
 use crate::client::note::Note;
 use crate::process::systemd::Notifier;
 
-/// Sends a beat through `accept` and a worker.
+/// Sends heartbeats through `accept` and a worker.
 #[derive(Clone)]
 pub struct Pulse {
     hub: Arc<ClientHub>,
 }
 
 impl Pulse {
-    /// Through the `accept` of this hub.
     pub fn new(hub: Arc<ClientHub>) -> Self {
         Pulse { hub }
     }
 
-    /// Sends a beat; it is received when it has come through.
+    /// Sends a heartbeat. The receiver gets a message when it has come through.
     pub fn beat(&self) -> Receiver<()> {
         let (heard, hears) = bounded(1);
         self.hub.tell(Note::Beat(heard));
@@ -46,7 +45,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// The service manager hears it at least once in `interval`.
+    /// Starts the thread, which feeds the watchdog at least once per `interval`.
     pub fn start(pulse: Pulse, notifier: Arc<Notifier>, interval: Duration) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let thread = thread::Builder::new()
@@ -55,7 +54,6 @@ impl Watchdog {
         Ok(Watchdog { stop, thread })
     }
 
-    /// Ends it.
     pub fn stop(self) {
         drop(self.stop);
         let _ = self.thread.join();
@@ -72,9 +70,9 @@ fn watch(pulse: &Pulse, notifier: &Notifier, interval: Duration, stopped: &Recei
             default(interval / 2) => {
                 activity::now("waits for the accept loop and the workers", &[]);
                 warn!("the accept loop or all workers hang: no beat for {:?}", interval / 2);
-                // Waits for the same beat, so that beats do not pile up.
+                // Wait for this heartbeat, so that heartbeats do not pile up.
                 select! {
-                    recv(hears) -> _ => info!("the accept loop and the workers go on"),
+                    recv(hears) -> _ => info!("the accept loop and the workers work again"),
                     recv(stopped) -> _ => return,
                 }
                 continue;

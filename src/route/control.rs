@@ -1,13 +1,13 @@
-//! The control znode, a znode beside the root: which proxies there are, and what an operator said. Pure.
+//! The control znode, beside the root: it lists the proxies, and carries an operator's orders. Pure.
 //!
 //! ```text
 //! <control root>/members/<session>   by each proxy, ephemeral: where its pages are
 //!               /accept              by the route tool: holds that are accepted, and routes that will be deleted
 //!               /journal/<plan>      by the route tool: what was changed, by whom, when and why
 //! ```
-//! A word is said about one thing only, so that it may stay after it has been heard: an accept names the process that it is
-//! for, and a deletion the change that the route had last. A process may be there twice for a while, by the session that it
-//! has and by one that has not expired yet.
+//! An order is about one thing only, so it may stay after the proxies have read it: an accept names one process, and a
+//! deletion names the last change of the route. A process may be listed twice for a while, with its present session and
+//! with an earlier one that has not expired yet.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use serde::{Deserialize, Serialize};
 
 /// The znode above the proxies.
 pub const MEMBERS: &str = "members";
-/// The znode of the word.
+/// The znode of the orders.
 pub const ACCEPT: &str = "accept";
 /// The znode above the plans.
 pub const JOURNAL: &str = "journal";
 
-/// A proxy, as it tells of itself.
+/// A proxy's own entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Tells the process from every other one, also from those that had its number before.
+    /// Identifies the process, also among earlier processes with the same pid.
     pub id: String,
-    /// `host:port` of its pages; none: it has no pages.
+    /// `host:port` of its pages; `None`: it has no pages.
     pub pages: Option<String>,
     /// Where clients connect.
     pub listen: String,
@@ -34,7 +34,6 @@ pub struct Member {
 }
 
 impl Member {
-    /// Bytes of the znode.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
@@ -49,16 +48,16 @@ pub fn member_name(session: i64) -> String {
     format!("{session:#x}")
 }
 
-/// A hold of one proxy that is accepted as it was shown.
+/// An operator accepts a hold of one proxy as the proxy showed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// The proxy, by its id.
+    /// Id of the proxy.
     pub member: String,
-    /// The root's czxid; 0: it is missing.
+    /// The root's czxid; 0: the root is missing.
     pub czxid: i64,
-    /// Cached tables that are gone.
+    /// Number of cached tables that are gone.
     pub gone: usize,
-    /// When it was said, seconds since 1970.
+    /// When the operator said so, seconds since 1970.
     pub at_s: u64,
 }
 
@@ -67,11 +66,11 @@ pub struct Accepted {
 pub struct Deletion {
     /// zxid of the last change of the route.
     pub mzxid: i64,
-    /// When it was said, seconds since 1970.
+    /// When the operator said so, seconds since 1970.
     pub at_s: u64,
 }
 
-/// An operator's word.
+/// An operator's orders.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Word {
     #[serde(default)]
@@ -90,12 +89,12 @@ impl Word {
         serde_json::from_slice(data).map_err(|e| e.to_string())
     }
 
-    /// Whether a route that last changed with `mzxid` may go. One that changed later was made after the word.
+    /// Whether a route that last changed with `mzxid` may disappear. The order does not cover a later change.
     pub fn deletes(&self, table: &str, mzxid: i64) -> bool {
         self.deletes.get(table).is_some_and(|deletion| mzxid <= deletion.mzxid)
     }
 
-    /// Takes what is older than this out.
+    /// Removes older orders.
     pub fn forget_before(&mut self, at_s: u64) {
         self.accepts.retain(|accepted| accepted.at_s >= at_s);
         self.deletes.retain(|_, deletion| deletion.at_s >= at_s);
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_about_one_thing_only() {
+    fn an_order_is_about_one_thing_only() {
         let said = |at_s| Deletion { mzxid: 30, at_s };
         let mut word = Word {
             accepts: vec![Accepted { member: "0x1".into(), czxid: 7, gone: 3, at_s: 100 }],

@@ -1,23 +1,23 @@
-//! Routes that made room for others in the cache. The state file keeps them: a proxy that starts without ZooKeeper, and
-//! with a larger cache, has them again. The last known route of each table stays, also if the table changes unseen.
+//! Routes that were evicted from the full cache. The state file keeps them, so that a proxy that starts without
+//! ZooKeeper, and with a larger cache, has them again. The last known route of each table stays, even if the table
+//! changes unseen.
 //!
-//! At most `limit` are kept; the ones evicted longest ago go first.
+//! At most `limit` routes are kept; the one that was evicted longest ago goes first.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::record::Record;
 
-/// How many are kept for each place in the cache. One costs some 200 bytes.
+/// Evicted routes to keep per place in the cache. Each needs some 200 bytes.
 const PER_PLACE: usize = 8;
 
-/// A route without the cluster it leads to: nothing is probed for it.
+/// A route without a `Cluster` object, so that nothing probes the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evicted {
     pub record: Record,
     pub mzxid: i64,
 }
 
-/// All of them.
 #[derive(Default)]
 pub struct EvictedRoutes {
     by_table: HashMap<Box<str>, (u64, Evicted)>,
@@ -39,14 +39,14 @@ impl EvictedRoutes {
         }
     }
 
-    /// The table is cached again, or gone.
+    /// Forgets a table that is cached again, or gone.
     pub fn forget(&mut self, table: &str) {
         if let Some((at, _)) = self.by_table.remove(table) {
             self.order.remove(&at);
         }
     }
 
-    /// All, in the order of their evictions.
+    /// All routes, in the order of their evictions.
     pub fn list(&self) -> Vec<(Box<str>, Evicted)> {
         let routes = self.order.values().filter_map(|table| {
             let (_, route) = self.by_table.get(table)?;
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ones_evicted_longest_ago_go_first() {
+    fn routes_evicted_longest_ago_go_first() {
         let mut evicted = EvictedRoutes::default();
         let route = |mzxid| {
             let record = Record { cluster: "c".to_owned(), meta_addrs: Vec::new() };

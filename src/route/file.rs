@@ -3,8 +3,8 @@
 //! ```json
 //! {"orders": {"cluster_name": "c3", "meta_addrs": "127.0.0.1:34701"}, "users": {...}}
 //! ```
-//! The file is read again when it changes. It is taken whole or, with a fault anywhere in it, not at all:
-//! the last good one stays, and the log names every fault.
+//! The thread reads the file again when it changes. If the file has any fault, the proxy keeps all its routes, and the
+//! log names every fault.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,12 +28,12 @@ use crate::activity;
 use crate::upstream::registry::Clusters;
 use crate::wire::message::is_table_name;
 
-/// How often the file is looked at.
+/// How often to look whether the file has changed.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A larger file is not a routes file: 20,000 tables of long names need 10 MB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The faults of a routes file, a line each.
+/// The faults of a routes file, one line each.
 pub type Faults = Vec<String>;
 
 /// Reads a routes file.
@@ -49,7 +49,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Record>, Faults> {
     parse(&text).map_err(|faults| faults.iter().map(|fault| format!("{shown}: {fault}")).collect())
 }
 
-/// Whether a text is meant as routes, with faults or without: one JSON object whose values are objects.
+/// Whether a text looks like a routes file, with faults or without: one JSON object whose values are objects.
 pub fn looks_like_routes(text: &str) -> bool {
     let tables = serde_json::from_str(text).map(|Tables(tables)| tables).unwrap_or_default();
     !tables.is_empty() && tables.iter().all(|(_, record)| record.get().starts_with('{'))
@@ -78,7 +78,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, Record>, Faults> {
     if faults.is_empty() { Ok(routes) } else { Err(faults) }
 }
 
-/// The tables of a file in their order, doubles and all, their records as they stand in the text.
+/// The tables of a file in order, with duplicates, each with its record as text.
 struct Tables<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Tables<'de> {
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for Tables<'de> {
     }
 }
 
-/// Counts lines on the way through a text.
+/// Counts lines while it goes through a text.
 struct Lines<'a> {
     text: &'a str,
     at: usize,
@@ -113,7 +113,7 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// The line on which a part of the text starts, no earlier one than the part before.
+    /// The line on which a part of the text starts. Parts must come in order.
     fn line_of(&mut self, part: &str) -> usize {
         let start = part.as_ptr() as usize - self.text.as_ptr() as usize;
         let between = &self.text.as_bytes()[self.at..start];
@@ -130,7 +130,7 @@ pub struct RoutesFile {
 }
 
 impl RoutesFile {
-    /// Fills the route table from `path` and keeps it true from then on.
+    /// Fills the route table from `path`, and follows changes of the file from then on.
     pub fn start(path: PathBuf, writer: RouteWriter, clusters: Clusters) -> Result<Self, Faults> {
         let stamp = stamp(&path).ok();
         let mut source = Source { path, stamp, writer, clusters };
@@ -197,8 +197,8 @@ impl Source {
             self.writer.put(&table, Cached::Route(Arc::new(route)));
             self.writer.confirm(&table);
         }
-        // A name without its route would be a table that is still to be read, and nobody reads one here: the names come
-        // after the routes that are new, and before those leave that are gone.
+        // A name without a route would be a table that must still be read, and no thread reads tables here. So set the
+        // names after adding new routes, and before removing old ones.
         self.writer.set_names(Some(names));
         for table in gone {
             if let Some(route) = self.writer.route(&table) {
@@ -209,8 +209,8 @@ impl Source {
     }
 }
 
-/// Inode and time of its last change, seconds and nanoseconds: others when the file is written, and when another is
-/// renamed over it, whatever times that one pretends to have.
+/// Inode and ctime, seconds and nanoseconds. They change when the file is written, and when another file is renamed
+/// over it, whatever mtime that one has.
 type Stamp = (u64, i64, i64);
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fault_is_named_with_its_line_and_nothing_is_taken() {
+    fn every_fault_is_named_with_its_line_and_no_route_changes() {
         let text = r#"{
   "ok": {"meta_addrs": "h:1"},
   "a/b": {"meta_addrs": "h:1"},
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_renamed_over_it_is_another_though_its_time_and_length_are_the_same() {
+    fn a_file_renamed_over_another_is_noticed_though_its_time_and_length_are_equal() {
         let dir = std::env::temp_dir().join(format!("meta-proxy-stamp-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let (path, other) = (dir.join("routes"), dir.join("other"));

@@ -1,4 +1,5 @@
-//! Whether an absence is believed. Pure: what was seen and the time come in, a decision comes out.
+//! Decides whether a missing root or table is a deletion. Pure: observations and the time come in, a decision comes
+//! out.
 //!
 //! ```text
 //! the root is ─┬─ the one whose routes are cached ──▶ its tables are followed
@@ -9,22 +10,22 @@
 //!                                                     absences are not
 //!                                                       └─ until all of them are back, or an operator accepts
 //! ```
-//! `zk-watch` owns it, by way of `zk::meaning`. It holds at most what the cache held a minute ago. No time ends a hold:
-//! while it lasts, clients are served what was known before it, and an operator is told.
+//! `zk-watch` owns this value, by way of `zk::meaning`. It keeps at most the routes that the cache held a minute ago. A
+//! hold has no time limit: while it lasts, clients are served the earlier routes, and an operator is told.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Tables that go within this time are judged together, and return together.
+/// Tables that disappear within this time are judged together, and return together.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// This many tables may go within [`WINDOW`], whatever their share is.
+/// This many tables may disappear within [`WINDOW`], whatever their share is.
 const FEW: usize = 10;
-/// One table in this many may go within [`WINDOW`].
+/// One in this many tables may disappear within [`WINDOW`].
 const SHARE: usize = 5;
 
-/// The identity of a root: zxid and time of its creation tell it from another one at the same path.
+/// The identity of a root: zxid and time of its creation distinguish it from another root at the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// zxid of its creation.
@@ -36,9 +37,9 @@ pub struct Identity {
 /// The root as a server of ZooKeeper shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// It is not there.
+    /// The root does not exist.
     Missing,
-    /// It is there. `is_older`: ZooKeeper has forgotten changes that were seen before.
+    /// The root exists. `is_older`: ZooKeeper has forgotten changes that the proxy had seen.
     There { identity: Identity, is_older: bool },
 }
 
@@ -48,20 +49,19 @@ pub enum Seen {
 pub enum Kind {
     /// The root is missing.
     RootMissing,
-    /// There is another root at the same path.
+    /// Another root is at the same path.
     RootForeign,
-    /// ZooKeeper has forgotten changes that were seen before.
+    /// ZooKeeper has forgotten changes that the proxy had seen.
     RootOlder,
-    /// Too many tables went within a minute.
+    /// Too many tables disappeared within a minute.
     TablesGone,
 }
 
 impl Kind {
-    /// All of them.
     pub const ALL: [Kind; 4] =
         [Kind::RootMissing, Kind::RootForeign, Kind::RootOlder, Kind::TablesGone];
 
-    /// Its name in metrics and pages.
+    /// Name in metrics and pages.
     pub fn label(self) -> &'static str {
         match self {
             Kind::RootMissing => "root_missing",
@@ -71,22 +71,22 @@ impl Kind {
         }
     }
 
-    /// Whether nothing below the root is used.
+    /// Whether the proxy uses nothing below the root.
     pub fn is_of_root(self) -> bool {
         self != Kind::TablesGone
     }
 }
 
-/// A hold as an operator sees it. To accept it, he names the root's czxid and the number of tables.
+/// A hold as the pages show it. To accept it, an operator names the root's czxid and the number of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// Why routes are held.
     pub kind: Kind,
-    /// When that began.
+    /// When the hold began.
     pub since: Instant,
-    /// The root as it is now; `None`: it is missing.
+    /// The present root; `None`: the root is missing.
     pub root: Option<Identity>,
-    /// Cached tables that an accept takes away.
+    /// Number of cached tables that an accept removes.
     pub gone: usize,
 }
 
@@ -97,32 +97,31 @@ impl Shown {
     }
 }
 
-/// A view for others.
+/// A copy of the state for other threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// The root whose routes are cached, as far as it is known.
+    /// The root whose routes are cached; `None`: not known.
     pub known: Option<Identity>,
     /// The hold, if there is one.
     pub shown: Option<Shown>,
-    /// There is no root, whether or not routes are held because of it.
+    /// Whether there is no root, with or without a hold.
     pub is_rootless: bool,
 }
 
-/// The meaning of a table's absence.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Absence<T> {
     /// The table is gone.
     Gone,
-    /// Its route serves on. These tables return: they went shortly before, and the hold begins now.
+    /// The route stays. If the hold begins now, these tables return, because they disappeared shortly before.
     Held(Vec<(Box<str>, T)>),
 }
 
 /// Why an accept is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing is held.
+    /// No routes are held.
     NotHeld,
-    /// It is not what is held now.
+    /// The accept does not match the present hold.
     Changed(Shown),
 }
 
@@ -130,9 +129,10 @@ struct RootHold {
     kind: Kind,
     since: Instant,
     seen: Option<Identity>,
-    /// Cached tables that an accept takes away: all of them, as long as they were not looked for below this root.
+    /// Number of cached tables that an accept removes: all of them, as long as `zk-watch` has not looked for them below
+    /// this root.
     gone: usize,
-    /// Those that were looked for and are not below it.
+    /// The tables that `zk-watch` has looked for and that are not below this root.
     absent: Option<Vec<Box<str>>>,
 }
 
@@ -147,24 +147,24 @@ struct Aside<T> {
     went: Instant,
 }
 
-/// Holds and what may have to be held. `T` is what is cached of a table.
+/// The present hold, and recent absences that may begin one. `T` is the cached value of a table.
 pub struct Hold<T> {
     is_on: bool,
     known: Option<Identity>,
-    /// With an unknown root: the oldest change that is cached. A root that was created later never had it.
+    /// If the root is unknown: the oldest cached change. A root that was created later never had that route.
     oldest_zxid: Option<i64>,
     is_rootless: bool,
     root: Option<RootHold>,
     tables: Option<TablesHold>,
-    /// Tables that went within [`WINDOW`], in their order.
+    /// Tables that disappeared within [`WINDOW`], in order.
     aside: VecDeque<Aside<T>>,
-    /// Tables that may go: somebody said so.
+    /// Tables that may disappear, because an operator said so.
     expected: HashSet<Box<str>>,
 }
 
 impl<T> Hold<T> {
-    /// For routes that were cached from the root `known`, or if that is not known, whose oldest change is `oldest_zxid`.
-    /// With `is_on` false every absence is believed.
+    /// The cached routes came from the root `known`; if it is unknown, `oldest_zxid` is their oldest change. If `is_on`
+    /// is false, every absence is a deletion.
     pub fn new(is_on: bool, known: Option<Identity>, oldest_zxid: Option<i64>) -> Self {
         Hold {
             is_on,
@@ -178,7 +178,7 @@ impl<T> Hold<T> {
         }
     }
 
-    /// Goes on with a hold of an earlier process: these tables were held.
+    /// Continues a hold of an earlier process: these tables were held.
     pub fn restore(&mut self, gone: impl IntoIterator<Item = Box<str>>, now: Instant) {
         let gone: HashSet<Box<str>> = gone.into_iter().collect();
         if self.is_on && !gone.is_empty() {
@@ -186,17 +186,16 @@ impl<T> Hold<T> {
         }
     }
 
-    /// Whether it ever holds anything.
+    /// Whether holds are on.
     pub fn is_on(&self) -> bool {
         self.is_on
     }
 
-    /// From now on it holds, or believes every absence; nothing is held then.
+    /// Turns holds on or off. Off: every absence is a deletion, and a present hold ends.
     pub fn set_on(&mut self, is_on: bool) {
         self.is_on = is_on;
     }
 
-    /// How it stands.
     pub fn view(&self) -> View {
         View { known: self.known, shown: self.shown(), is_rootless: self.is_rootless }
     }
@@ -210,27 +209,27 @@ impl<T> Hold<T> {
         Some(Shown { kind: Kind::TablesGone, since, root, gone })
     }
 
-    /// Whether nothing below the root is used: it is held, or there is none.
+    /// Whether the proxy uses nothing below the root, because the root is held or missing.
     pub fn is_blind(&self) -> bool {
         self.root.is_some() || (self.is_on && self.is_rootless)
     }
 
-    /// Whether absences are not believed, of no table.
+    /// Whether any hold is on, so that no absence is a deletion.
     pub fn is_holding(&self) -> bool {
         self.root.is_some() || self.tables.is_some() || self.is_rootless
     }
 
-    /// Whether this is the root whose routes are cached, or none is known.
+    /// Whether this may be the root whose routes are cached.
     pub fn may_be(&self, identity: Identity) -> bool {
         self.known.is_none_or(|known| known == identity)
     }
 
-    /// A server shows the root, while `cached` tables are cached. If a hold begins, returns the tables that went shortly
-    /// before.
+    /// Records what a server shows of the root, while `cached` tables are cached. If a hold begins, returns the tables
+    /// that disappeared shortly before.
     pub fn see_root(&mut self, seen: Seen, cached: usize, now: Instant) -> Vec<(Box<str>, T)> {
         self.is_rootless = seen == Seen::Missing;
         let (kind, seen) = match seen {
-            // Nothing was ever known of any root.
+            // The proxy has never known a root.
             Seen::Missing if self.known.is_none() && cached == 0 => return Vec::new(),
             Seen::Missing => (Some(Kind::RootMissing), None),
             Seen::There { identity, is_older } => {
@@ -269,15 +268,14 @@ impl<T> Hold<T> {
         back
     }
 
-    /// Notes which of the cached tables are not below the root that is held.
+    /// Records which of the cached tables are not below the held root.
     pub fn note_absent(&mut self, absent: Vec<Box<str>>) {
         if let Some(held) = &mut self.root {
             (held.gone, held.absent) = (absent.len(), Some(absent));
         }
     }
 
-    /// A cached table is absent, while the root is the one that is known. `cached` counts it, and `value` is what is
-    /// cached of it.
+    /// A cached table is absent below the known root. `cached` counts this table, too; `value` is its cached value.
     pub fn absent(&mut self, table: &str, value: T, cached: usize, now: Instant) -> Absence<T> {
         if !self.is_on || self.expected.remove(table) {
             self.return_one(table);
@@ -304,21 +302,21 @@ impl<T> Hold<T> {
         Absence::Held(back)
     }
 
-    /// A table has a record, below the root that is known.
+    /// A table has a record below the known root.
     pub fn present(&mut self, table: &str) {
         self.expected.remove(table);
         self.aside.retain(|aside| *aside.table != *table);
         self.return_one(table);
     }
 
-    /// Returns the held tables that are in the list of all names: they are there again.
+    /// Returns the held tables that are in the list of all names again.
     pub fn found_among(&mut self, is_name: impl Fn(&str) -> bool) -> Vec<Box<str>> {
         self.aside.retain(|aside| !is_name(&aside.table));
         let held = self.tables.iter().flat_map(|held| &held.gone);
         held.filter(|table| is_name(table)).cloned().collect()
     }
 
-    /// Whether the absence of this very table is held.
+    /// Whether this table is held.
     pub fn holds(&self, table: &str) -> bool {
         self.tables.as_ref().is_some_and(|held| held.gone.contains(table))
     }
@@ -332,12 +330,12 @@ impl<T> Hold<T> {
         self.end_if_empty();
     }
 
-    /// An operator says that this table may go.
+    /// An operator says that this table may disappear.
     pub fn expect_gone(&mut self, table: Box<str>) {
         self.expected.insert(table);
     }
 
-    /// An operator names another ZooKeeper: whatever root it has is taken, and these cached tables may go.
+    /// An operator names another ZooKeeper: accepts whatever root it has, and these cached tables may disappear.
     pub fn start_anew(&mut self, cached: Vec<Box<str>>) {
         (self.known, self.oldest_zxid, self.root, self.tables) = (None, None, None, None);
         self.is_rootless = false;
@@ -345,9 +343,9 @@ impl<T> Hold<T> {
         self.expected = cached.into_iter().collect();
     }
 
-    /// An operator accepts what he was shown: a root's czxid, 0 for a missing one, and a number of tables. From then on
-    /// that root is the one that is known, and the tables that are held, or not below it, may go; `all` that are cached may
-    /// if nobody knows which these are.
+    /// An operator accepts the hold that he was shown: a root's czxid, 0 for a missing root, and a number of tables.
+    /// From then on that root is the known one, and the tables that are held or not below it may disappear. If it is
+    /// not known which tables these are, all of `all` may.
     pub fn accept(
         &mut self,
         czxid: i64,

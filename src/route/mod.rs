@@ -1,5 +1,5 @@
-//! Which cluster holds a table: the table of routes that all workers read and one thread writes, and the
-//! record that a route is made of.
+//! Which cluster has a table: the table of routes, which all workers read and one thread writes, and the records that
+//! routes come from.
 
 pub mod control;
 pub mod evicted;

@@ -1,18 +1,18 @@
-//! The names of all tables: one block of text and one of offsets, in order. Pure.
+//! The sorted names of all tables: one block of text and one block of offsets. Pure.
 //!
-//! ZooKeeper may have 100,000 of them, and the list is replaced as a whole. A set of strings would leave as many holes in
+//! ZooKeeper may have 100,000 names, and the list is replaced as a whole. A set of strings would leave as many holes in
 //! the heap each time; two blocks go back to the system.
 
-/// A sorted list of names, each of them once.
+/// A sorted list of names, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     text: Box<str>,
-    /// Where each name ends in the text; the next one begins there.
+    /// Where each name ends in the text; the next name begins there.
     ends: Box<[u32]>,
 }
 
 impl Names {
-    /// Sorts them. Their text is shorter than 4 GiB: it came in one frame.
+    /// Sorts the names. Their text is shorter than 4 GiB, because it came in one frame.
     pub fn new(mut names: Vec<&str>) -> Self {
         names.sort_unstable();
         names.dedup();
@@ -25,17 +25,15 @@ impl Names {
         Names { text: text.into(), ends }
     }
 
-    /// How many there are.
+    /// Number of names.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Whether this is one of them.
     pub fn contains(&self, name: &str) -> bool {
         let (mut low, mut high) = (0, self.ends.len());
         while low < high {
@@ -49,7 +47,7 @@ impl Names {
         false
     }
 
-    /// All of them, in order.
+    /// All names, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.ends.len()).map(|index| self.at(index))
     }

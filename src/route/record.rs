@@ -4,9 +4,9 @@
 //! {"cluster_name": "c3srv-ad", "meta_addrs": "10.0.0.1:34601,10.0.0.2:34601"}
 //! {"cluster": "c3srv-ad", "meta-addrs": ["10.0.0.1:34601", "10.0.0.2:34601"]}
 //! ```
-//! The first form is what today's tools read and what should be written; the second is an older document's.
-//! Other keys are ignored. A record is used whole or not at all. Where clusters have znodes of their own, a
-//! table's record may name its cluster only:
+//! Today's tools read the first form, so write that one; the second comes from an older document. Other keys are
+//! ignored. A record is used whole or not at all. If clusters have their own znodes, a table's record may name its
+//! cluster only:
 //!
 //! ```json
 //! {"cluster": "c3srv-ad"}
@@ -19,17 +19,17 @@ use serde_json::Value;
 use crate::wire::address::is_host_port;
 use crate::wire::message::is_table_name;
 
-/// Addresses of one cluster; a real one has three or five.
+/// Most addresses of one cluster; a real cluster has three or five.
 const MAX_ADDRS: usize = 64;
-/// Length of a cluster's name, and of a host's (RFC 1035).
+/// Longest name of a cluster, and of a host (RFC 1035).
 const MAX_NAME_LEN: usize = 253;
 
 /// Where a table lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Name of the cluster; its addresses if it has none.
+    /// Name of the cluster; its addresses if it has no name.
     pub cluster: String,
-    /// Its MetaServers, `host:port`, sorted, each once.
+    /// MetaServers of the cluster, `host:port`, sorted, each once.
     pub meta_addrs: Vec<String>,
 }
 
@@ -38,18 +38,18 @@ pub struct Record {
 pub enum Target {
     /// Where the table lives.
     Here(Record),
-    /// In the cluster of this name, whose addresses stand in its own znode.
+    /// The table lives in the cluster of this name, whose own znode has the addresses.
     Cluster(String),
 }
 
-/// Why a record cannot be used. Without a last good one, the client gets ERR_INVALID_DATA.
+/// Why a record is unusable. If there is no last good record, the client gets ERR_INVALID_DATA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRecord {
-    /// The key at fault; none if there is no object to look into.
+    /// The key at fault; empty if the data is no object.
     pub key: &'static str,
-    /// The value that should be there.
+    /// The value that the key needs.
     pub want: &'static str,
-    /// The value that is there.
+    /// The value that the key has.
     pub got: String,
 }
 
@@ -69,7 +69,7 @@ pub fn read(bytes: &[u8]) -> Result<Record, BadRecord> {
     from_json(&json(bytes)?)
 }
 
-/// Reads the bytes of a table's znode where clusters have znodes of their own.
+/// Reads the bytes of a table's znode, if clusters have their own znodes.
 pub fn read_target(bytes: &[u8]) -> Result<Target, BadRecord> {
     let value = json(bytes)?;
     let names_only = value.get("meta_addrs").is_none() && value.get("meta-addrs").is_none();
@@ -149,7 +149,7 @@ fn read_addrs(key: &'static str, value: &Value) -> Result<Vec<String>, BadRecord
     }
 }
 
-/// A value as a log line can bear it.
+/// A value, shortened for a log line.
 fn shown(value: &Value) -> String {
     const MAX: usize = 80;
     let text = value.to_string();
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_and_what_people_make_of_them() {
+    fn both_forms_are_read_and_common_variants_of_them() {
         for (why, text, cluster, addrs) in [
             ("today's", r#"{"cluster_name":"c","meta_addrs":"h2:2,h1:1"}"#, "c", "h1:1 h2:2"),
             ("older", r#"{"cluster":"c","meta-addrs":["1.2.3.4:5"]}"#, "c", "1.2.3.4:5"),

@@ -7,15 +7,15 @@
 //! {"table":"users", ..., "held":true}
 //! {"table":"items", ..., "evicted":true}
 //! ```
-//! Thread `state-file` writes it, beside the old one and then over it, when routes have changed. It is read
-//! once, at start; what it says counts until ZooKeeper says otherwise, and a ZooKeeper with another root is a reason
-//! to hold what it says. Tables that made room for others in the cache stay in it. A file that is damaged is reported and not used. Neither is one of another root or of other
-//! servers altogether: the operator has changed the settings. Older versions neither write nor read the keys that have
-//! to do with holds.
+//! Thread `state-file` writes the file when routes have changed: first beside the old file, then renamed over it. The
+//! proxy reads the file once, at start, and uses its routes until ZooKeeper has others. If ZooKeeper has another root,
+//! the proxy holds the routes of the file. The file also has evicted routes. The proxy reports a damaged file and does
+//! not use it. It also does not use a file of another root or of entirely different servers, because the operator has
+//! changed the settings. Older versions neither write nor read the keys that have to do with holds.
 //!
-//! Older files stay beside it: `FILE.1h` was written an hour ago or earlier, `FILE.1d` a day ago or earlier, and
-//! `FILE.1h.next` and `FILE.1d.next` are to take their places. While routes are held nothing takes a place, and the file
-//! itself is not replaced by one with fewer tables.
+//! Older copies stay beside the file: `FILE.1h` was written at least an hour ago, `FILE.1d` at least a day ago;
+//! `FILE.1h.next` and `FILE.1d.next` will replace them. While routes are held, the proxy replaces no copy, and does not
+//! replace the file itself by one with fewer tables.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -43,33 +43,31 @@ use crate::logging::Throttle;
 use crate::upstream::registry::Clusters;
 use crate::wire::message::is_table_name;
 
-/// How often it is looked whether routes have changed.
+/// How often to look whether routes have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How often it is told that it cannot be written.
+/// How often to log that the file cannot be written.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// A larger file is not ours: 100,000 tables need some 30 MB.
+/// A larger file is no state file: 100,000 tables need some 30 MB.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 const VERSION: u64 = 1;
-/// Older files that are kept: how many seconds old they are at least, and what their names have in addition.
+/// Older copies to keep: their minimum age in seconds, and the suffix of their name.
 const KEPT: [(i64, &str); 2] = [(60 * 60, ".1h"), (24 * 60 * 60, ".1d")];
-/// More links than any path goes through.
+/// Follow at most this many links of a path.
 const MAX_LINKS: usize = 40;
 
-/// How it stands with the file, for whoever wants to see it.
+/// The state of the file, for pages and metrics.
 #[derive(Clone, Default)]
 pub struct Status(Arc<Mutex<View>>);
 
-/// The state of the file.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Since it was written last; `None`: there is none yet.
+    /// Time since the last write; `None`: there is no file yet.
     pub written: Option<Age>,
-    /// Why the routes as they are now are not in it.
+    /// Why the file does not have the present routes.
     pub fault: Option<String>,
 }
 
 impl Status {
-    /// As it is now.
     pub fn view(&self) -> View {
         self.0.lock().clone()
     }
@@ -92,7 +90,7 @@ pub struct Origin {
     pub zookeeper: Vec<String>,
 }
 
-/// One route as it is kept.
+/// One route of the file.
 #[derive(Debug, PartialEq, Eq)]
 struct Kept {
     table: String,
@@ -112,22 +110,22 @@ struct Contents {
 /// The outcome of a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Loaded {
-    /// Tables in the file, if it was used.
+    /// Number of tables in the file, if it was used.
     pub tables: usize,
-    /// The file is a good one, used or not.
+    /// Whether the file is undamaged, used or not.
     pub is_good: bool,
 }
 
 /// Why a file is not used.
 #[derive(Debug, PartialEq, Eq)]
 enum Unused {
-    /// It is damaged.
+    /// The file is damaged.
     Damaged(String),
-    /// It is of another root or of other servers.
+    /// The file belongs to another root or to other servers.
     NotOurs(String),
 }
 
-/// Fills the route table from `path`. A proxy that has never run has no such file, that is no fault.
+/// Fills the route table from `path`. A missing file is no fault: the proxy may run for the first time.
 pub fn load(path: &Path, origin: &Origin, writer: &RouteWriter, clusters: &mut Clusters) -> Loaded {
     let shown = path.display();
     let contents = match read(path) {
@@ -140,7 +138,7 @@ pub fn load(path: &Path, origin: &Origin, writer: &RouteWriter, clusters: &mut C
     };
     match contents {
         Ok(Contents { root, mut routes }) => {
-            // Routes that were held or cached go first. The others have the room that is left.
+            // Held and cached routes come first; evicted ones get the room that is left.
             routes.sort_by_key(|kept| (!kept.is_held, kept.is_evicted));
             let tables = routes.len();
             info!("state file {shown}: {tables} routes, to be confirmed by ZooKeeper");
@@ -177,7 +175,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether a text begins as a state file does.
+/// Whether a text begins like a state file.
 pub fn looks_like_state(text: &str) -> bool {
     let first = text.lines().next().unwrap_or_default();
     let head: Value = serde_json::from_str(first).unwrap_or_default();
@@ -281,7 +279,7 @@ fn render(
     format!("{head}\n{lines}")
 }
 
-/// FNV-1a, 64 bits: against half-written and flipped bits, not against malice.
+/// FNV-1a, 64 bits: detects half-written files and flipped bits, not malice.
 fn checksum(bytes: &[u8]) -> String {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -289,7 +287,8 @@ fn checksum(bytes: &[u8]) -> String {
     format!("{hash:016x}")
 }
 
-/// Covers what line 1 says of ZooKeeper. Files of older versions say nothing of it and have none.
+/// A checksum over the keys of line 1 about ZooKeeper. Files of older versions have neither these keys nor the
+/// checksum.
 fn origin_checksum(head: &Value) -> Value {
     let said = ["root_czxid", "root_ctime_ms", "zookeeper"].map(|key| &head[key]);
     match said.iter().all(|value| value.is_null()) {
@@ -307,7 +306,8 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Keeps `path` up to date from now on. It has what was `loaded`, which the table had at version `written`.
+    /// Keeps `path` up to date from now on. The file has the `loaded` tables, which the route table had at version
+    /// `written`.
     pub fn start(
         path: PathBuf,
         origin: Origin,
@@ -322,7 +322,10 @@ impl StateFile {
         }
         let found = follow_links(&path);
         if let Err(e) = remove_leftovers(&found) {
-            warn!("state file {}: looking for what others left beside it: {e}", path.display());
+            warn!(
+                "state file {}: cannot remove unfinished files of earlier processes: {e}",
+                path.display()
+            );
         }
         let set = Arc::new(Mutex::new(origin.clone()));
         let keeper = Keeper {
@@ -344,12 +347,11 @@ impl StateFile {
         Ok(StateFile { stop, thread, status, origin: set })
     }
 
-    /// How it stands with the file.
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// From now on the routes come from there.
+    /// From now on the routes come from this origin.
     pub fn set_origin(&self, origin: Origin) {
         *self.origin.lock() = origin;
     }
@@ -363,20 +365,20 @@ impl StateFile {
 
 struct Keeper {
     path: PathBuf,
-    /// As the file has it.
+    /// The origin that the file has.
     origin: Origin,
-    /// As the settings have it now.
+    /// The origin of the present settings.
     set: Arc<Mutex<Origin>>,
     /// Version of the route table that the file has.
     written: u64,
-    /// Tables in the file.
+    /// Number of tables in the file.
     in_file: usize,
-    /// When the file was written, if it is worth keeping.
+    /// When the file was written, if it is worth a copy.
     file_s: Option<i64>,
     older: Older,
     start: Instant,
     routes: Arc<RouteTable>,
-    /// When it was last told that the file cannot be written; `None`: it can.
+    /// When the log last said that the file cannot be written; `None`: it can.
     told_at: Option<Instant>,
     status: Status,
 }
@@ -398,7 +400,7 @@ impl Keeper {
                     }
                     Ok(Write::Held) => self.written = version,
                     Err(e) => {
-                        // The file says so still, and is written again.
+                        // The file still has the old origin, so write it again.
                         self.origin = before;
                         self.not_written(&e, Instant::now());
                         self.status.set(Err(e));
@@ -429,9 +431,9 @@ impl Keeper {
         self.start.elapsed().as_secs() as i64
     }
 
-    /// Writes the routes as they are, unless they are held and the file has more.
+    /// Writes the present routes, unless they are held and the file has more tables.
     fn write(&mut self) -> io::Result<Write> {
-        // The hold first: a route that returns with it is there when it is shown.
+        // Read the hold first: routes that return with a hold are in the table before the hold is shown.
         let hold = self.routes.hold();
         let (routes, evicted) = (self.routes.snapshot(), self.routes.evicted_routes());
         let tables = routes.len() + evicted.len();
@@ -441,7 +443,7 @@ impl Keeper {
         }
         let path = follow_links(&self.path);
         let text = render(&routes, &evicted, &self.origin, hold.known);
-        // During an upgrade two processes keep the same file.
+        // During an upgrade two processes write the same file.
         let beside = with_suffix(&path, &format!(".{}", process::id()));
         let written = write_beside(&beside, &text).and_then(|()| {
             if let Some(file_s) = self.file_s.filter(|_| !is_held) {
@@ -450,12 +452,12 @@ impl Keeper {
             fs::rename(&beside, &path)
         });
         if written.is_err() {
-            // On a full disk it would keep the disk full.
+            // Remove the unfinished file: it would keep a full disk full.
             let _ = fs::remove_file(&beside);
         }
         written?;
         (self.in_file, self.file_s) = (tables, Some(self.now_s()));
-        // A rename lasts when the directory is on disk.
+        // A rename is durable once the directory is on disk.
         File::open(folder_of(&path))?.sync_all()?;
         Ok(Write::Done)
     }
@@ -464,7 +466,7 @@ impl Keeper {
 /// The outcome of a write that did not fail.
 enum Write {
     Done,
-    /// Routes are held, and the file that is there has more of them.
+    /// Not written: routes are held, and the present file has more tables.
     Held,
 }
 
@@ -484,7 +486,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// Follows a path to its file. A link whose target is not there yet leads to where it will be.
+/// Follows the links of a path to its file, which need not exist yet.
 fn follow_links(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -516,20 +518,20 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The older files beside `path`. Times are seconds since the process started, so that a step of the wall clock makes no
-/// young file an old one.
+/// The older copies beside `path`. Times are seconds since the process started, so that a step of the wall clock does
+/// not make a young file old.
 struct Older(Vec<Kin>);
 
-/// One that is kept, and the one that is to take its place.
+/// A copy, and the one that will replace it.
 struct Kin {
     min_age_s: i64,
     suffix: &'static str,
-    /// When the next one was written.
+    /// When the next copy was written.
     next_s: Option<i64>,
 }
 
 impl Older {
-    /// As they are now.
+    /// Reads the present copies.
     fn of(path: &Path) -> Self {
         let kin = |(min_age_s, suffix)| {
             let next_s = written_s(&with_suffix(path, &format!("{suffix}.next")));
@@ -538,7 +540,7 @@ impl Older {
         Older(KEPT.into_iter().map(kin).collect())
     }
 
-    /// Keeps the file, which was written at `file_s`, before another one takes its place.
+    /// Keeps a copy of the file, which was written at `file_s`, before it is replaced.
     fn keep(&mut self, path: &Path, file_s: i64, now_s: i64) {
         for kin in &mut self.0 {
             if let Err(e) = kin.keep(path, file_s, now_s) {
@@ -562,12 +564,12 @@ impl Kin {
             }
             self.next_s = None;
             match fs::rename(&next, &kept) {
-                // During an upgrade the other process was faster.
+                // During an upgrade the other process may be faster.
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
         }
-        // The file that is there now is the next, or old enough already.
+        // The present file becomes the next copy, or is old enough already.
         copy(path, &next)?;
         match now_s - file_s < self.min_age_s {
             true => self.next_s = Some(file_s),
@@ -577,13 +579,13 @@ impl Kin {
     }
 }
 
-/// When a file was written, in seconds before this moment. The wall clock is asked only at the start.
+/// When a file was written, in seconds before now. Only the start uses the wall clock.
 fn written_s(path: &Path) -> Option<i64> {
     let date = fs::metadata(path).and_then(|file| file.modified()).ok()?;
     Some(-(Age::since(date).get().as_secs() as i64))
 }
 
-/// Gives the file another name, or copies it where that cannot be. Another name takes no room and keeps the time.
+/// Links the file under another name, or copies it if that fails. A link needs no room and keeps the time.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),

@@ -5,9 +5,9 @@
 //!                 └─▶ names:   all tables there are, if known ◀── set_names ───────────┤ one thread
 //! admin, state file ─▶ hold:   whether absences are believed  ◀── set_hold ────────────┘
 //! ```
-//! A reader holds the lock for a map lookup and an Arc clone. A table that is not in the entries is unknown if the
-//! names are known and do not have it. Otherwise it is missing, and the writer's thread must look. While routes are
-//! held, no table is unknown: nobody can tell.
+//! A reader holds the lock for a map lookup and an Arc clone. A table without an entry is unknown if the names are
+//! known and do not have it. Otherwise it is missing, and the writer's thread must read it. While routes are held, no
+//! table is unknown, because the names cannot be trusted.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -29,27 +29,25 @@ use super::record::Record;
 use crate::metrics::Tally;
 use crate::upstream::cluster::{Cluster, Routes};
 
-/// Where a table lives, as far as this proxy knows.
+/// The cluster of a table, as the proxy knows it.
 pub struct Route {
     /// Name of the cluster in the table's record.
     pub cluster_name: String,
-    /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// zxid of the change that wrote the record; 0 where there is none.
+    /// zxid of the change that wrote the record; 0 with a routes file.
     pub mzxid: i64,
 }
 
 /// The cached record of one table.
 #[derive(Clone)]
 pub enum Cached {
-    /// It lives there.
+    /// The table lives in this cluster.
     Route(Arc<Route>),
-    /// Its record cannot be used and never could since this proxy knows of it.
+    /// The proxy has never read a usable record of the table.
     Unusable,
 }
 
 impl Cached {
-    /// Where the table lives; `None`: nobody knows.
     pub fn route(&self) -> Option<&Arc<Route>> {
         match self {
             Cached::Route(route) => Some(route),
@@ -58,63 +56,64 @@ impl Cached {
     }
 }
 
-/// Times are ms of the table's clock, which starts at 1.
+/// Times are ms of the clock of the route table, which starts at 1.
 struct Entry {
     cached: Cached,
-    /// Why the record that is there now cannot be used; what is cached is older then.
+    /// Why the present record is unusable; the cached route is then older.
     fault: Option<Box<str>>,
-    /// When what is cached last changed.
+    /// When the cached route last changed.
     changed_ms: u64,
-    /// When a read last confirmed it; 0: it comes from the state file, no read has.
+    /// When a read last confirmed the route; 0: never, the route comes from the state file.
     confirmed_ms: AtomicU64,
-    /// It can no longer be read.
+    /// The record can no longer be read.
     is_doubtful: AtomicBool,
-    /// It is absent, and that is not believed.
+    /// The record is absent, and the route is held.
     is_held: AtomicBool,
-    /// When it was last asked for; for eviction and for the order of re-reads.
+    /// When a query last used the entry; for eviction and for the order of re-reads.
     used_ms: AtomicU64,
     queries: AtomicU64,
     reads: AtomicU64,
-    /// zxid and time, ms since 1970, of the change that wrote the record that is there now, good or not; 0: not known.
+    /// zxid and time, ms since 1970, of the change that wrote the present record, usable or not; 0: not known.
     record_zxid: AtomicI64,
     written_unix_ms: AtomicI64,
 }
 
-/// One cached table as an operator sees it.
+/// A copy of one entry, for the pages.
 pub struct Listed {
     /// The table.
     pub table: Box<str>,
-    /// Where it lives; `None`: its record cannot be used.
+    /// `None`: the proxy has never read a usable record.
     pub route: Option<Arc<Route>>,
-    /// Why the record that is there now cannot be used; a route that is there nevertheless is the last good one.
+    /// Why the present record is unusable; the route, if there is one, is then the last good one.
     pub fault: Option<Box<str>>,
-    /// Time since what is cached changed here.
+    /// Time since the cached route changed in this proxy.
     pub changed: Duration,
-    /// Time since a read confirmed it; `None`: it comes from the state file, no read has.
+    /// Time since a read confirmed the route; `None`: never, it comes from the state file.
     pub confirmed: Option<Duration>,
-    /// Whether it may have changed unseen: not confirmed since watches were last known to work, or it cannot be read.
+    /// Whether the route may have changed unseen: it is not confirmed since watches were last known to work, or cannot
+    /// be read.
     pub is_stale: bool,
-    /// Whether it serves on although its record or its root is gone.
+    /// Whether the proxy serves the route although its record or its root is gone.
     pub is_held: bool,
-    /// Queries for it since it is cached.
+    /// Queries for the table since it was cached.
     pub queries: u64,
-    /// Reads of ZooKeeper for it since it is cached.
+    /// ZooKeeper reads for the table since it was cached.
     pub reads: u64,
-    /// zxid of the change that wrote the record that is there now, good or not; 0: not known.
+    /// zxid of the change that wrote the present record, usable or not; 0: not known.
     pub record_zxid: i64,
-    /// When that was, by ZooKeeper's clock, ms since 1970; 0: not known.
+    /// Time of that change by ZooKeeper's clock, ms since 1970; 0: not known.
     pub written_unix_ms: i64,
 }
 
-/// The knowledge about tables that are not cached.
+/// What the list of names says about tables that are not cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absence {
-    /// One that is missing among the names is unknown.
+    /// A table that is not among the names is unknown.
     #[default]
     Told,
-    /// One that is missing may exist all the same.
+    /// Routes are held: a table that is not among the names may exist.
     Held,
-    /// Nothing.
+    /// No list of names can be read.
     Hidden,
 }
 
@@ -122,25 +121,25 @@ pub enum Absence {
 struct Inner {
     entries: HashMap<Box<str>, Entry>,
     evicted: EvictedRoutes,
-    /// An entry that was last confirmed before then is of another root.
+    /// Entries last confirmed before this time come from another root.
     root_since_ms: u64,
     names: Option<Names>,
-    /// No name has come since they were read.
+    /// No table was created since the names were read.
     are_names_current: bool,
     absence: Absence,
 }
 
 /// The outcome of a look-up.
 pub enum Found {
-    /// The cluster that holds the table.
+    /// The table lives in this cluster.
     Cluster(Arc<Cluster>),
-    /// The table's record cannot be used.
+    /// The table has no usable record.
     Unusable,
-    /// There is no such table.
+    /// The table does not exist.
     Unknown,
-    /// Not cached, and while routes are held nobody can tell whether it exists.
+    /// The table is not cached. Routes are held, so the proxy cannot know whether it exists.
     Held,
-    /// Not cached.
+    /// The table is not cached, and must be read.
     Missing,
 }
 
@@ -148,17 +147,17 @@ pub enum Found {
 pub struct RouteTable {
     inner: RwLock<Inner>,
     start: Instant,
-    /// Grows with each change of what is cached.
+    /// Grows with each change of a cached route.
     version: AtomicU64,
-    /// Routes that were confirmed since then are known to be current; `u64::MAX`: nothing is.
+    /// Routes confirmed since this time are known to be current; `u64::MAX`: no route is.
     trusted_since_ms: AtomicU64,
     capacity: AtomicUsize,
-    /// Entries that had to make room for others.
+    /// Number of evicted entries.
     pub evicted: Tally,
     hold: Mutex<hold::View>,
 }
 
-/// The writing side; there is one. It reads as the other does.
+/// The only writing side. It can also read.
 pub struct RouteWriter {
     table: Arc<RouteTable>,
 }
@@ -168,7 +167,7 @@ impl Routes for RouteTable {
         RouteTable::version(self)
     }
 
-    /// One that is gone has not moved: who asked while it was there may have the answer.
+    /// A deleted table has not moved: queries that came before the deletion may have the old cluster's answer.
     fn has_moved(&self, table: &str, cluster: &Cluster) -> bool {
         let inner = self.inner.read();
         let route = inner.entries.get(table).and_then(|entry| entry.cached.route());
@@ -177,7 +176,7 @@ impl Routes for RouteTable {
 }
 
 impl RouteTable {
-    /// An empty table for at most `capacity` entries, and its only writer.
+    /// An empty route table for at most `capacity` entries, and its only writer.
     pub fn new(capacity: usize) -> (Arc<RouteTable>, RouteWriter) {
         let table = Arc::new(RouteTable {
             inner: RwLock::default(),
@@ -218,12 +217,12 @@ impl RouteTable {
         1 + now.saturating_duration_since(self.start).as_millis() as u64
     }
 
-    /// The cached record of a table, without counting as use.
+    /// The cached record of a table. Does not count as a use.
     pub fn get(&self, table: &str) -> Option<Cached> {
         self.inner.read().entries.get(table).map(|entry| entry.cached.clone())
     }
 
-    /// Where a table lives, if it is cached and that is known.
+    /// The route of a table, if it is cached and usable.
     pub fn route(&self, table: &str) -> Option<Arc<Route>> {
         self.get(table)?.route().cloned()
     }
@@ -233,12 +232,12 @@ impl RouteTable {
         self.inner.read().entries.contains_key(table)
     }
 
-    /// Another number than before if anything that is cached has changed since.
+    /// A number that changes with every change of a cached route.
     pub fn version(&self) -> u64 {
         self.version.load(SeqCst)
     }
 
-    /// Everything that is cached, by name.
+    /// All entries, by name.
     pub fn list(&self) -> Vec<Listed> {
         let now_ms = self.ms(Instant::now());
         let trusted_since_ms = self.trusted_since_ms.load(Relaxed);
@@ -283,12 +282,12 @@ impl RouteTable {
         self.len() == 0
     }
 
-    /// Whether routes are held, and of which root they are.
+    /// The hold, and the root of the cached routes.
     pub fn hold(&self) -> hold::View {
         *self.hold.lock()
     }
 
-    /// All routes, by name, and whether their absence is held.
+    /// All routes by name, and whether each is held.
     pub fn snapshot(&self) -> Vec<(Box<str>, Arc<Route>, bool)> {
         let inner = self.inner.read();
         let mut routes: Vec<_> = inner
@@ -304,12 +303,12 @@ impl RouteTable {
         routes
     }
 
-    /// The last known routes of tables that made room for others.
+    /// The last known routes of evicted tables.
     pub fn evicted_routes(&self) -> Vec<(Box<str>, Evicted)> {
         self.inner.read().evicted.list()
     }
 
-    /// Tables whose absence is held.
+    /// All held tables.
     pub fn held(&self) -> Vec<Box<str>> {
         let inner = self.inner.read();
         let held = inner.entries.iter().filter(|(_, entry)| entry.is_held.load(Relaxed));
@@ -322,7 +321,7 @@ impl RouteTable {
         (inner.names.is_some(), inner.are_names_current)
     }
 
-    /// All that is cached, the tables asked for last first.
+    /// All cached tables, the last used first.
     pub fn by_use(&self) -> Vec<Box<str>> {
         let inner = self.inner.read();
         let mut tables: Vec<(u64, Box<str>)> = inner
@@ -335,7 +334,7 @@ impl RouteTable {
         tables.into_iter().map(|(_, table)| table).collect()
     }
 
-    /// Names that are known and not cached, as many as there is room for.
+    /// Names that are not cached, as many as the cache has room for.
     pub fn names_not_cached(&self) -> Vec<Box<str>> {
         let inner = self.inner.read();
         let room = self.capacity().saturating_sub(inner.entries.len());
@@ -358,7 +357,7 @@ impl RouteWriter {
         self.table.clone()
     }
 
-    /// Caches what is known of a table now. The tables asked for longest ago make room.
+    /// Caches a table. A full cache evicts the tables that were used longest ago.
     pub fn put(&self, table: &str, cached: Cached) {
         let changed_ms = self.table.ms(Instant::now());
         let mut inner = self.table.inner.write();
@@ -392,7 +391,7 @@ impl RouteWriter {
         self.table.version.fetch_add(1, SeqCst);
     }
 
-    /// Keeps which change wrote the record that is there now, and when.
+    /// Records which change wrote the present record, and when.
     pub fn set_written(&self, table: &str, zxid: i64, unix_ms: i64) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.record_zxid.store(zxid, Relaxed);
@@ -400,10 +399,10 @@ impl RouteWriter {
         }
     }
 
-    /// Notes why the record that is there now cannot be used, or that it can be. The cached route stays.
+    /// Records why the present record is unusable, or that it is usable. The cached route stays.
     pub fn set_fault(&self, table: &str, fault: Option<&str>) {
         let is_same = |entry: &Entry| entry.fault.as_deref() == fault;
-        // As each read of a record does this, mostly with nothing new, workers are not held up.
+        // Every read of a record calls this, mostly with no change, so do not block the workers.
         if self.table.inner.read().entries.get(table).is_none_or(is_same) {
             return;
         }
@@ -413,7 +412,7 @@ impl RouteWriter {
         }
     }
 
-    /// The cached record of a table was read again, and is what counts now.
+    /// Confirms the cached record of a table: a read has found it unchanged.
     pub fn confirm(&self, table: &str) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.confirmed_ms.store(self.table.ms(Instant::now()), Relaxed);
@@ -421,14 +420,14 @@ impl RouteWriter {
         }
     }
 
-    /// The cached record of a table cannot be read any more: it may have changed.
+    /// Marks the cached record of a table as stale: it can no longer be read, and may have changed.
     pub fn doubt(&self, table: &str) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.is_doubtful.store(true, Relaxed);
         }
     }
 
-    /// A table is absent and its absence is held, or it is there again. Held tables make room last.
+    /// Marks a table as held, or as present again. Held tables are evicted last.
     pub fn set_held(&self, table: &str, is_held: bool) {
         if let Some(entry) = self.table.inner.read().entries.get(table)
             && entry.is_held.swap(is_held, Relaxed) != is_held
@@ -437,7 +436,7 @@ impl RouteWriter {
         }
     }
 
-    /// Shows how it stands with the root.
+    /// Publishes the state of the hold.
     pub fn set_hold(&self, view: hold::View) {
         let before = std::mem::replace(&mut *self.table.hold.lock(), view);
         if before.known != view.known || before.shown.is_some() != view.shown.is_some() {
@@ -445,19 +444,19 @@ impl RouteWriter {
         }
     }
 
-    /// ZooKeeper was asked for a table.
+    /// Counts a ZooKeeper read for a table.
     pub fn count_read(&self, table: &str) {
         if let Some(entry) = self.table.inner.read().entries.get(table) {
             entry.reads.fetch_add(1, Relaxed);
         }
     }
 
-    /// From now on changes are noticed: what is confirmed from now on is current.
+    /// From now on the proxy notices changes: routes confirmed from now on are current.
     pub fn trust(&self) {
         self.table.trusted_since_ms.store(self.table.ms(Instant::now()), Relaxed);
     }
 
-    /// From now on at most so many tables are cached. Those asked for longest ago make room.
+    /// Changes the capacity, and evicts the tables that were used longest ago.
     pub fn set_capacity(&self, capacity: usize) {
         self.table.capacity.store(capacity, Relaxed);
         let mut inner = self.table.inner.write();
@@ -468,13 +467,12 @@ impl RouteWriter {
         self.table.version.fetch_add(1, SeqCst);
     }
 
-    /// Changes may go unseen: everything is stale.
+    /// Makes all routes stale: changes may go unseen.
     pub fn distrust(&self) {
         self.table.trusted_since_ms.store(u64::MAX, Relaxed);
     }
 
-    /// Keeps the route of a table that was evicted before the start, while the cache has no room for it. Gives it back if
-    /// there is room.
+    /// Keeps a route that was evicted before the start, if the cache has no room for it. Otherwise gives it back.
     pub fn keep_evicted(&self, table: &str, route: Evicted) -> Option<Evicted> {
         let mut inner = self.table.inner.write();
         if inner.entries.len() < self.table.capacity() {
@@ -484,8 +482,8 @@ impl RouteWriter {
         None
     }
 
-    /// All that was known is of another root. Cached tables serve on until they are read. Those that made room, or make
-    /// room before they are read, are forgotten.
+    /// All that is known comes from another root. The proxy serves cached tables until it has read them again. It
+    /// forgets evicted tables, and tables that are evicted before they are read.
     pub fn set_another_root(&self) {
         let mut inner = self.table.inner.write();
         inner.evicted = EvictedRoutes::default();
@@ -494,7 +492,7 @@ impl RouteWriter {
         self.table.version.fetch_add(1, SeqCst);
     }
 
-    /// The table is no more.
+    /// Removes a deleted table.
     pub fn remove(&self, table: &str) {
         let mut inner = self.table.inner.write();
         inner.entries.remove(table);
@@ -503,23 +501,23 @@ impl RouteWriter {
         self.table.version.fetch_add(1, SeqCst);
     }
 
-    /// All tables that there are; `None` when that is not known.
+    /// Sets the names of all tables; `None`: not known.
     pub fn set_names(&self, names: Option<Names>) {
         let mut inner = self.table.inner.write();
         inner.are_names_current = names.is_some();
         let before = std::mem::replace(&mut inner.names, names);
         drop(inner);
-        // Thousands of names: not freed under the lock.
+        // Free the thousands of old names without the lock.
         drop(before);
     }
 
-    /// Whether a name that is not among them is unknown. If not, others may have come since they were read.
+    /// Sets whether the names are current. If not, tables may have been created since they were read.
     pub fn set_names_current(&self, are_current: bool) {
         let mut inner = self.table.inner.write();
         inner.are_names_current = are_current && inner.names.is_some();
     }
 
-    /// The knowledge about tables that are not cached.
+    /// What the list of names says about tables that are not cached.
     pub fn set_absence(&self, absence: Absence) {
         if self.table.inner.read().absence != absence {
             self.table.inner.write().absence = absence;
@@ -527,12 +525,12 @@ impl RouteWriter {
     }
 }
 
-/// Makes room for a sixty-fourth at once, so that a full cache does not search itself for each new table. Returns how many
-/// were evicted.
+/// Evicts a sixty-fourth of the entries at once, so that a full cache does not search itself for each new table.
+/// Returns the number of evicted entries.
 fn evict(inner: &mut Inner, capacity: usize) -> usize {
     let Inner { entries, evicted, root_since_ms, .. } = inner;
     let room = (capacity / 64).max(1);
-    // Held tables cannot be read again, so they go last.
+    // Held tables cannot be read again, so evict them last.
     let worth = |entry: &Entry| (entry.is_held.load(Relaxed), entry.used_ms.load(Relaxed));
     let mut used: Vec<(bool, u64)> = entries.values().map(worth).collect();
     let last = room.min(used.len()) - 1;
@@ -562,7 +560,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_cache_gives_up_who_was_asked_for_longest_ago() {
+    fn a_full_cache_evicts_the_table_that_was_used_longest_ago() {
         let (table, writer) = RouteTable::new(3);
         for name in ["a", "b", "c"] {
             writer.put(name, Cached::Unusable);
@@ -579,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn held_tables_make_room_last() {
+    fn held_tables_are_evicted_last() {
         let (_, writer) = RouteTable::new(3);
         for name in ["a", "b", "c"] {
             writer.put(name, Cached::Unusable);
@@ -594,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_confirmed_since_changes_are_seen_is_stale() {
+    fn a_route_not_confirmed_since_changes_are_seen_is_stale() {
         let (table, writer) = RouteTable::new(3);
         let stale = |name: &str| {
             table.list().into_iter().find(|listed| &*listed.table == name).unwrap().is_stale
@@ -639,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_only_what_is_known_not_to_be() {
+    fn a_table_is_unknown_only_if_the_current_names_do_not_have_it() {
         let (table, writer) = RouteTable::new(3);
         let now = Instant::now();
         assert!(matches!(table.find("a", now), Found::Missing));

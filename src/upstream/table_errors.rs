@@ -28,7 +28,8 @@ struct Entry {
     queries: u64,
 }
 
-/// The last answer of a table's cluster, if it was an error.
+/// The last answer of a table's cluster, if it was an error. `since` is the time since the first such answer in a row,
+/// `last` the time since the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableError {
     pub err: &'static str,

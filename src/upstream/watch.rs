@@ -234,12 +234,12 @@ impl Watcher {
 
     /// Lets a worker continue this call.
     fn wake(&mut self, slot: usize) {
-        if let Some(parked) = self.take(slot) {
+        if let Some(parked) = self.remove_parked(slot) {
             parked.cluster.upstream.work.clone().resume(parked);
         }
     }
 
-    fn take(&mut self, slot: usize) -> Option<Parked> {
+    fn remove_parked(&mut self, slot: usize) -> Option<Parked> {
         let mut parked = self.parked.try_remove(slot)?;
         // Deregistering fails only for a link that is not registered.
         let _ = parked.link.deregister(self.poll.registry());
@@ -307,7 +307,7 @@ impl Watcher {
                 (true, _) => true,
             };
             if !is_kept {
-                self.take(slot);
+                self.remove_parked(slot);
             }
         }
     }

@@ -15,7 +15,7 @@ fn there(identity: Identity) -> Seen {
 
 const OLDER: Seen = Seen::There { identity: OURS, is_older: true };
 
-/// The cache, as `zk::routes` writes it, and the hold that decides about it.
+/// A cache that follows the decisions of a hold, as `zk::routes` does.
 struct Cache {
     hold: Hold<u32>,
     tables: BTreeMap<Box<str>, u32>,
@@ -38,7 +38,7 @@ impl Cache {
         self.kind()
     }
 
-    /// A table is read and is not there.
+    /// Reads a table that does not exist.
     fn absent(&mut self, table: &str) -> Option<Kind> {
         if !self.hold.is_blind()
             && let Some(value) = self.tables.get(table).copied()
@@ -169,7 +169,7 @@ fn only_what_went_within_a_minute_counts_and_returns() {
         assert_eq!(cache.absent(&name(n)), None, "slowly, {n}");
         cache.wait(WINDOW / 5);
     }
-    // The last five went within a minute.
+    // The last five disappeared within a minute.
     assert_eq!(cache.see(Seen::Missing), Some(Kind::RootMissing));
     assert_eq!(cache.tables.len(), 15 - 1, "four of them less than a minute ago");
     assert_eq!(cache.tables[&name(39)], 39, "with what was cached of it");
@@ -364,7 +364,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever ZooKeeper shows, short of an accept, the cache loses a few tables a minute, and never all of several.
+    /// Whatever ZooKeeper shows, without an accept the cache loses a few tables a minute, and never all of several.
     #[test]
     fn no_history_empties_the_cache(
         tables in 0..30_usize,
@@ -383,7 +383,7 @@ proptest! {
                 }
             };
             let size = cache.tables.len();
-            // It has been so large at the most within the last minute.
+            // The largest size of the cache within the last minute.
             let last_old = sizes.iter().rposition(|(at, _)| *at + WINDOW <= cache.now).unwrap_or(0);
             sizes.drain(..last_old);
             let most = sizes.iter().map(|(_, size)| *size).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Reading a state file, and the files that stay beside it.
+//! Reads state files, and checks the copies beside them.
 
 use super::*;
 
@@ -13,14 +13,14 @@ fn ours() -> Origin {
 
 const LINE: &str = "{\"table\":\"t\",\"cluster\":\"c\",\"meta_addrs\":[\"h:1\"],\"mzxid\":7}\n";
 
-/// As versions before holds wrote it.
+/// A file as versions before holds wrote it.
 fn old_file(version: u64, root: &str, tables: u64, lines: &str) -> String {
     let checksum = checksum(lines.as_bytes());
     let head = json!({"version": version, "root": root, "tables": tables, "checksum": checksum});
     format!("{head}\n{lines}")
 }
 
-/// As this version writes it.
+/// A file as this version writes it.
 fn new_file() -> String {
     let mut head: Value = json!({
         "version": 1, "root": "/r", "tables": 1, "checksum": checksum(LINE.as_bytes()),
@@ -100,7 +100,7 @@ fn a_file_of_an_hour_and_one_of_a_day_ago_are_kept() {
         if n > 0 {
             older.keep(&path, 60 * (n - 1), 60 * n);
         }
-        // As a rename would: the name leads to another file from here on.
+        // As a rename would do: the name leads to another file from now on.
         let _ = fs::remove_file(&path);
         fs::write(&path, n.to_string()).unwrap();
         if n >= 130 {
@@ -112,11 +112,11 @@ fn a_file_of_an_hour_and_one_of_a_day_ago_are_kept() {
             assert!(age >= 24 * 60, "at {n}: {age} min");
         }
     }
-    // A file that nobody had to write for days is old enough at once.
+    // A file that was not written for days is old enough at once.
     let late = 60 * minutes + 10 * 24 * 60 * 60;
     older.keep(&path, 60 * (minutes - 1), late);
     assert_eq!([kept(".1h"), kept(".1d")], [Some(minutes - 1); 2]);
-    // A new process knows how old they are from their dates.
+    // A new process knows the age of the copies from their dates.
     let young = with_suffix(&path, ".1h.next");
     fs::write(&young, "young").unwrap();
     let mut older = Older::of(&path);
@@ -130,7 +130,7 @@ fn what_dead_processes_left_is_removed_and_nothing_else() {
     let path = scratch("leftovers");
     let beside = |suffix: &str| with_suffix(&path, suffix);
     let own = format!(".{}", process::id());
-    // No process has a number this high.
+    // No process has such a high pid.
     let (dead, kept) = (".4999999", ["", &own, ".1h", ".1h.next", ".bak", ".", ".12x"]);
     for suffix in kept.iter().chain([&dead]) {
         fs::write(beside(suffix), "").unwrap();
