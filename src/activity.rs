@@ -1,10 +1,10 @@
-//! The current work of each thread, for `/threads`: with plain threads that is the state of the proxy.
+//! The current work of each thread, for `/threads`. The proxy uses plain threads, so this shows what the proxy does.
 //!
 //! ```text
 //! worker-007 ─▶ activity::now("calls a cluster", "c3 orders") ─▶ its own slot ◀── list() ── /threads
 //! ```
-//! A slot belongs to one thread, so its lock is free but while somebody looks. It goes with its thread. A thread that never
-//! says what it does is listed without it.
+//! A slot belongs to one thread, so its lock is free unless `/threads` reads it. The slot ends with the thread. A
+//! thread that never records its work is listed without it.
 
 use std::cell::OnceCell;
 use std::fs;
@@ -13,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The work of a worker that makes no call: with nothing to do it waits for clients.
+/// The work of a worker that makes no call: it serves clients, or waits for them.
 pub const SERVING: &str = "serves clients";
 
-/// The work of one thread.
 struct Doing {
     what: &'static str,
-    /// For which cluster, table or server; empty: for none.
+    /// The cluster, table or server of the work; may be empty.
     subject: String,
     since: Instant,
 }
@@ -35,24 +34,24 @@ thread_local! {
     static OWN: OnceCell<Arc<Slot>> = const { OnceCell::new() };
 }
 
-/// This thread does this from now on, for these: their names are joined by spaces.
+/// Records what this thread does from now on, and for which names, which are joined by spaces.
 pub fn now(what: &'static str, subject: &[&str]) {
     let set = |slot: &Arc<Slot>| {
         let mut doing = slot.doing.lock();
         doing.what = what;
         doing.since = Instant::now();
-        // Without a new allocation in most cases.
+        // This mostly needs no new allocation.
         doing.subject.clear();
         for (at, part) in subject.iter().enumerate() {
             doing.subject.extend((at > 0).then_some(' '));
             doing.subject.push_str(part);
         }
     };
-    // A thread that is ending has no slot any more, and does nothing worth telling.
+    // A thread that is ending has no slot any more, and needs none.
     let _ = OWN.try_with(|own| set(own.get_or_init(register)));
 }
 
-/// As [`now`], unless the thread has said so already.
+/// Records the work like [`now`], unless it is recorded already: `since` then stays.
 pub fn go_on(what: &'static str, subject: &[&str]) {
     let is_same = |own: &OnceCell<Arc<Slot>>| {
         own.get().is_some_and(|slot| {
@@ -75,18 +74,18 @@ fn register() -> Arc<Slot> {
     slot
 }
 
-/// A thread as an operator sees it.
+/// A thread as the page shows it.
 #[derive(Debug, PartialEq)]
 pub struct Thread {
     pub name: String,
-    /// By which gdb, top and perf know it.
+    /// The id in gdb, top and perf.
     pub thread_id: i32,
-    /// `running`, `waiting`, `disk`: it waits for a disk or a page.
+    /// `running`, `waiting`, or `disk`: the thread waits for a disk or a page.
     pub state: &'static str,
     pub cpu: Duration,
     pub doing: Option<&'static str>,
     pub subject: String,
-    /// Since when it does so.
+    /// For how long the thread has done this.
     pub since: Option<Duration>,
 }
 

@@ -1,11 +1,11 @@
-//! How old something is, by a clock that nobody sets: steps of the wall clock change no age.
+//! Ages by the monotonic clock: steps of the wall clock do not change them.
 
 use std::time::{Duration, Instant, SystemTime};
 
 /// The age of something that happened in this process, or before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Age {
-    /// How old it was at `at`.
+    /// The age at `at`.
     then: Duration,
     at: Instant,
 }
@@ -16,12 +16,12 @@ impl Age {
         Age { then: Duration::ZERO, at: Instant::now() }
     }
 
-    /// The age of something that the wall clock has dated, as a file is. Only this function reads the wall clock.
+    /// The age of something with a date of the wall clock, such as a file. Only this function reads the wall clock.
     pub fn since(date: SystemTime) -> Self {
         Age { then: date.elapsed().unwrap_or_default(), at: Instant::now() }
     }
 
-    /// How old it is now.
+    /// The age now.
     pub fn get(self) -> Duration {
         self.then + self.at.elapsed()
     }

@@ -1,8 +1,8 @@
 //! MetaProxy for Apache Pegasus: one address in front of many clusters.
 //!
-//! A client takes the proxy for its MetaServer and asks `QueryConfig(table)`. The proxy knows from ZooKeeper
-//! which cluster holds the table, asks that cluster's MetaServer, and returns the answer whole. Data goes
-//! straight from the client to the replica servers.
+//! A client uses the proxy as its MetaServer and asks `QueryConfig(table)`. The proxy knows from ZooKeeper which
+//! cluster has the table, asks that cluster's MetaServer, and returns the answer unchanged. Data goes directly between
+//! the client and the replica servers.
 //!
 //! # One query
 //! ```text
@@ -13,16 +13,18 @@
 //!                   ▲ only writer    └─miss─▶ parked with zk-watch, resumed as a job         ▲
 //!                                             meta-watch: silent calls, ticks, probes ───────┘
 //! ```
-//! 1. `client::accept` sees a readable socket and leaves it in the queue; `client::readiness` says that one worker
-//!    reads it, `work::queue` how many workers come to read, and which host's turn it is.
-//! 2. A worker (`work::worker`, `client::connection`) reads what is there and cuts frames (`wire`). The
-//!    first four bytes of a connection say whether they are THFT or RDSN (`wire::protocol`); both ask the same question.
-//! 3. `query::router` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers by itself.
-//! 4. `upstream::cluster` takes the question (`upstream::sharing`: who shares it). A worker with a place makes calls
-//!    (`upstream::call`): many questions to one server, with one write on one link (`upstream::link`). `upstream::leader`
-//!    decides whom to ask, `upstream::health` when to stop asking. A call that is silent for a slice is parked with
-//!    `upstream::watch`, and its questions go on to other servers.
-//! 5. The answer goes to all who asked, each in an envelope of its own (`client::ask`, `wire::reply`, `client::sending`).
+//! 1. `client::accept` sees a readable socket and puts its connection in the queue. `client::readiness` makes sure that
+//!    one worker reads it; `work::queue` decides how many workers read, and which host's turn it is.
+//! 2. A worker (`work::worker`, `client::connection`) reads the socket and cuts frames (`wire`). The first four bytes
+//!    of a connection decide between THFT and RDSN (`wire::protocol`); both ask the same question.
+//! 3. `query::router` finds the table's cluster (`route::table`), or leaves the query with `zk-watch`, or answers
+//!    itself.
+//! 4. `upstream::cluster` takes the question; `upstream::sharing` decides which queries share it. A worker with a place
+//!    makes calls (`upstream::call`): many questions to one server, with one write on one link (`upstream::link`).
+//!    `upstream::leader` decides which server to ask, `upstream::health` when to stop asking. If a call is silent for a
+//!    slice, the worker parks it with `upstream::watch`, and other servers get its questions.
+//! 5. The answer goes to all queries that wait for it, each with its own envelope (`client::ask`, `wire::reply`,
+//!    `client::sending`).
 //!
 //! # One ZooKeeper event
 //! ```text
@@ -30,12 +32,13 @@
 //!                               ▲                                                 │        └──▶ route table, and jobs
 //!                               └───────────────── what is read next ◀────────────┘             for who waited
 //! ```
-//! 1. `zk::connection` keeps one session over all its connections, chosen by `zk::dial`, and speaks the protocol of
-//!    `zk::codec`.
-//! 2. `zk::watcher` hears what it tells. `zk::planner` says what is read next, `zk::read` in which requests.
-//! 3. `zk::meaning` decides what an answer means for the routes, and `zk::records` where a table lives. `zk::routes` carries
-//!    that out: nobody else writes routes of ZooKeeper. Whether an absence is believed is `route::hold`'s decision: a root
-//!    that is missing or another one, and tables that go by the many, are held until they are back or an operator accepts it.
+//! 1. `zk::connection` keeps one session over all its connections, whose servers `zk::dial` chooses, and speaks the
+//!    protocol of `zk::codec`.
+//! 2. `zk::watcher` handles its events. `zk::planner` decides what to read next, `zk::read` by which requests.
+//! 3. `zk::meaning` decides what an answer means for the routes, and `zk::records` where a table lives. `zk::routes`
+//!    carries that out: it is the only writer of routes from ZooKeeper. `route::hold` decides whether an absence is a
+//!    deletion: it holds the routes when the root is missing or replaced, or many tables disappear, until they are back
+//!    or an operator accepts the loss.
 //!
 //! # The route tool
 //! ```text
@@ -44,9 +47,9 @@
 //!         └────────── done, when each shows it ◀── pages ◀──────────────────────────────┼──────────────────┘
 //!                     control znode: members ◀── `zk::control` of each proxy ───────────┘
 //! ```
-//! A command of its own, which ends. It shares the protocols (`zk::session`, `wire`) with the proxy, and no thread.
-//! `route::control` has what both write below the control znode. The proxy depends on nothing that is there but for the
-//! operator's word: accepted holds, and deletions that are meant.
+//! The tool is a separate command. It shares the protocols (`zk::session`, `wire`) with the proxy, and no thread.
+//! `route::control` defines what both write below the control znode. The proxy follows only an operator's orders there:
+//! accepted holds and announced deletions.
 //!
 //! # Threads
 //! | thread | owner | blocks on | ends when |
@@ -66,73 +69,79 @@
 //! | `resolve-NN` | the resolver | getaddrinfo | idle for a minute, or the resolver is dropped |
 //!
 //! # Locks
-//! None is held across I/O that can block, and none while another is taken, but for one: what a client used last, then
-//! who uses which table (`client::usage`). Under a connection's outbox there is one system call, a write that does not
-//! block. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
+//! No thread holds a lock across I/O that can block, and none takes a second lock, with one exception: the last table
+//! of a client, then the list of uses (`client::usage`). One system call runs under the lock of a connection's outbox, a
+//! write that does not block. The route table, a cluster's core, the resolver's cache and the log's queue are leaves.
 //!
 //! # What bounds it
-//! Connections, frames, pending queries, unread answers and half frames: settings. Queue: each connection at most once;
-//! jobs: the pending queries and the calls under way. A cluster: eight calls, as many slow links, eight idle links to a
-//! server. Questions of a call: 64, of 64 KiB. Name look-ups: 32 threads, a quarter for one zone. Waits: [`patience`].
-//! Routes: the capacity of the cache. Reads of ZooKeeper at once: 64. Connects to ZooKeeper: five at once, then one a second.
+//! Settings bound connections, frames, pending queries, unsent answers and unfinished frames. The work queue has each
+//! connection at most once; pending queries and calls under way bound its jobs. A cluster has eight calls, as many slow
+//! links, and eight idle links to a server. A call has at most 64 questions, of 64 KiB. Name look-ups have 32 threads, a
+//! quarter for one zone. [`patience`] bounds waits, the capacity of the cache bounds routes. ZooKeeper gets 64 reads at
+//! once; the proxy makes five connects to it at once, then one a second.
 //!
 //! # Choices that may surprise
-//! - A notice that a connection closed goes to `accept` as a note, not as an epoll event: shutting down a socket
-//!   that the peer has reset raises none.
-//! - A call says something of its cluster only if it had time: who asks with little of his time left, or leaves early,
-//!   must not make a cluster that answers look like one that does not.
-//! - A query counts for each KiB of its arguments where pending ones are limited, and half frames count as unsent
-//!   answers do: both are memory that a client has others hold. An answer that many clients share counts once.
-//! - A client with too much unsent is not read (`client::readiness`, PAUSED), and answers to what was read before are kept
-//!   for it. It is closed only when it takes nothing: a Go client that is disconnected cannot redial for a minute.
-//! - One host gets a quarter of the pending queries and half of the held bytes (`client::share`): beyond them only its own
-//!   queries are refused.
-//! - A cluster may have as many queries waiting as are still free (`upstream::cluster`, `join`): one slow cluster gets half of
-//!   `limits.max_pending`, two a third each, and there is always room for the others.
-//! - A place ends with the last answer of its call, before the answers are written: another worker makes the next call
-//!   meanwhile.
-//! - An error name that no server has, as `ERR_ok`, is no answer: Java clients hang on names that they do not know.
-//! - A stop shuts writing down first and discards input until the client closes (`client::stop`): a close with unread input
-//!   resets the connection, and destroys answers on their way.
-//! - A leader's `ERR_SERVICE_NOT_ACTIVE` is passed on at once, it is the leader's answer. A *frame* error of a
-//!   MetaServer is not: it would hang Go and Node clients, so another server is asked, and in the end the client
-//!   reads `ERR_SERVICE_NOT_ACTIVE`.
-//! - A C++ client aborts on an answer that it cannot parse. So it gets a MetaServer's answer only after all of it was
-//!   read once (`wire::rdsn::check_result`), and an error of ours otherwise. Other clients get it unread.
-//! - Ports with `host_port_fields: remove` leave these fields to C++ clients, which read no other addresses.
-//! - A worker blocks on a call for 5 ms, not until it ends: then a thread of its own listens (`upstream::watch`). The
-//!   alternatives were more threads, most of which wait for dead clusters. This way no number of dead or slow clusters takes
-//!   a worker for longer, 64 workers are enough, and an elected leader is found while the old one hangs. A call that is
-//!   answered in time, as nearly all are, is plain blocking code in one thread; `/threads` names the silent ones.
-//! - Questions are numbered by one clock with the sends that carry them: an answer goes to those that joined before its
-//!   send. So a question may be with several servers at once, and nobody gets an answer older than his query.
-//! - Workers sleep on the queue's own condition variable: a channel's `recv` spins and yields first, which with dozens of
-//!   workers was a quarter of all processor time.
-//! - Waking a worker costs several times what reading a client does. So clients wait in the queue, and as few workers are
-//!   called to read as it takes. `accept` yields after it has found some, for the same reason.
-//! - A worker lingers some microseconds at a client that always asks again at once (`work::linger`); epoll forgets
-//!   that client meanwhile, which costs two epoll_ctl for the whole conversation and none per request.
-//! - A server of ZooKeeper that knows less than what was seen closes the connection, and so do a full one, one without
-//!   a quorum and one that was set up anew. They cannot be told apart at once (`zk::dial`).
-//! - After a cut no route is read again whose watch stood: the server tells which changed (`zk::planner`).
-//! - Queries that wait for ZooKeeper and routes to be confirmed are read by turns: with the former first, a client
-//!   that asks for ever new names would keep the latter stale.
-//! - Pages are served by a small server of our own on `httparse` (`admin::http`): those among the crates give a
-//!   connection no deadline, and a thread each. They listen on all addresses at the Go proxy's port unless told
-//!   otherwise, so that a Prometheus which scrapes that one finds them.
-//! - ZooKeeper's protocol is spoken by some hundred lines of our own: the `zookeeper` crate reconnects without a pause
+//! - A close goes to `accept` as a note, not as an epoll event: shutting down a socket that the peer has reset raises
+//!   no event.
+//! - A failed query counts against its cluster only if the MetaServers had enough time. Clients that ask with little
+//!   time left, or leave early, must not make a healthy cluster look dead.
+//! - A query counts once for each KiB of its arguments in limits on pending queries, and unfinished frames count like
+//!   unsent answers: a client makes the proxy hold both in memory. An answer that many clients share counts once.
+//! - The proxy does not read a client with too many unsent answers (`client::readiness`, PAUSED), and keeps the answers
+//!   to earlier queries. It closes the client only when it takes nothing: a Go client that is disconnected cannot
+//!   reconnect for a minute.
+//! - One host gets a quarter of the pending queries and half of the held bytes (`client::share`): beyond these limits
+//!   the proxy refuses only this host's queries.
+//! - As many queries may wait for a cluster as are still free (`upstream::cluster`, `join`): one slow cluster gets half
+//!   of `limits.max_pending`, two get a third each, and the others always have room.
+//! - A place ends with the last answer of its call, before the worker writes the answers: another worker makes the next
+//!   call meanwhile.
+//! - An answer with an unknown error name, such as `ERR_ok`, is no answer: Java clients hang on unknown names.
+//! - A stop shuts writing down first and discards input until the client closes (`client::stop`): a close with unread
+//!   input resets the connection, and destroys answers on their way.
+//! - The proxy passes on a leader's `ERR_SERVICE_NOT_ACTIVE` at once, because it is the leader's answer. It does not
+//!   pass on a *frame* error of a MetaServer, which would hang Go and Node clients: it asks another server, and in the
+//!   end answers `ERR_SERVICE_NOT_ACTIVE` itself.
+//! - A C++ client aborts on an answer that it cannot parse. So the proxy reads all of a MetaServer's answer
+//!   (`wire::rdsn::check_result`) before it sends it to a C++ client, and sends its own error if that fails. Other
+//!   clients get the answer unread.
+//! - Ports with `host_port_fields: remove` still send these fields to C++ clients, which read no other addresses.
+//! - A worker waits for a call for 5 ms, then the thread `meta-watch` waits (`upstream::watch`). The alternative was
+//!   more threads, most of which would wait for dead clusters. With `meta-watch`, no number of dead or slow clusters
+//!   blocks a worker for longer, 64 workers are enough, and the proxy finds an elected leader while the old one hangs.
+//!   A call that is answered in time, as nearly all are, is plain blocking code in one thread; `/threads` names the
+//!   silent calls.
+//! - One counter numbers queries and the sends that carry their questions: an answer goes to queries that joined before
+//!   its send. So several servers may have a question at once, and no client gets an answer older than its query.
+//! - Workers sleep on the queue's own condition variable: a channel's `recv` spins and yields first, which took a
+//!   quarter of all processor time with dozens of workers.
+//! - Waking a worker costs several times as much as reading a client. So clients wait in the queue, and the queue wakes
+//!   as few workers as it needs. For the same reason `accept` yields after it has found readable clients.
+//! - A worker lingers some microseconds at a client that always sends its next query at once (`work::linger`). `accept`
+//!   gets no events of that client meanwhile, which costs two epoll_ctl for the whole conversation and none per
+//!   request.
+//! - A ZooKeeper server that lags closes the connection without an answer. So do a full server, one without a quorum,
+//!   and one that was set up anew. The proxy cannot tell them apart at once (`zk::dial`).
+//! - After a cut the proxy does not read routes again whose watch was set: the server reports which ones changed
+//!   (`zk::planner`).
+//! - Reads for waiting queries and reads that confirm routes take turns: if queries came first, a client that asks for
+//!   ever new names would keep the routes stale.
+//! - The pages have their own small server on `httparse` (`admin::http`): existing crates give a connection no
+//!   deadline, and a thread each. By default the pages listen on all addresses at the port of the Go proxy, so that a
+//!   Prometheus that scrapes the Go proxy finds them.
+//! - The proxy has its own ZooKeeper client of some hundred lines: the `zookeeper` crate reconnects without a pause
 //!   while an ensemble is in trouble, cannot be closed then, and cannot set watches again.
 //! - A move waits for the config-sync interval and then probes each primary (`ops::moving::force`). The interval alone proves
 //!   nothing: a config-sync that fails is repeated only an interval later. A probe alone proves nothing of other servers,
 //!   which may become primaries.
-//! - A proxy is a member of the control znode by its session, and tells a process id of its own: while it holds routes it tries
-//!   server after server with a new session each, and an operator's accept must find it all the same.
-//! - A word below the control znode is never taken back: it names the process, or the change that a deleted route had last, so
-//!   that it cannot mean anything later.
-//! - The metrics' label of a cluster is `pegasus_cluster`: operators have tags named `cluster`.
-//! - The service manager is told by some lines of our own: `sd-notify` does not know abstract sockets.
-//! - Idle connections leave at 61 s, not 60: a Go client counts its minute from when it learned that it is connected,
-//!   a little after we do.
+//! - A proxy registers below the control znode by its session, and with its own process id. While it holds routes it
+//!   tries server after server, each with a new session, and an operator's accept must find it all the same.
+//! - The proxy never takes back an order below the control znode: the order names one process, or the last change of a
+//!   deleted route, so it cannot mean anything later.
+//! - The label of a cluster in the metrics is `pegasus_cluster`, because operators have tags named `cluster`.
+//! - The proxy has its own code for the service manager: `sd-notify` does not know abstract sockets.
+//! - A stop closes idle connections at 61 s, not 60: a Go client counts its minute from the moment it learned that it
+//!   is connected, a little after the proxy.
 #![forbid(unsafe_code)]
 
 pub mod client;

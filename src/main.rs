@@ -1,4 +1,4 @@
-//! The binary: see `cli` for its commands and the crate's page for how it works.
+//! The binary: `cli` has its commands, the page of the crate explains how it works.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -1,7 +1,8 @@
-//! The proxy's counters. Relaxed atomics, written where things happen; read by `admin::metrics` when somebody asks.
+//! The proxy's counters: relaxed atomics. The code that handles an event counts it, and `admin::metrics` reads the
+//! counts.
 //!
-//! Each table's counters stand in its entry of the route table, and each cluster's in the cluster, so
-//! that it goes with them and labels stay bounded.
+//! Counters of a table are in its entry of the route table, and counters of a cluster are in the cluster. They end with
+//! the entry, which bounds the number of labels.
 
 use std::marker::PhantomData;
 use std::sync::LazyLock;
@@ -20,14 +21,13 @@ impl Count {
         self.0.fetch_add(n, Relaxed);
     }
 
-    /// The number now.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// Upper bounds of the latency buckets, us. Answers in calm take tens to hundreds; the last is above the default
-/// deadline of a query.
+/// Upper bounds of the latency buckets, us. Without trouble, answers take tens to hundreds; the last bound is above the
+/// default deadline of a query.
 pub const LATENCY_BOUNDS_US: [u64; 15] = [
     50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
     1_000_000, 2_000_000,
@@ -36,13 +36,13 @@ pub const LATENCY_BOUNDS_US: [u64; 15] = [
 /// How long answers took.
 #[derive(Debug, Default)]
 pub struct Latency {
-    /// By bound; the last is above all of them.
+    /// One per bound; the last one counts answers above all bounds.
     buckets: [Count; LATENCY_BOUNDS_US.len() + 1],
     sum_us: Count,
 }
 
 impl Latency {
-    /// `n` answers took so long.
+    /// Counts `n` answers that took this long.
     pub fn add(&self, took: Duration, n: u64) {
         let took_us = took.as_micros() as u64;
         let bucket = LATENCY_BOUNDS_US.partition_point(|bound_us| *bound_us < took_us);
@@ -57,12 +57,11 @@ impl Latency {
     }
 }
 
-/// Why something is counted: one of few.
+/// A reason for counting an event: one of a few.
 pub trait Reason: Copy + 'static {
-    /// All of them.
     const ALL: &'static [Self];
 
-    /// Place in [`Self::ALL`].
+    /// Index in [`Self::ALL`].
     fn index(self) -> usize;
 
     /// Value of the label.
@@ -90,17 +89,17 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a query is answered `ERR_SERVICE_NOT_ACTIVE` without a try.
+    /// Why the proxy answers a query `ERR_SERVICE_NOT_ACTIVE` without asking a cluster.
     Shed {
-        /// Its client has as many under way as it may.
+        /// Too many queries of the client are under way.
         ClientPending => "client_pending",
-        /// All clients of its address have.
+        /// Too many queries of the client's address are under way.
         AddressPending => "address_pending",
-        /// All clients together have.
+        /// Too many queries of all clients are under way.
         Pending => "pending",
-        /// Clients hold as many bytes as they may, or those of its address do.
+        /// All clients, or those of its address, hold too many bytes.
         Unread => "unread",
-        /// Its cluster keeps failing.
+        /// The cluster is failing.
         FailingCluster => "failing_cluster",
     }
 }
@@ -108,11 +107,11 @@ reasons! {
 reasons! {
     /// Why a connection is not accepted.
     Refusal {
-        /// As many are open as may be.
+        /// Too many connections are open.
         MaxConnections => "max_connections",
-        /// As many from that address.
+        /// Too many connections from the client's address are open.
         MaxPerAddress => "max_connections_per_address",
-        /// The system lets none be opened.
+        /// The system refuses the connection.
         System => "system",
     }
 }
@@ -122,15 +121,15 @@ reasons! {
     Closed {
         /// The client closed it.
         Client => "client",
-        /// Reading or writing failed.
+        /// A read or write failed.
         Io => "io",
-        /// The bytes that came are no request.
+        /// The client sent bytes that are no request.
         Malformed => "malformed",
-        /// A frame was not finished in time.
+        /// The client did not finish a frame in time.
         HalfFrame => "half_frame",
         /// The client does not take its answers.
         Unread => "unread",
-        /// A query was lost by a fault of ours.
+        /// The proxy lost a query by a bug.
         QueryLost => "query_lost",
         /// The proxy drains or stops.
         Stop => "stop",
@@ -148,11 +147,11 @@ reasons! {
 }
 
 reasons! {
-    /// For whom a MetaServer's answer is not fit.
+    /// Which clients cannot use a MetaServer's answer as it is.
     Unfit {
-        /// For clients at a port without host_port fields: the fields cannot be removed.
+        /// Clients at a port without host_port fields: the proxy cannot remove the fields.
         HostPortFields => "host_port_fields",
-        /// For C++ clients.
+        /// C++ clients.
         Rdsn => "rdsn",
     }
 }
@@ -162,7 +161,7 @@ impl Reason for OwnError {
         &[OwnError::UnknownTable, OwnError::UnusableRoute, OwnError::Unavailable];
 
     fn index(self) -> usize {
-        // By name, so that one which is not in ALL does not compile.
+        // Match by name, so that a reason missing in ALL does not compile.
         match self {
             OwnError::UnknownTable => 0,
             OwnError::UnusableRoute => 1,
@@ -175,7 +174,7 @@ impl Reason for OwnError {
     }
 }
 
-/// A number that grows, and when it last did.
+/// A number that grows, and the time when it last grew.
 #[derive(Debug, Default)]
 pub struct Tally {
     count: Count,
@@ -190,19 +189,18 @@ impl Tally {
         self.count.add(n);
     }
 
-    /// The number now.
     pub fn get(&self) -> u64 {
         self.count.get()
     }
 
-    /// Time since it last grew, if it ever did.
+    /// Time since the number last grew; `None`: never.
     pub fn last(&self) -> Option<Duration> {
         let last_ms = Some(self.last_ms.load(Relaxed)).filter(|last_ms| *last_ms > 0)?;
         Some(Duration::from_millis(now_ms().saturating_sub(last_ms)))
     }
 }
 
-/// Time of the process, from 1 on.
+/// Time since the process started, at least 1.
 fn now_ms() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     1 + START.elapsed().as_millis() as u64
@@ -219,7 +217,6 @@ impl<R: Reason> Default for By<R> {
 }
 
 impl<R: Reason> By<R> {
-    /// The count for this reason.
     pub fn at(&self, why: R) -> &Tally {
         &self.0[why.index()]
     }
@@ -235,15 +232,15 @@ impl<R: Reason> By<R> {
 pub struct Metrics {
     /// From a query's arrival to its answer.
     pub latency: Latency,
-    /// Answers that the proxy gave itself.
+    /// Answers of the proxy itself.
     pub own_errors: By<OwnError>,
     /// Calls to clusters.
     pub calls: Count,
-    /// Queries that joined a call instead of making one of their own.
+    /// Queries that shared the call of another query.
     pub flights_joined: Count,
-    /// Queries refused without a try.
+    /// Queries refused without asking a cluster.
     pub shed: By<Shed>,
-    /// Requests that are no QueryConfig.
+    /// Requests other than QueryConfig.
     pub other_methods: By<OtherMethod>,
     /// Connections accepted.
     pub accepted: Count,
@@ -255,14 +252,14 @@ pub struct Metrics {
     pub unfit: By<Unfit>,
     /// Queries that waited for ZooKeeper.
     pub misses: Count,
-    /// Pushes that the falcon agent did not take.
+    /// Failed pushes to the falcon agent.
     pub falcon_failures: Count,
     /// Whether the last push failed.
     pub falcon_fails: AtomicBool,
 }
 
 impl Metrics {
-    /// An own answer was given.
+    /// Counts an answer of the proxy itself.
     pub fn own_error(&self, error: OwnError) {
         self.own_errors.at(error).add(1);
     }
@@ -291,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_counted_apart() {
+    fn every_reason_has_its_own_count() {
         each_has_its_place::<Shed>();
         each_has_its_place::<Refusal>();
         each_has_its_place::<Closed>();

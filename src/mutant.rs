@@ -1,12 +1,12 @@
-//! Faults that are built in on purpose, into a build of their own: whether the soak would find them.
+//! Deliberate faults in a separate build, to check that the soak finds them.
 
-/// Whether this fault is chosen, by the environment of a build with `--cfg mutant`.
+/// Whether the environment chooses this fault; only in a build with `--cfg mutant`.
 #[cfg(mutant)]
 pub fn is(fault: &str) -> bool {
     std::env::var("META_PROXY_MUTANT").is_ok_and(|chosen| chosen == fault)
 }
 
-/// No other build has any.
+/// Other builds have no faults.
 #[cfg(not(mutant))]
 pub const fn is(_fault: &str) -> bool {
     false

@@ -1,4 +1,4 @@
-//! How long a query waits: one setting, and what follows from it.
+//! How long a query waits: one setting, and the times that follow from it.
 //!
 //! ```text
 //! the client's question arrives ── slow_after: another MetaServer is asked, too ── budget: refused ── the setting
@@ -7,47 +7,46 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-/// How often waiting queries are looked at: they are answered so late at most.
+/// How often to check waiting queries: a refusal is at most this late.
 pub const TICK: Duration = Duration::from_millis(20);
 
-/// Time between the last moment at which an answer is waited for and the moment at which the client must have one.
+/// Stop waiting for an answer this long before the client must have one.
 const MARGIN: Duration = Duration::from_millis(50);
 
-/// The time in which a query is answered; a setting that may change while the proxy runs.
+/// The time in which the proxy answers a query; a setting that may change while the proxy runs.
 pub struct QueryTimeout {
     ms: AtomicU32,
 }
 
 impl QueryTimeout {
-    /// A time-out of at most some weeks.
+    /// `timeout` may be some weeks at most.
     pub fn new(timeout: Duration) -> Self {
         let shared = QueryTimeout { ms: AtomicU32::new(0) };
         shared.set(timeout);
         shared
     }
 
-    /// For the queries that come from now on.
+    /// Changes the time for queries that arrive from now on.
     pub fn set(&self, timeout: Duration) {
         self.ms.store(timeout.as_millis().try_into().unwrap_or(u32::MAX), Relaxed);
     }
 
-    /// The time as it is now.
     pub fn get(&self) -> Duration {
         Duration::from_millis(self.ms.load(Relaxed).into())
     }
 
-    /// How long an answer is waited for, counted from the arrival of the question. The rest is for a tick, and for
+    /// How long to wait for an answer, from the arrival of the query. The rest of the time is for a tick, and for
     /// writing the refusal.
     pub fn budget(&self) -> Duration {
         self.get() - MARGIN.min(self.get() / 4)
     }
 
-    /// A MetaServer that has not answered after this time is slow, and another is asked.
+    /// A MetaServer that has not answered after this time is slow; another one is asked, too.
     pub fn slow_after(&self) -> Duration {
         self.budget() / 3
     }
 
-    /// A query whose MetaServers have had this time says something of them when it ends without an answer.
+    /// A query that ends without an answer counts against its MetaServers only if they had this time.
     pub fn fair(&self) -> Duration {
         2 * self.slow_after()
     }

@@ -1,12 +1,11 @@
-//! Chance enough to spread over time what many would do at once. Pure.
+//! Pseudo-random numbers, to spread over time what many would do at once. Pure.
 
 use std::time::Duration;
 
-/// Numbers that look like chance; the same ones for the same seed.
+/// A sequence that depends only on its seed.
 pub struct Spread(u64);
 
 impl Spread {
-    /// Begins with this seed.
     pub fn new(seed: u64) -> Self {
         Spread(seed | 1)
     }
@@ -19,7 +18,7 @@ impl Spread {
         self.0
     }
 
-    /// A span, give or take a fifth.
+    /// A time near `span`, at most a fifth longer or shorter.
     pub fn around(&mut self, span: Duration) -> Duration {
         span.mul_f64(0.8 + 0.4 * (self.number() % 1024) as f64 / 1024.0)
     }

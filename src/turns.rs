@@ -1,15 +1,16 @@
-//! A queue in which hosts take turns: whoever asks for very much waits for nobody but himself. Pure.
+//! A queue in which hosts take turns, so that a host with many items delays only itself. Pure.
 //!
 //! ```text
 //! push(host, item) ─▶ the host's own queue        order: hosts with something in their queue
 //! pop ─▶ the first host's first item; the host goes to the end of the order if it has more
 //! ```
-//! An item waits for at most one item of each other host, and for those of its own host before it.
+//! Before an item, `pop` returns at most one item of each other host for each earlier item of the same host and for
+//! itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-/// Hosts whose empty queue is kept, so that a host that comes again costs no allocation.
+/// Keep the empty queues of this many hosts, so that a host that comes again needs no allocation.
 const MAX_KEPT: usize = 256;
 
 /// Items by host.
@@ -27,7 +28,7 @@ impl<T> Default for Turns<T> {
 }
 
 impl<T> Turns<T> {
-    /// Adds an item behind those of the same host.
+    /// Adds an item behind the others of its host.
     pub fn push(&mut self, host: IpAddr, item: T) {
         let queue = self.queues.entry(host).or_default();
         if queue.is_empty() {
@@ -37,7 +38,7 @@ impl<T> Turns<T> {
         self.len += 1;
     }
 
-    /// Takes the next item: the first one of the host whose turn it is.
+    /// Removes and returns the next item: the first one of the host whose turn it is.
     pub fn pop(&mut self) -> Option<T> {
         let host = self.order.pop_front()?;
         let queue = self.queues.get_mut(&host).expect("a host in the order has a queue");
@@ -51,12 +52,11 @@ impl<T> Turns<T> {
         Some(item)
     }
 
-    /// Items of all hosts.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no item.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_takes_no_turn() {
+    fn dropped_items_take_no_turn() {
         let mut turns = Turns::default();
         (0..4).for_each(|n| turns.push(host(1), n));
         turns.push(host(2), 21);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_have_gone_take_no_memory() {
+    fn hosts_without_items_take_no_memory() {
         let mut turns = Turns::default();
         for n in 0..2 * MAX_KEPT {
             turns.push(IpAddr::from([10, 0, (n / 256) as u8, n as u8]), n);
@@ -112,13 +112,14 @@ mod tests {
     }
 
     proptest! {
-        /// An item waits for at most one item of each other host for each item of its own host before it, and itself.
+        /// Before an item, there is at most one item of each other host for each earlier item of the same host and for
+        /// itself.
         #[test]
-        fn nobody_waits_for_more_than_a_turn_of_each_host(
+        fn no_item_waits_for_more_than_a_turn_of_each_host(
             steps in proptest::collection::vec((0..6u8, any::<bool>()), 1..300),
         ) {
             let mut turns = Turns::default();
-            // Each item: its host, items of its own host before it, pops when it came.
+            // For each item: its host, earlier items of the same host, number of pops at its arrival.
             let (mut before, mut pops) = ([0usize; 6], 0usize);
             let check = |(of, ahead, came): (u8, usize, usize), pops: usize, before: &mut [usize; 6]| {
                 before[of as usize] -= 1;

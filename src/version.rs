@@ -1,9 +1,9 @@
 //! Which build this is.
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit it was built from, 12 digits; `unknown` outside of a repository.
+/// The commit of the build, 12 digits; `unknown` outside a repository.
 pub const COMMIT: &str = env!("META_PROXY_COMMIT");
-/// How: `release x86_64-unknown-linux-gnu`.
+/// Profile and target: `release x86_64-unknown-linux-gnu`.
 pub const BUILD: &str = env!("META_PROXY_BUILD");
 
 /// The text that `--version` prints.

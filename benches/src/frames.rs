@@ -84,7 +84,7 @@ pub fn request_seq(frame: &[u8]) -> Result<i32, Malformed> {
 /// The part of an answer that a client needs.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer<'a> {
-    /// That of the request.
+    /// The seq of the request.
     pub seq: i32,
     /// The frame error or, if that is `ERR_OK`, the error code of the result.
     pub err: &'a [u8],

@@ -343,7 +343,7 @@ impl Load {
 
 /// The outcome of an open loop.
 pub struct Open {
-    /// That of the queries.
+    /// Counts and times of the queries.
     pub tally: Tally,
     /// How long after they were due the generator sent them.
     pub lateness: Tally,

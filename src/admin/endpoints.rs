@@ -5,18 +5,18 @@
 //! | `/` | the status page; `?q=` searches its routes |
 //! | `/metrics` | for Prometheus, in the text format that it asks for |
 //! | `/healthz` | 200 as long as the process can answer |
-//! | `/readyz` | 200, or 503 and why clients should not come here |
+//! | `/readyz` | 200, or 503 and why clients should not use this proxy |
 //! | `/routes` | JSON: every cached table; `?table=` only this one |
 //! | `/clusters` | JSON: every cluster that a cached route names, failing ones first |
-//! | `/clients` | JSON: who uses which table, the latest first; `?client=`, `?table=`, `?limit=` |
-//! | `/routes/accept` | POST, from this machine only: what is held may go; `?czxid=` and `?gone=` as it was shown |
+//! | `/clients` | JSON: which client uses which table, the latest first; `?client=`, `?table=`, `?limit=` |
+//! | `/routes/accept` | POST, from this machine only: accept a hold; `?czxid=` and `?gone=` as the page shows them |
 //! | `/threads` | JSON: every thread, what it does, since when, and for which cluster or table |
 //! | `/settings` | JSON: the settings in use, defaults marked, secrets hidden |
 //! | `/log` | the levels of the log; POST `?level=` changes them until the next SIGHUP |
 //! | `/drain`, `/undrain` | POST, from this machine only: take the proxy out of service, and back |
 //!
-//! A POST changes something. It must come from this machine, have a header that browsers do not send by themselves, and
-//! be asked by an address or a name of this host.
+//! A POST changes something. It must come from this machine and have a header that browsers do not send by themselves.
+//! Its URL must have an address or a name of this host.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -35,29 +35,28 @@ use crate::logging;
 use crate::route::hold::Refusal;
 use crate::version;
 
-/// Entries of `/clients` without a limit.
+/// Most entries of `/clients` if the request has no limit.
 const MAX_CLIENTS: usize = 1_000;
 
-/// The list of pages, for a request for another one.
+/// The list of pages, for a request for an unknown page.
 const LIST: &str = "\
 /           status page; ?q= searches
 /metrics    for Prometheus
-/healthz    whether the process lives
-/readyz     whether clients should come here
+/healthz    200 while the process can answer
+/readyz     200 while clients should use this proxy
 /routes     JSON: cached tables; ?table=
 /clusters   JSON: clusters, and ZooKeeper
 /clients    JSON: which client uses which table; ?client= ?table= ?limit=
 /threads    JSON: what each thread does
 /settings   JSON: the settings in use
 /log        levels of the log; POST ?level=info,zk=debug
-/routes/accept  POST: let go what is held; ?czxid= ?gone=
+/routes/accept  POST: accept held routes; ?czxid= ?gone=
 /drain      POST: out of service
 /undrain    POST: back
 ";
 
-/// All pages.
 pub struct Pages {
-    /// The state that they show.
+    /// The state that the pages show.
     pub inside: Arc<Inside>,
     /// Labels of all metrics.
     pub labels: Vec<(String, String)>,
@@ -129,7 +128,7 @@ impl Pages {
     }
 }
 
-/// Lets go what is held, if it is still what the operator was shown.
+/// Accepts a hold, if it is still the one that the operator was shown.
 fn accept(inside: &Inside, request: &Request) -> Response {
     let czxid = request.query("czxid").and_then(read_czxid);
     let gone = request.query("gone").and_then(|gone| gone.parse().ok());
@@ -140,20 +139,21 @@ fn accept(inside: &Inside, request: &Request) -> Response {
     info!("client={} accept czxid={czxid:#x} gone={gone}", request.peer);
     match inside.accept(czxid, gone) {
         _ if inside.accepts.is_none() => Response::text(409, "refused: no routes are held\n"),
-        None => Response::text(503, "nobody decides that now: try again\n"),
+        None => Response::text(503, "no decision within 2 s: try again\n"),
         Some(Ok(_)) => Response::text(200, "accepted\n"),
         Some(Err(Refusal::NotHeld)) => Response::text(409, "refused: no routes are held\n"),
         Some(Err(Refusal::Changed(shown))) => {
             let czxid =
                 shown.root.map_or_else(|| "none".to_owned(), |root| format!("{:#x}", root.czxid));
             let gone = shown.gone;
-            let now = format!("refused: it is czxid={czxid} gone={gone} now, look again\n");
+            let now =
+                format!("refused: the hold has changed to czxid={czxid} gone={gone}, look again\n");
             Response::text(409, now)
         }
     }
 }
 
-/// `0x100000002`, or `none` for a root that is missing, which is 0.
+/// `0x100000002`, or `none` for a missing root, which is 0.
 fn read_czxid(text: &str) -> Option<i64> {
     match text {
         "none" => Some(0),
@@ -167,13 +167,11 @@ fn may_change(request: &Request) -> Result<(), String> {
         return Err("only from this machine".to_owned());
     }
     if !request.is_deliberate {
-        return Err(format!(
-            "want a header, so that no browser does it unasked: {DELIBERATE}: yes"
-        ));
+        return Err(format!("want the header {DELIBERATE}: yes, which no browser sends by itself"));
     }
     match request.is_asked_by_own_name(&falcon::host_name()) {
         true => Ok(()),
-        false => Err("want an address or the name of this host in the URL".to_owned()),
+        false => Err("want a URL with an address or the name of this host".to_owned()),
     }
 }
 
@@ -230,12 +228,12 @@ fn log_levels(request: &Request) -> Response {
     Response::text(200, format!("{}\n", logging::levels()))
 }
 
-/// Tells whether it was done: a proxy that stops neither drains nor comes back.
+/// Answers whether the proxy is in service: a proxy that stops neither drains nor comes back.
 fn in_service(inside: &Inside) -> Response {
     Response::text(200, format!("{}\n", inside.life.is_ready().err().unwrap_or("in service")))
 }
 
-/// Nobody can guess the next one, because what hashes it has its keys from the system.
+/// A nonce that nobody can guess, because the hash has random keys from the system.
 fn nonce() -> String {
     let random = || RandomState::new().hash_one(0);
     format!("{:016x}{:016x}", random(), random())
@@ -246,7 +244,7 @@ fn json_page(value: &Value) -> Response {
 }
 
 fn seconds(span: Duration) -> f64 {
-    // Milliseconds are as exact as any of these times.
+    // None of these times is more exact than a millisecond.
     span.as_millis() as f64 / 1e3
 }
 

@@ -6,8 +6,8 @@
 //! counter of the Go proxy TYPE a unknown, a 1                 TYPE a counter, a 1
 //! gauge, histogram       the same in both
 //! ```
-//! OpenMetrics wants `_total` behind the name of every counter. But dashboards and alerts of the Go meta-proxy name
-//! its counters without it, so they are of an unknown type there.
+//! OpenMetrics requires `_total` at the end of every counter's name. But dashboards and alerts of the Go meta-proxy use
+//! its names without it, so these counters have type unknown there.
 
 use std::fmt::Write;
 
@@ -24,14 +24,14 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that a scraper with this Accept header prefers, the classic text when in doubt.
+    /// The format that a scraper with this Accept header prefers; the classic text if it prefers none.
     pub fn of_accept(accept: &str) -> Self {
         let open = quality(accept, "application/openmetrics-text");
         let classic = quality(accept, "text/plain");
         if open > 0.0 && open >= classic { Format::OpenMetrics } else { Format::Classic }
     }
 
-    /// As a header says it.
+    /// The value of the Content-Type header.
     pub fn content_type(self) -> &'static str {
         match self {
             Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -46,7 +46,7 @@ pub fn response(families: &[Family], tags: &[(String, String)], accept: &str) ->
     Response::new(200, format.content_type(), write(families, tags, format))
 }
 
-/// How much a media type is liked, 0 where it is not named.
+/// The weight of a media type in an Accept header; 0 if the header does not name it.
 fn quality(accept: &str, media_type: &str) -> f32 {
     let of_part = |part: &str| {
         let mut fields = part.split(';').map(str::trim);
@@ -218,7 +218,7 @@ latency_seconds_count{region="x",c="x"} 3
     }
 
     #[test]
-    fn a_scraper_gets_what_it_likes_best() {
+    fn a_scraper_gets_the_format_that_it_prefers() {
         for (why, accept, want) in [
             ("a person", "text/html,application/xml;q=0.9,*/*;q=0.8", CLASSIC),
             ("nobody says", "", CLASSIC),

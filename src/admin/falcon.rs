@@ -1,7 +1,7 @@
 //! Thread `falcon`: pushes the metrics to an open-falcon agent on this host, every step.
 //!
-//! The Go meta-proxy does it through github.com/niean/goperfcounter, whose names dashboards have; `name=` is the first
-//! tag, the metric says which number of it this is, and to open-falcon everything is a GAUGE:
+//! The Go meta-proxy pushes through github.com/niean/goperfcounter, and dashboards use its names: `name=` is the first
+//! tag, the metric says which number of that name this is, and open-falcon treats everything as a GAUGE:
 //!
 //! | a | becomes |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | gauge | `value`; of the Go proxy's `client_connection_count`, to it a counter, `count` |
 //! | histogram | as a counter, and where there is something new `mean`, `75th`, `95th`, `99th` of the last step |
 //!
-//! A push that fails is not repeated: the next one says all that is still worth knowing.
+//! The thread does not repeat a failed push: the next push has newer numbers.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -27,31 +27,29 @@ use socket2::{Domain, Socket, Type};
 use super::family::{Family, Histogram, Kind, Value};
 use crate::activity;
 
-/// Numbers in one request, which then has some hundred KB.
+/// Most numbers in one request, which then has some hundred KB.
 const NUMBERS_PER_REQUEST: usize = 2_000;
 /// Time for one request and its answer. The agent is on this host.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How late the thread may notice that it is to stop while it waits for the agent.
+/// While it waits for the agent, the thread checks this often whether it must stop.
 const SLICE: Duration = Duration::from_millis(250);
-/// As much of an answer as is looked at.
+/// Read at most this much of an answer.
 const MAX_ANSWER_BYTES: usize = 4 * 1024;
-/// Gauges that are counters to the Go proxy, which adds to them and subtracts.
+/// Gauges that the Go proxy reports as counters, which it increments and decrements.
 const GO_GAUGES: &[&str] = &["client_connection_count"];
 
-/// Where to push, and how often.
 #[derive(Clone, Debug)]
 pub struct FalconOptions {
-    /// The agent.
     pub agent: SocketAddr,
-    /// Whole seconds.
+    /// Time between two pushes, whole seconds.
     pub step: Duration,
-    /// The name of the host that these numbers are of.
+    /// The name of this host.
     pub endpoint: String,
-    /// Names and values that all numbers have.
+    /// Names and values that all numbers get.
     pub tags: Vec<(String, String)>,
 }
 
-/// The name by which this host knows itself.
+/// The name of this host, from the kernel.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -63,7 +61,7 @@ pub struct Falcon {
 }
 
 impl Falcon {
-    /// Pushes what `gather` returns; `pushed` is told of each push whether it went well.
+    /// Pushes what `gather` returns; calls `pushed` after each push with its success.
     pub fn start(
         options: FalconOptions,
         gather: impl Fn() -> Vec<Family> + Send + 'static,
@@ -76,7 +74,7 @@ impl Falcon {
         Ok(Falcon { stop, thread })
     }
 
-    /// Ends the thread within a slice. Numbers that it has not pushed stay unsaid.
+    /// Ends the thread within a slice, without a last push.
     pub fn stop(self) {
         drop(self.stop);
         let _ = self.thread.join();
@@ -93,7 +91,7 @@ fn run(
     let mut steps = Steps::new(Instant::now());
     let mut failures = 0_u64;
     loop {
-        // As goperfcounter does: at full minutes, with a step of one.
+        // Like goperfcounter: with a step of a minute, push at full minutes.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let step_ms = step.as_millis().max(1);
         let left_ms = (step_ms - now.as_millis() % step_ms) as u64;
@@ -113,7 +111,7 @@ fn run(
             Ok(()) => {
                 pushed(true);
                 if failures > 0 {
-                    info!("agent={agent} takes metrics again after {failures} failures");
+                    info!("agent={agent} accepts metrics again after {failures} failures");
                 }
                 failures = 0;
             }
@@ -121,9 +119,11 @@ fn run(
             Err(e) => {
                 pushed(false);
                 failures += 1;
-                // Once a minute is too often to say for days.
+                // A line per minute would be too many over days.
                 if failures.is_power_of_two() {
-                    warn!("agent={agent} takes no metrics, failure {failures} in a row: {e}");
+                    warn!(
+                        "agent={agent} does not accept metrics, failure {failures} in a row: {e}"
+                    );
                 }
             }
         }
@@ -201,7 +201,7 @@ impl Steps {
 struct Fresh {
     count: f64,
     sum: f64,
-    /// Upper bound, and how many are not above it.
+    /// Upper bound, and the number of values up to it.
     buckets: Vec<(f64, f64)>,
 }
 
@@ -228,7 +228,7 @@ impl Fresh {
         }
     }
 
-    /// As Prometheus's histogram_quantile: even within a bucket, at most the last finite bound.
+    /// Like histogram_quantile of Prometheus: linear within a bucket, at most the last finite bound.
     fn quantile(&self, part: f64) -> f64 {
         let rank = part * self.count;
         let (mut lower, mut below) = (0.0, 0.0);
@@ -244,13 +244,13 @@ impl Fresh {
     }
 }
 
-/// Adds `,name=value`. Signs that divide tags cannot stand in a value.
+/// Adds `,name=value`. Replaces characters that separate tags.
 fn add_tag(tags: &mut String, name: &str, value: &str) {
     let divides = |c: char| c == ',' || c == '=' || c.is_whitespace() || c.is_control();
     tags.extend([",", name, "=", &value.replace(divides, "_")]);
 }
 
-/// One number as the agent's API has it.
+/// One number in the form of the agent's API.
 #[derive(Serialize)]
 struct Item<'a> {
     endpoint: &'a str,
@@ -279,7 +279,7 @@ fn body(numbers: &[Number], endpoint: &str, timestamp: u64, step: u64) -> Vec<u8
     serde_json::to_vec(&items).expect("numbers and texts are JSON")
 }
 
-/// One POST; each of its waits looks up for the deadline and for the end of the thread.
+/// One POST. Each wait in it ends at the deadline, or when the thread must stop.
 struct Request<'a> {
     deadline: Instant,
     stopped: &'a Receiver<()>,
@@ -339,7 +339,7 @@ impl Request<'_> {
             }
             let mut head = httparse::Response::new(&mut []);
             match head.parse(&answer[..len]) {
-                // The headers, of which it has room for none, mean nothing here.
+                // There is no room for headers, and they do not matter.
                 Ok(_) | Err(httparse::Error::TooManyHeaders) => {
                     if let Some(status) = head.code {
                         return Ok(status);
@@ -382,7 +382,7 @@ mod tests {
     use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
 
-    /// More than any push may take.
+    /// Longer than any push may take.
     const SOON: Duration = Duration::from_secs(20);
 
     fn gathered(queries: u64, answers: [u64; 3]) -> Vec<Family> {
@@ -443,7 +443,8 @@ mod tests {
         assert_eq!(restarted[0], ("rate", queries.to_owned(), 0.0), "never less than nothing");
     }
 
-    /// An open-falcon agent: head and items of each request, answered in turn as `answers` says, then always well.
+    /// An open-falcon agent. Sends head and items of each request to the test; replies by `answers` in turn, then
+    /// always with success.
     fn agent(answers: &'static [&str]) -> (SocketAddr, Receiver<(String, Vec<Value>)>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -472,7 +473,7 @@ mod tests {
         (addr, told)
     }
 
-    /// Pushes to the agent every second; the channel tells of failures.
+    /// Pushes to the agent every second; the channel gets the failures.
     fn start(agent: SocketAddr, families: Vec<Family>) -> (Falcon, Receiver<()>) {
         let step = Duration::from_secs(1);
         let (endpoint, tags) = ("host-7".to_owned(), Vec::new());

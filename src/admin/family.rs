@@ -1,4 +1,4 @@
-//! Metrics as values: what `metrics` gathers, and `exposition` and `falcon` print. Pure.
+//! Metrics as values: `metrics` gathers them, `exposition` and `falcon` print them. Pure.
 
 /// A metric: its name, and a number for each set of labels.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,7 +13,7 @@ pub struct Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Counter,
-    /// A counter of the Go meta-proxy: dashboards and alerts name it without `_total`.
+    /// A counter of the Go meta-proxy: dashboards and alerts use its name without `_total`.
     GoCounter,
     Gauge,
     Histogram,
@@ -36,7 +36,7 @@ pub enum Value {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
     pub sum: f64,
-    /// Upper bound, and how many are in this bucket alone; the last bound is infinite.
+    /// Upper bound, and the number of values in this bucket alone; the last bound is infinite.
     pub buckets: Vec<(f64, u64)>,
 }
 
@@ -82,7 +82,7 @@ impl Families {
         self.add(name, help, Kind::GoCounter, whole_numbers(values));
     }
 
-    /// A counter that is no whole number.
+    /// A counter with a fraction.
     pub fn counter_of(&mut self, name: &'static str, help: &'static str, value: f64) {
         self.add(name, help, Kind::Counter, numbers([(Labels::new(), value)]));
     }

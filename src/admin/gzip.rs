@@ -6,13 +6,13 @@
 
 use miniz_oxide::deflate::compress_to_vec;
 
-/// Little is gained for less.
+/// A shorter body gains little.
 pub const MIN_BYTES: usize = 1_024;
 
-/// The fastest that is worth it: a scraper comes every few seconds.
+/// The fastest useful level, because a scraper comes every few seconds.
 const LEVEL: u8 = 2;
 
-/// Magic, deflate, no flags, no time, nothing of the compressor, no system.
+/// Magic, deflate, no flags, no time, no compressor level, unknown system.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 pub fn compress(body: &[u8]) -> Vec<u8> {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_it() {
+    fn accept_encoding_decides() {
         for (header, want) in [
             ("gzip", true),
             ("deflate, GZIP;q=0.5", true),

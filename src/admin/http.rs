@@ -1,13 +1,13 @@
-//! Threads `admin-N`: a small server of pages, for health checks, scrapers and people.
+//! Threads `admin-N`: a small HTTP server, for health checks, scrapers and people.
 //!
 //! ```text
 //! admin-1..4, each: poll ─┬─ listener ─▶ one more exchange; with all places taken the oldest one goes
 //!                         ├─ exchange ─▶ HEAD ──handler──▶ ANSWER ─▶ LINGER ─▶ over
 //!                         └─ 250 ms ───▶ deadlines, stop
 //! ```
-//! No socket is ever waited for alone, so whoever sends half a request, or does not read its answer, holds a place
-//! and no thread; and where places run out the newest comes first, so that a health check, which is over at
-//! once, is always served. Only a handler can hold a thread: it must not block.
+//! A thread waits for all its sockets at once, so a client that sends half a request, or does not read its answer,
+//! holds a place and no thread. When places run out, the newest connection gets one, so a health check, which is over
+//! at once, is always served. Only a handler can hold a thread: it must not block.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -25,23 +25,23 @@ use super::http_message::{MAX_BODY_BYTES, MAX_HEAD_BYTES, Request, Response, rea
 use crate::activity;
 use crate::logging::Throttle;
 
-/// More than one, so that a page which takes long to write does not keep a health check waiting.
+/// More than one, so that a health check does not wait for a page that takes long to write.
 const THREADS: usize = 4;
 /// Exchanges of one thread at once.
 const PLACES: usize = 32;
-/// Answers of one thread that nobody has read yet; beyond it the oldest goes. A page of metrics of very many tables
+/// Most unread answers of one thread; beyond it the oldest exchange is dropped. A page of metrics of very many tables
 /// has a few MB.
 const MAX_UNREAD_BYTES: usize = 32 * 1024 * 1024;
 /// Time for a whole exchange, in and out.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How late a thread may notice that it is to stop, or that a time is over.
+/// A thread checks this often whether it must stop, or a deadline is over.
 const SLICE: Duration = Duration::from_millis(250);
-/// Pause after the system refused a connection for want of descriptors or memory.
+/// Pause after the system refused a connection because it has no descriptors or memory left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes for one read.
 const READ_BYTES: usize = 4 * 1024;
 
-/// Answers requests. It must not block: a thread of few waits for it. If it panics, the answer is 500.
+/// Answers requests. A handler must not block, because there are few threads. If it panics, the answer is 500.
 pub type Handler = dyn Fn(&Request) -> Response + Send + Sync;
 
 /// The running server.
@@ -52,7 +52,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// Serves whoever connects to `listener`.
+    /// Serves clients that connect to `listener`.
     pub fn start(listener: TcpListener, handler: Arc<Handler>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
@@ -71,12 +71,12 @@ impl Http {
         Ok(Http { addr, stop, threads })
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Stops within a slice; exchanges that are under way break off.
+    /// Stops within a slice, and drops exchanges under way.
     pub fn stop(self) {
         self.stop.store(true, Relaxed);
         for thread in self.threads {
@@ -85,14 +85,13 @@ impl Http {
     }
 }
 
-/// One thread.
 struct Server {
     listener: Arc<TcpListener>,
     handler: Arc<Handler>,
     stop: Arc<AtomicBool>,
-    /// The oldest first.
+    /// Exchanges under way, the oldest first.
     exchanges: Vec<Exchange>,
-    /// Not before.
+    /// When to accept again after an error.
     accept_at: Instant,
 }
 
@@ -114,7 +113,7 @@ impl Server {
         }
     }
 
-    /// Waits for a slice at most. Whether there may be somebody to accept, and which exchanges can go on.
+    /// Waits for a slice at most. Returns whether a client may wait to be accepted, and which exchanges can continue.
     fn wait(&self) -> (bool, Vec<bool>) {
         let accepts = Instant::now() >= self.accept_at;
         let slice = if accepts { SLICE } else { ACCEPT_PAUSE };
@@ -129,7 +128,7 @@ impl Server {
         match poll(&mut fds, Some(&slice)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => {
-                // For want of memory: all that waits has a deadline.
+                // Poll fails only without memory; all exchanges have a deadline.
                 log_throttled(&format!("poll: {e}"));
                 thread::sleep(ACCEPT_PAUSE);
             }
@@ -138,20 +137,23 @@ impl Server {
         (ready.next().unwrap_or(false), ready.collect())
     }
 
-    /// One a turn, so that the threads share what comes at once.
+    /// Accepts one client a turn, so that the threads share clients that come at once.
     fn accept(&mut self) {
         match self.listener.accept() {
             Ok((stream, peer)) => match Exchange::new(stream, peer) {
                 Ok(exchange) => {
                     if self.exchanges.len() >= PLACES {
                         let oldest = self.exchanges.remove(0);
-                        log_throttled(&format!("{PLACES} at once, {} has to go", oldest.peer));
+                        log_throttled(&format!(
+                            "{PLACES} requests at once, closing the oldest, client={}",
+                            oldest.peer
+                        ));
                     }
                     self.exchanges.push(exchange);
                 }
                 Err(e) => log_throttled(&format!("client={peer}: {e}")),
             },
-            // Another thread was faster.
+            // Another thread has accepted the client.
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(e) => {
                 log_throttled(&format!("cannot accept, trying again in {ACCEPT_PAUSE:?}: {e}"));
@@ -160,7 +162,7 @@ impl Server {
         }
     }
 
-    /// The oldest go until the answers that nobody reads are few enough, or one.
+    /// Drops the oldest exchanges until the unread answers are few enough, or only one is left.
     fn drop_unread(&mut self) {
         let mut unread: usize = self.exchanges.iter().map(Exchange::unread).sum();
         while unread > MAX_UNREAD_BYTES
@@ -169,7 +171,7 @@ impl Server {
         {
             let slow = self.exchanges.remove(first);
             unread -= slow.unread();
-            log_throttled(&format!("client={} reads too slowly", slow.peer));
+            log_throttled(&format!("client={} closed, it reads its answer too slowly", slow.peer));
         }
     }
 }
@@ -181,7 +183,7 @@ fn log_throttled(what: &str) {
     }
 }
 
-/// One request and its answer, and the connection that has come for them.
+/// One request and its answer, on its own connection.
 struct Exchange {
     stream: TcpStream,
     peer: SocketAddr,
@@ -191,12 +193,12 @@ struct Exchange {
 }
 
 enum Phase {
-    /// This much has come of a request.
+    /// The head of a request, as far as it has come.
     Head(Vec<u8>),
-    /// This is on its way out, and so much of it has gone.
+    /// The answer, and how many bytes of it are sent.
     Answer(Vec<u8>, usize),
-    /// All is said. The client's further bytes, counted so far, are read and thrown away: to close
-    /// with something unread would reset the connection, and the client might lose the answer.
+    /// The answer is sent. The thread reads and discards further bytes of the client, counted here: closing with unread
+    /// input would reset the connection, and the client might lose the answer.
     Linger(u64),
 }
 
@@ -221,7 +223,7 @@ impl Exchange {
         }
     }
 
-    /// Does what can be done now. False: it is over.
+    /// Reads or writes as much as possible now. False: the exchange is over.
     fn go_on(&mut self, handler: &Handler) -> bool {
         match self.step(handler) {
             Ok(goes_on) => goes_on,
@@ -263,7 +265,7 @@ fn answer(handler: &Handler, request: &Request) -> Response {
     catch_unwind(AssertUnwindSafe(|| handler(request))).unwrap_or_else(|_| {
         // The panic hook has logged thread and place.
         error!("client={} path={:?}: no answer because of a panic", request.peer, request.path);
-        Response::text(500, "this is a fault of the proxy, its log tells more\n")
+        Response::text(500, "this is a bug of the proxy, see its log\n")
     })
 }
 
@@ -274,7 +276,7 @@ mod tests {
     use crate::client::listener::bind;
     use crossbeam_channel::{Receiver, bounded};
 
-    /// As long as a health check waits at most: less than an exchange may take.
+    /// The longest that a health check waits: less than an exchange may take.
     const PATIENCE: Duration = Duration::from_secs(4);
 
     const MIB: usize = 1024 * 1024;
@@ -311,7 +313,7 @@ mod tests {
         answer
     }
 
-    /// Clients that say this and do nothing more, twice as many as there are places.
+    /// Clients that send this and do nothing more, twice as many as there are places.
     fn crowd(http: &Http, request: &[u8]) -> Vec<TcpStream> {
         let clients = (0..2 * THREADS * PLACES).map(|_| {
             let mut stream = connect(http);
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_may_come_byte_by_byte_but_not_for_ever() {
+    fn a_head_may_come_byte_by_byte_until_the_deadline() {
         let http = start(bounded(0).1);
         let mut slow = connect(&http);
         for byte in b"GET /healthz HTTP/1.1\r\n\r\n" {
@@ -388,11 +390,11 @@ mod tests {
     }
 
     #[test]
-    fn whoever_sends_half_a_request_keeps_nobody_out() {
+    fn clients_that_send_half_a_request_keep_no_other_out() {
         let http = start(bounded(0).1);
         let slow = crowd(&http, b"GET /healthz HTTP/1.1\r\n");
         is_healthy(&http);
-        // All but those who have places are closed: end of file, or a reset.
+        // All clients without a place are closed: end of file, or a reset.
         let is_open = |mut stream: &TcpStream| {
             stream.set_nonblocking(true).unwrap();
             matches!(stream.read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
@@ -403,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_read_keeps_nobody_out_and_holds_little_memory() {
+    fn clients_that_do_not_read_keep_no_other_out_and_hold_little_memory() {
         let http = start(bounded(0).1);
         let slow = crowd(&http, b"GET /big HTTP/1.1\r\n\r\n");
         is_healthy(&http);
@@ -414,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_is_bounded() {
+    fn unread_answers_are_bounded() {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
         let exchange = |unread| {
@@ -449,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_that_is_stuck_keeps_nobody_out() {
+    fn a_stuck_handler_keeps_no_client_out() {
         let (release, released) = bounded(0);
         let http = start(released);
         let mut stuck = connect(&http);

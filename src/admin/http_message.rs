@@ -1,7 +1,6 @@
-//! Requests and answers of HTTP/1.1, as far as pages need it. Bytes in, a request out; an answer in, bytes out.
+//! Requests and answers of HTTP/1.1, as far as the pages need them. Bytes in, a request out; an answer in, bytes out.
 //!
-//! One request per connection, so a body needs no cutting: nothing here reads one, and whoever has the
-//! connection throws it away.
+//! A connection has one request, so nothing here reads a body: the owner of the connection discards it.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -10,60 +9,59 @@ use httparse::Header;
 
 use super::gzip;
 
-/// A head that is longer is none of ours: browsers send some hundred bytes.
+/// Longest head of a request: browsers send some hundred bytes.
 pub const MAX_HEAD_BYTES: usize = 8 * 1024;
-/// A body may be as long as this, though nothing reads it.
+/// Longest body of a request, which nothing reads.
 pub const MAX_BODY_BYTES: u64 = 64 * 1024;
-/// As many lines as a head may have.
+/// Most lines of a head.
 const MAX_HEADERS: usize = 64;
 
-/// A POST wants this header, with any value. No page of another site can have a browser send it unasked.
+/// A POST needs this header, with any value. A page of another site cannot make a browser send it.
 pub const DELIBERATE: &str = "X-Meta-Proxy";
 
-/// A request's method and target. HEAD is a GET whose answer loses its body on the way.
+/// The method. HEAD is a GET whose answer has no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Tell something.
+    /// Show something.
     Get,
-    /// Do something.
+    /// Change something.
     Post,
 }
 
 /// A request, checked and decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The page that is wanted.
     pub method: Method,
-    /// Whether only the head of the answer is wanted.
+    /// Whether the client wants only the head of the answer.
     pub is_head: bool,
-    /// The path, `/routes`.
+    /// The path, for example `/routes`.
     pub path: String,
-    /// The pairs behind the question mark.
+    /// The pairs after the question mark.
     pub query: Vec<(String, String)>,
     /// The Accept header; empty without one.
     pub accept: String,
     /// Whether the answer may be compressed.
     pub takes_gzip: bool,
-    /// The name or address by which it was asked, without the port; empty without a Host header.
+    /// The Host header without the port; empty without one.
     pub host: String,
-    /// Whether it has the header [`DELIBERATE`].
+    /// Whether the request has the header [`DELIBERATE`].
     pub is_deliberate: bool,
     /// The client's address.
     pub peer: SocketAddr,
-    /// Where the request came in.
+    /// The address at which the request arrived.
     pub at: SocketAddr,
 }
 
 impl Request {
-    /// Whether it comes from this host: over loopback, or from the very address at which it came in, as it does when
-    /// the pages are only at one of the host's own. No other host can connect from either.
+    /// Whether the request comes from this host: over loopback, or from the address at which it arrived, as it does
+    /// when the pages listen only at one of the host's addresses. No other host can connect from either.
     pub fn is_from_this_host(&self) -> bool {
         let [peer, at] = [self.peer, self.at].map(|addr| addr.ip().to_canonical());
         peer.is_loopback() || peer == at
     }
 
-    /// Whether it was asked by an address, as `localhost`, or by the name of this host. A name that somebody else gives to an
-    /// address of ours (DNS rebinding) makes a foreign page one of this server to the browser.
+    /// Whether the Host header is an address, `localhost`, or the name of this host. If another name resolves to an
+    /// address of this host (DNS rebinding), a browser takes a foreign page for a page of this server.
     pub fn is_asked_by_own_name(&self, host_name: &str) -> bool {
         let host = self.host.as_str();
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -79,7 +77,7 @@ impl Request {
     }
 }
 
-/// Reads the head of a request. `None`: it is not whole yet. An error is the answer that says what is wrong.
+/// Reads the head of a request. `None`: the head is unfinished. An error is the answer to send.
 pub fn read_request(
     input: &[u8],
     peer: SocketAddr,
@@ -147,7 +145,7 @@ fn check_body(headers: &[Header<'_>]) -> Result<(), Response> {
     }
 }
 
-/// A page of another site can have an operator's browser send a POST; browsers say so.
+/// Whether a browser says that the POST comes from a page of another site.
 fn is_from_elsewhere(headers: &[Header<'_>]) -> bool {
     let host = header(headers, "host").unwrap_or_default();
     header(headers, "origin")
@@ -164,7 +162,7 @@ fn decode_pairs(query: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
-/// Undoes percent-encoding; in queries a plus is a space.
+/// Decodes percent-encoding; in queries a plus is a space.
 fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -181,22 +179,17 @@ fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// 200 and the like.
     pub status: u16,
-    /// The type of the body.
     pub content_type: &'static str,
-    /// The body.
     pub body: Vec<u8>,
-    /// Limits on what a browser does with it. Nothing, but for pages that say otherwise.
+    /// Limits on what a browser does with the body. By default it may do nothing.
     content_security_policy: Cow<'static, str>,
     headers: Vec<(&'static str, &'static str)>,
 }
 
 impl Response {
-    /// Any answer.
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
         Response {
             status,
@@ -207,28 +200,26 @@ impl Response {
         }
     }
 
-    /// Plain text.
     pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Response::new(status, "text/plain; charset=utf-8", body)
     }
 
-    /// JSON.
     pub fn json(body: impl Into<Vec<u8>>) -> Self {
         Response::new(200, "application/json", body)
     }
 
-    /// A page, and what it may do in a browser.
+    /// An HTML page with its own policy.
     pub fn html(body: impl Into<Vec<u8>>, policy: impl Into<Cow<'static, str>>) -> Self {
         let page = Response::new(200, "text/html; charset=utf-8", body);
         Response { content_security_policy: policy.into(), ..page }
     }
 
-    /// Nothing is there; `pages` are what there is.
+    /// An answer to an unknown path; `pages` lists the known ones.
     pub fn not_found(pages: &str) -> Self {
         Response::text(404, format!("no such page; there are:\n{pages}"))
     }
 
-    /// Packs it with gzip, if it is long enough for that.
+    /// Compresses the body with gzip, if it is long enough.
     pub fn gzipped(mut self) -> Self {
         if self.body.len() >= gzip::MIN_BYTES {
             self.body = gzip::compress(&self.body);
@@ -237,18 +228,17 @@ impl Response {
         self.with_header("Vary", "Accept-Encoding")
     }
 
-    /// The method is not one of `allowed`, `GET, HEAD`.
+    /// An answer to a method that is not one of `allowed`.
     pub fn wrong_method(allowed: &'static str) -> Self {
         Response::text(405, format!("want {allowed}\n")).with_header("Allow", allowed)
     }
 
-    /// Adds one more header.
     pub fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// The bytes for the wire, without the body if only the head is wanted.
+    /// The bytes to send, without the body if `is_head`.
     pub fn to_bytes(&self, is_head: bool) -> Vec<u8> {
         let Response { status, content_type, body, content_security_policy, .. } = self;
         let mut head = format!(
@@ -320,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_somebody_else_gave_this_host_is_not_its_own() {
+    fn a_foreign_name_for_this_host_is_not_its_own() {
         for (host, want) in [
             ("127.0.0.1:9091", true),
             ("10.0.0.1", true),
@@ -365,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_of_ours_is_told_so() {
+    fn a_bad_request_gets_an_answer_that_says_why() {
         let long = format!("GET / HTTP/1.1\r\nCookie: {}", "c".repeat(MAX_HEAD_BYTES));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
         for (why, head, want) in [

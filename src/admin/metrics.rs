@@ -1,4 +1,4 @@
-//! Everything that is counted, gathered when somebody asks.
+//! Gathers all metrics at each request.
 //!
 //! Three names are the Go meta-proxy's: `client_connection_count`, `client_query_config_count{table}`,
 //! `zk_request_count{table}`. The others start with `meta_proxy_`. A table is a label only while it is cached, a cluster
@@ -61,7 +61,7 @@ fn clients(out: &mut Families, inside: &Inside) {
     );
     out.counters(
         "meta_proxy_other_requests",
-        "Requests that are no QueryConfig",
+        "Requests other than QueryConfig",
         by_reason("method", &metrics.other_methods),
     );
     out.counters(
@@ -72,7 +72,11 @@ fn clients(out: &mut Families, inside: &Inside) {
     let pending = inside.hub.sums().pending() as f64;
     out.gauge("meta_proxy_pending_queries", "Queries under way", pending);
     let unread = inside.hub.sums().held_bytes() as f64;
-    out.gauge("meta_proxy_unread_bytes", "Bytes of answers that clients have not taken", unread);
+    out.gauge(
+        "meta_proxy_unread_bytes",
+        "Bytes held for clients: unsent answers and unfinished requests",
+        unread,
+    );
     out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.jobs() as f64);
 }
 
@@ -92,7 +96,7 @@ fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {
     let own = metrics.own_errors.all().map(|(error, n)| {
         (vec![("pegasus_cluster", String::new()), ("err", error.label().to_owned())], n.get())
     });
-    // Clusters of one name have one count.
+    // Clusters of one name share a count.
     let clusters = snapshot::clusters(routes);
     let mut by_name: BTreeMap<&str, (&Stats, bool)> = BTreeMap::new();
     for Named { cluster, state, .. } in &clusters {
@@ -137,18 +141,18 @@ fn answers(out: &mut Families, inside: &Inside, routes: &[Listed]) {
     let failing = by_name
         .iter()
         .map(|(name, (_, is_failing))| (vec![of(name)], f64::from(u8::from(*is_failing))));
-    let help = "1 while a cluster is only probed, not asked";
+    let help = "1 while a cluster fails and is only probed";
     out.gauges("meta_proxy_cluster_failing", help, failing);
     let failing = clusters.iter().filter(|named| named.state.failing.is_some()).count();
     out.gauge(
         "meta_proxy_clusters_failing",
-        "Clusters that are only probed, not asked",
+        "Failing clusters, which the proxy only probes",
         failing as f64,
     );
     out.gauge("meta_proxy_clusters", "Clusters that cached routes name", clusters.len() as f64)
 }
 
-/// Clusters whose latency is told apart, the first by name: each has some ten series.
+/// Most clusters with their own latency, the first by name: each has some ten series.
 const MAX_LATENCY_CLUSTERS: usize = 256;
 /// Upper bounds for the calls of one cluster, us: some of [`LATENCY_BOUNDS_US`].
 const CALL_BOUNDS_US: [u64; 8] = [500, 1_000, 5_000, 20_000, 50_000, 200_000, 500_000, 1_000_000];
@@ -181,25 +185,25 @@ fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
         inside.metrics.misses.get(),
     );
     out.gauge("meta_proxy_routes_cached", "Tables that are cached", listed.len() as f64);
-    let help = "Tables that had to make room for others in the cache";
+    let help = "Tables evicted from the full cache";
     out.counter("meta_proxy_routes_evicted", help, inside.routes.evicted.get());
-    // Right after a connect no server has told its zxid yet, and at first only the state file has.
+    // Right after a connect the proxy does not know the server's zxid yet; at the start only the state file has one.
     let seen = inside.zookeeper.as_ref().map_or(0, |status| status.view().seen_zxid);
     let newest = listed.iter().filter_map(|listed| Some(listed.route.as_ref()?.mzxid)).max();
     let help =
-        "zxid of the newest change of ZooKeeper that this proxy has seen: whether proxies agree";
+        "zxid of the newest ZooKeeper change that this proxy has seen: shows which proxy lags";
     out.gauge("meta_proxy_newest_zxid", help, seen.max(newest.unwrap_or(0)) as f64);
     let is_unseen = inside
         .zookeeper
         .as_ref()
         .is_some_and(|status| matches!(status.view().membership, Membership::Fault(_)));
-    let help = "Whether the proxy cannot tell below the control znode that it is there";
+    let help = "1 while the proxy cannot register below the control znode";
     out.flag("meta_proxy_control_fault", help, is_unseen);
     let unusable = listed.iter().filter(|listed| listed.fault.is_some()).count();
-    let help = "Tables whose record cannot be used; the last good one serves, if there is one";
+    let help = "Tables whose record is unusable; the proxy serves the last good one, if it has one";
     out.gauge("meta_proxy_routes_unusable", help, unusable as f64);
     let unserved = listed.iter().filter(|listed| listed.route.is_none()).count();
-    let help = "Tables of which no record could ever be used";
+    let help = "Tables whose record is unusable and that have no good one";
     out.gauge("meta_proxy_routes_unserved", help, unserved as f64);
     let error = |listed: &Listed| {
         let route = listed.route.as_ref()?;
@@ -218,7 +222,8 @@ fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
             let of_kind = hold.as_ref().filter(|hold| hold.kind == kind);
             (label("kind", kind.label()), of_kind.map_or(0.0, |hold| hold.held as f64))
         });
-        let help = "Tables that serve on although ZooKeeper does not have them any more";
+        let help =
+            "Tables that the proxy still serves although ZooKeeper does not have them any more";
         out.gauges("meta_proxy_routes_held", help, held);
     }
     let stale = || listed.iter().filter(|listed| listed.is_stale);
@@ -234,21 +239,26 @@ fn zookeeper(out: &mut Families, inside: &Inside) {
     if let Some(status) = &inside.zookeeper {
         let view = status.view();
         let is_up = f64::from(u8::from(view.trust != Trust::Down));
-        out.gauge("meta_proxy_zookeeper_connected", "Whether changes of routes are noticed", is_up);
-        let help = "Connections to ZooKeeper that were built";
+        out.gauge(
+            "meta_proxy_zookeeper_connected",
+            "1 while the proxy notices changes of routes",
+            is_up,
+        );
+        let help = "Connections to ZooKeeper that the proxy has made";
         out.counter("meta_proxy_zookeeper_clients_built", help, view.built);
         let timeout = view.session.map_or(0.0, |session| session.timeout.as_secs_f64());
-        let help = "Session time-out as granted; 0 without a session";
+        let help = "Session time-out that ZooKeeper granted; 0 without a session";
         out.gauge("meta_proxy_zookeeper_session_timeout_seconds", help, timeout);
     }
     if let Some(file) = &inside.state_file {
         let view = file.view();
         if let Some(written) = view.written {
-            let help = "Time since the state file was written; it is written when routes change";
+            let help =
+                "Time since the proxy wrote the state file, which it does when routes change";
             let age = written.get().as_secs_f64();
             out.gauge("meta_proxy_state_file_age_seconds", help, age);
         }
-        let help = "1 while the routes as they are now cannot be written to the state file";
+        let help = "1 while the proxy cannot write the current routes to the state file";
         let fails = f64::from(u8::from(view.fault.is_some()));
         out.gauge("meta_proxy_state_file_failing", help, fails);
     }
@@ -256,11 +266,7 @@ fn zookeeper(out: &mut Families, inside: &Inside) {
 
 fn process(out: &mut Families, inside: &Inside) {
     let failures = inside.metrics.falcon_failures.get();
-    out.counter(
-        "meta_proxy_falcon_failures",
-        "Pushes that the falcon agent did not take",
-        failures,
-    );
+    out.counter("meta_proxy_falcon_failures", "Failed pushes to the falcon agent", failures);
     let settings = inside.settings.lock();
     let is_rejected = f64::from(u8::from(settings.rejected.is_some()));
     let waiting = settings.waiting.len() as f64;
@@ -268,22 +274,27 @@ fn process(out: &mut Families, inside: &Inside) {
     drop(settings);
     let help = "1 after a SIGHUP that changed nothing because the settings file has a fault";
     out.gauge("meta_proxy_settings_rejected", help, is_rejected);
-    let help = "Settings that have changed and wait for a restart";
+    let help = "Changed settings that wait for a restart";
     out.gauge("meta_proxy_settings_waiting", help, waiting);
     let lost = logging::lost().map_or(0, |lost| lost.lines);
-    out.counter("meta_proxy_log_lines_lost", "Log lines that could not be written", lost);
+    out.counter("meta_proxy_log_lines_lost", "Log lines that the proxy could not write", lost);
     let is_ready = f64::from(u8::from(inside.is_ready().is_ok()));
     out.gauge("meta_proxy_ready", "1 while /readyz answers 200", is_ready);
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64());
     let limits = limits.into_iter().map(|(name, value)| (label("limit", name), value as f64));
-    let help = "Limits in use; of connections what the system has descriptors for";
+    let help =
+        "Limits in use; the limit of connections is lower if the system has too few descriptors";
     out.gauges("meta_proxy_limit", help, limits);
     let build = vec![
         ("version", version::VERSION.to_owned()),
         ("commit", version::COMMIT.to_owned()),
         ("build", version::BUILD.to_owned()),
     ];
-    out.gauges("meta_proxy_build_info", "What runs", [(build, 1.0)]);
+    out.gauges(
+        "meta_proxy_build_info",
+        "Version, commit and build of the running binary",
+        [(build, 1.0)],
+    );
     process_stats::gather(out, start.as_secs_f64());
 }

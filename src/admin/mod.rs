@@ -6,7 +6,7 @@
 //!                   └─ /healthz /readyz /drain /undrain ─▶ life
 //! falcon ───────────── the same families, pushed
 //! ```
-//! Nothing here is on the way of a query: it reads what the parts of the proxy count and know.
+//! No query passes through this module: it only reads the counters and the state of the other parts.
 
 pub mod endpoints;
 pub mod exposition;

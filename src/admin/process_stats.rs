@@ -1,5 +1,5 @@
-//! Facts that the system knows of this process, under the names that every Prometheus client library uses: dashboards of
-//! the Go meta-proxy have them. Read from /proc; what cannot be read is left out.
+//! Facts of the system about this process, under the names of every Prometheus client library: dashboards of the Go
+//! meta-proxy use them. Read from /proc; a fact that cannot be read is left out.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use super::family::Families;
 
 const FDS: &str = "/proc/self/fd";
 
-/// `start_s` is the time of the start in seconds since 1970.
+/// `start_s` is the start of the process in seconds since 1970.
 pub fn gather(out: &mut Families, start_s: f64) {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let cpu_s = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
@@ -35,8 +35,8 @@ pub fn gather(out: &mut Families, start_s: f64) {
     out.gauge("process_start_time_seconds", help, start_s);
 }
 
-/// Since Linux 6.2 the size of the folder is the number; before, its entries have to be counted, and the one that
-/// lists them is among them.
+/// Since Linux 6.2 the size of the folder is the number. Before, its entries must be counted, including the descriptor
+/// that lists them.
 fn open_fds() -> Option<usize> {
     match fs::metadata(FDS).ok()?.len() {
         0 => Some(fs::read_dir(FDS).ok()?.count().saturating_sub(1)),
@@ -44,7 +44,7 @@ fn open_fds() -> Option<usize> {
     }
 }
 
-/// The number behind a key of /proc/self/status.
+/// The number after a key of /proc/self/status.
 fn field(status: &str, key: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_ascii_whitespace().next()?.parse().ok()

@@ -1,23 +1,23 @@
-//! How fast something happens and how long it takes of late, from totals that are told now and then. Pure.
+//! Recent rates and latencies, from totals recorded from time to time. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::metrics::LATENCY_BOUNDS_US;
 
-/// Over this time [`Rate`] takes the mean.
+/// [`Rate`] is the mean over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
-/// Not more often is a total kept.
+/// Keep totals at least this far apart.
 const RATE_STEP: Duration = Duration::from_secs(1);
 
-/// Events per second of late, from totals told now and then: whenever somebody looks.
+/// Recent events per second, from totals that each request of the page records.
 pub struct Rate {
-    /// Totals of the window, and one from before it. The oldest first.
+    /// Totals of the window, and one from before it; the oldest first.
     totals: VecDeque<(Instant, u64)>,
 }
 
 impl Rate {
-    /// Nothing has happened by now.
+    /// Starts with a total of 0 at `now`.
     pub fn new(now: Instant) -> Self {
         Rate { totals: [(now, 0)].into() }
     }
@@ -38,16 +38,16 @@ impl Rate {
     }
 }
 
-/// Answers by bucket of [`LATENCY_BOUNDS_US`], of the last seconds.
+/// Recent answers by bucket of [`LATENCY_BOUNDS_US`].
 pub struct RecentLatency {
-    /// As the totals of [`Rate`].
+    /// See [`Rate`].
     totals: VecDeque<(Instant, Buckets)>,
 }
 
 type Buckets = [u64; LATENCY_BOUNDS_US.len() + 1];
 
 impl RecentLatency {
-    /// Nothing has happened by now.
+    /// Starts with a total of 0 at `now`.
     pub fn new(now: Instant) -> Self {
         RecentLatency { totals: [(now, [0; LATENCY_BOUNDS_US.len() + 1])].into() }
     }

@@ -1,4 +1,4 @@
-//! The parts of the proxy that are looked into, and what they say together at one moment.
+//! Reads the state of the parts of the proxy at one moment.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,46 +30,42 @@ use crate::work::job::Jobs;
 use crate::zk::status::{Membership, Status, Trust};
 use crate::zk::watcher::{Accept, Accepts};
 
-/// `zk-watch` decides at once, unless the machine is in trouble.
+/// Wait this long for `zk-watch` to decide an accept. It decides at once unless the machine is in trouble.
 const ACCEPT_LIMIT: Duration = Duration::from_secs(2);
 
-/// The parts.
+/// The parts of the proxy that the pages show.
 pub struct Inside {
-    /// The proxy's counters.
     pub metrics: Arc<Metrics>,
-    /// The clients.
     pub hub: Arc<ClientHub>,
-    /// The queue of the workers.
     pub jobs: Arc<Jobs>,
-    /// The routes.
     pub routes: Arc<RouteTable>,
-    /// ZooKeeper, if the routes are there.
+    /// ZooKeeper; `None` with a routes file.
     pub zookeeper: Option<Status>,
-    /// Where accepts of holds go.
+    /// Sends accepts to `zk-watch`; `None` with a routes file.
     pub accepts: Option<Accepts>,
-    /// The file with the last good routes, if they are kept.
+    /// The state file, if there is one.
     pub state_file: Option<state::Status>,
-    /// When the state file was written whose routes this proxy began with.
+    /// Age of the state file with which this proxy started.
     pub restored: Option<Age>,
     /// The settings file.
     pub settings: Mutex<SettingsFile>,
     /// Whether metrics have series by table.
     pub has_table_series: bool,
-    /// When the proxy started, by the wall clock of then.
+    /// When the proxy started, by the wall clock at that time.
     pub started: SystemTime,
     pub up: Age,
-    /// Whether clients should come here.
+    /// The phase of the proxy.
     pub life: Arc<Life>,
-    /// How fast queries come.
+    /// Rate of queries.
     pub rate: Mutex<Rate>,
-    /// How many of them fail.
+    /// Rate of errors.
     pub error_rate: Mutex<Rate>,
-    /// How long they take.
+    /// Recent latency.
     pub latency: Mutex<RecentLatency>,
 }
 
 impl Inside {
-    /// Whether clients should come here, or why not.
+    /// Whether clients should use this proxy, or why not.
     pub fn is_ready(&self) -> Result<(), &'static str> {
         self.life.is_ready()?;
         if !self.routes.is_empty() {
@@ -81,20 +77,20 @@ impl Inside {
             Some(_) if hold.is_rootless => {
                 Err("the root of the routes does not exist in ZooKeeper")
             }
-            Some(_) if hold.shown.is_some() => Err("routes are held, and there is none"),
+            Some(_) if hold.shown.is_some() => Err("routes are held, and the proxy has no route"),
             Some(status) if !down(status) => Ok(()),
             _ => Err("there is no route at all"),
         }
     }
 
-    /// An operator accepts a hold as it was shown to him. `None`: nobody decides about that here, or not in time.
+    /// Accepts a hold as an operator was shown it. `None`: there is no `zk-watch`, or it did not decide in time.
     pub fn accept(&self, czxid: i64, gone: usize) -> Option<Result<Shown, Refusal>> {
         let (answer, answered) = bounded(1);
         self.accepts.as_ref()?.send(Accept { czxid, gone, answer });
         answered.recv_timeout(ACCEPT_LIMIT).ok()
     }
 
-    /// The hold, as an operator sees it.
+    /// The present hold, for the pages.
     pub fn hold(&self) -> Option<verdict::Hold> {
         let view = self.routes.hold();
         let Shown { kind, since, root, gone } = view.shown?;
@@ -110,14 +106,15 @@ impl Inside {
         })
     }
 
-    /// Time since what is cached of a table changed here, or at most since it did before this proxy began with it.
+    /// Time since the cached route of a table changed in this proxy; for a route from the state file, at most the age
+    /// of that file.
     pub fn age(&self, listed: &Listed) -> Duration {
         let restored = self.restored.filter(|_| listed.confirmed.is_none());
         let restored = restored.map(Age::get);
         restored.unwrap_or_default().max(listed.changed)
     }
 
-    /// Everything at this moment.
+    /// The state of all parts now.
     pub fn overview(&self) -> Overview {
         let routes = self.routes.list();
         let (now, answered) = (Instant::now(), self.metrics.latency.get().0);
@@ -234,22 +231,22 @@ impl Inside {
     }
 }
 
-/// How the settings file stands to the settings that are in use.
+/// The settings in use, and how the settings file differs.
 #[derive(Default)]
 pub struct SettingsFile {
-    /// Why it was not taken at the last SIGHUP, and when that was.
+    /// Why the last SIGHUP changed nothing, and when that was.
     pub rejected: Option<(String, Instant)>,
     /// Settings that wait for a restart.
     pub waiting: Vec<String>,
-    /// The settings that are in use.
+    /// The settings in use.
     pub running: Values,
-    /// Limits in use, by the name of the setting without its section; what the system allows counts.
+    /// Limits in use, as far as the system allows them, by the name of the setting without its section.
     pub limits: Vec<(&'static str, u64)>,
 }
 
 fn refused(metrics: &Metrics) -> Vec<Refused> {
     let connections = metrics.refused.all().map(|(why, n)| (Refusable::Connection(why), n));
-    // The cluster itself tells of queries to a cluster that fails.
+    // A failing cluster has its own line, which covers refused queries.
     let queries = metrics.shed.all().filter(|(why, _)| *why != Shed::FailingCluster);
     let queries = queries.map(|(why, n)| (Refusable::Query(why), n));
     let refused = |(what, n): (_, &Tally)| {
@@ -260,15 +257,13 @@ fn refused(metrics: &Metrics) -> Vec<Refused> {
 
 /// A cluster that cached routes name.
 pub struct Named {
-    /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// How it stands.
     pub state: State,
-    /// Tables whose routes name it.
+    /// Number of tables whose routes name the cluster.
     pub tables: usize,
 }
 
-/// The clusters that routes name: failing ones first, then those that fail now and then, the slow, and by name.
+/// The clusters that routes name: failing ones first, then those with some failures, then slow ones, then by name.
 pub fn clusters(routes: &[Listed]) -> Vec<Named> {
     let clusters = routes.iter().filter_map(|listed| listed.route.as_ref());
     let mut clusters: Vec<&Arc<Cluster>> = clusters.map(|route| &route.cluster).collect();
@@ -287,7 +282,7 @@ pub fn clusters(routes: &[Listed]) -> Vec<Named> {
     named
 }
 
-/// Time since then by the wall clock, the only one that ZooKeeper and this host share.
+/// Time since `unix_ms` by the wall clock, the only clock that ZooKeeper and this host share.
 fn written_s(unix_ms: i64) -> Option<u64> {
     let at = u64::try_from(unix_ms).ok().filter(|ms| *ms > 0)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

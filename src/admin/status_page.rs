@@ -1,7 +1,7 @@
 //! The status page: an [`Overview`] as HTML that an operator reads in five seconds. Pure.
 //!
-//! One document with all it needs: no other file, no other host. It is complete without its script, which only
-//! fetches it again and again. Every text that comes from outside goes through [`Text`].
+//! One document without other files or hosts. The page is complete without its script, which only fetches it again and
+//! again. All text from outside goes through [`Text`].
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -17,22 +17,22 @@ const HTML: &str = include_str!("page.html");
 const CSS: &str = include_str!("page.css");
 const JS: &str = include_str!("page.js");
 
-/// Rows of the table of routes: what a browser shows at once, and what people look through.
+/// Most rows of the table of routes: a browser shows them at once, and people can look through them.
 const MAX_ROUTES: usize = 200;
-/// Rows of each of the two tables of clusters.
+/// Most rows of each of the two tables of clusters.
 const MAX_CLUSTERS: usize = 100;
-/// Rows of routes that need a look, right under the headline.
+/// Most rows of routes that need attention, right under the headline.
 const MAX_BROKEN: usize = 20;
-/// More healthy clusters than these are folded away until somebody opens or searches them.
+/// If there are more healthy clusters, the page folds them until a reader opens or searches them.
 const MAX_OPEN: usize = 8;
-/// MetaServers of a cluster whose failures are shown.
+/// Most MetaServers of a cluster whose failures the page shows.
 const MAX_REASONS: usize = 3;
 
 /// Name and MetaServers of each cluster that does not answer.
 type Dead<'a> = HashSet<(&'a str, &'a [String])>;
 
-/// The page, with the routes that have `q` in their table, cluster or addresses. `nonce` tells its own script and style
-/// from any that got into it, so nobody may guess it.
+/// The page, with the routes that have `q` in their table, cluster or addresses. `nonce` marks its own script and
+/// style, so that injected ones do not run; it must be unguessable.
 pub fn response(overview: &Overview, q: &str, nonce: &str) -> Response {
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
@@ -85,7 +85,7 @@ fn render(overview: &Overview, q: &str, nonce: &str) -> String {
     })
 }
 
-/// Puts a value in place of each `{{name}}`; what a value holds is not looked at again.
+/// Replaces each `{{name}}` by its value; does not look into the values.
 fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
     let mut parts = template.split("{{");
     let mut page = parts.next().unwrap_or_default().to_owned();
@@ -97,7 +97,7 @@ fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
     page
 }
 
-/// Text that may hold anything, for text and for attributes in double quotes.
+/// Escapes any text, for HTML text and for attributes in double quotes.
 struct Text<'a>(&'a str);
 
 impl fmt::Display for Text<'_> {
@@ -116,7 +116,7 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// A dot in the colour of the verdict, so that a row of tabs tells which proxy to look at.
+/// A dot in the colour of the verdict, so that a row of tabs shows which proxy needs attention.
 fn icon(level: Level) -> String {
     let colour = match level {
         Level::Well => "2a9d5c",
@@ -195,9 +195,9 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
     let (class, state) = match zookeeper.state {
         Trust::Confirmed => ("well", format!("connected to {server} for {since}")),
         Trust::Confirming => {
-            ("warning", format!("connected to {server}, reading what changed, for {since}"))
+            ("warning", format!("connected to {server}, reading changes, for {since}"))
         }
-        Trust::Down => ("bad", format!("out of reach for {since}")),
+        Trust::Down => ("bad", format!("unreachable for {since}")),
     };
     let granted = match zookeeper.granted_timeout_ms {
         Some(granted) if granted == zookeeper.asked_timeout_ms => String::new(),
@@ -221,8 +221,8 @@ fn zookeeper(zookeeper: &ZooKeeper) -> String {
     )
 }
 
-/// Those that need a look, failing ones before those with a warning, then the healthy ones, folded if they are many. Each
-/// kind is sorted by name. A search unfolds the healthy ones.
+/// Clusters that need attention come first, failing ones before those with a warning. Then come the healthy ones,
+/// folded if they are many. Each kind is sorted by name. A search unfolds the healthy ones.
 fn clusters(clusters: &[Cluster], q: &str) -> String {
     let mut found: Vec<&Cluster> = clusters.iter().filter(|cluster| is_found(cluster, q)).collect();
     found.sort_by_key(|cluster| (!cluster.is_down(), &cluster.name));
@@ -231,7 +231,7 @@ fn clusters(clusters: &[Cluster], q: &str) -> String {
     let count = thousands(healthy.len() as u64);
     let folded = match (clusters.is_empty(), healthy.is_empty(), ill.is_empty()) {
         (true, ..) => "<p class=\"more\">None: no route is cached yet.</p>".to_owned(),
-        (_, true, true) => "<p class=\"more\">None has this in it.</p>".to_owned(),
+        (_, true, true) => "<p class=\"more\">No cluster matches.</p>".to_owned(),
         (_, true, false) => String::new(),
         _ => {
             let open = healthy.len() <= MAX_OPEN || !q.trim().is_empty();
@@ -269,7 +269,7 @@ fn cluster_table(clusters: &[&Cluster]) -> String {
     )
 }
 
-/// The class of a cluster's row, and what its state is; no class: it is healthy.
+/// The class of a cluster's row, and its state as text; no class: the cluster is healthy.
 fn state(cluster: &Cluster) -> (&'static str, String) {
     let failures = counted(cluster.failures.into(), "call");
     match (cluster.failing_s, cluster.mute_s(), cluster.failures) {
@@ -282,7 +282,7 @@ fn state(cluster: &Cluster) -> (&'static str, String) {
         (None, None, 0) if !cluster.fresh_failures().is_empty() => {
             ("warning", "answers, but for:".to_owned())
         }
-        (None, None, 0) if cluster.usual_us.is_none() => ("", "not asked yet".to_owned()),
+        (None, None, 0) if cluster.usual_us.is_none() => ("", "no query yet".to_owned()),
         (None, None, 0) => ("", "answers".to_owned()),
     }
 }
@@ -333,7 +333,7 @@ fn others(cluster: &Cluster) -> String {
     others.join(", ")
 }
 
-/// Whether somebody should look at it: the worst first.
+/// The rank of a route that needs attention, the worst first.
 fn trouble(route: &Route) -> Option<u8> {
     match route {
         Route { cluster: None, .. } => Some(0),
@@ -344,7 +344,7 @@ fn trouble(route: &Route) -> Option<u8> {
     }
 }
 
-/// The routes with a record that cannot be used, or whose cluster answers with an error.
+/// The routes with an unusable record, or whose cluster answers with an error.
 fn broken(routes: &[Route], dead: &Dead) -> String {
     let mut found: Vec<&Route> = routes.iter().filter(|route| trouble(route).is_some()).collect();
     if found.is_empty() {
@@ -356,10 +356,10 @@ fn broken(routes: &[Route], dead: &Dead) -> String {
         n => format!("<p class=\"more\">and {} more, see Routes below</p>", thousands(n as u64)),
     };
     found.truncate(MAX_BROKEN);
-    format!("<h2>Routes that need a look</h2>{}{more}", route_table(&found, dead))
+    format!("<h2>Routes that need attention</h2>{}{more}", route_table(&found, dead))
 }
 
-/// Those that need a look first, then the busiest.
+/// Routes that need attention come first, then the busiest.
 fn routes(routes: &[Route], dead: &Dead, q: &str) -> String {
     let wanted = q.trim().to_lowercase();
     let has = |text: &str| text.to_lowercase().contains(&wanted);
@@ -378,8 +378,8 @@ fn routes(routes: &[Route], dead: &Dead, q: &str) -> String {
     let all = thousands(routes.len() as u64);
     let count = thousands(found.len() as u64);
     let told = match (found.len(), wanted.is_empty()) {
-        (0, true) => "No table has been asked for yet.".to_owned(),
-        (0, false) => format!("None of {all} tables has this in it."),
+        (0, true) => "No table has been queried yet.".to_owned(),
+        (0, false) => format!("None of {all} tables matches."),
         (n, _) if n > MAX_ROUTES => format!(
             "{MAX_ROUTES} of {count} are shown, those that need a look and the busiest first; search for the \
              others, or see /routes"
@@ -412,19 +412,19 @@ fn route_row(route: &Route, dead: &Dead) -> String {
         _ if is_dead(route, dead) => ("bad", "cluster does not answer"),
         Route { error: Some(ERR_OBJECT_NOT_FOUND), .. } => ("bad", "not in its cluster"),
         Route { held: true, .. } => ("warning", "held"),
-        Route { fault: Some(_), .. } => ("warning", "last good one"),
+        Route { fault: Some(_), .. } => ("warning", "last good record"),
         Route { error: Some(error), .. } => ("warning", *error),
         Route { stale: true, .. } => ("warning", "stale"),
         _ => ("", "current"),
     };
-    // Where all of them should come from is not worth a word in each row.
+    // Most routes come from ZooKeeper, so only other sources have a word.
     let source = if route.source == "zookeeper" { "" } else { route.source };
     let refused = route.error_s.map(|last_s| {
         let queries = counted(route.error_queries, "query");
         format!("{queries} refused, the last {} ago", span(last_s))
     });
     let beside = route.fault.as_deref().or(refused.as_deref()).unwrap_or(source);
-    // A record that cannot be used, or a file, has none.
+    // An unusable record, or a route from a file, has no zxid.
     let zxid = if route.zxid == 0 { "-".to_owned() } else { format!("{:#x}", route.zxid) };
     let ago = |seconds| format!("{} ago", span(seconds));
     format!(
@@ -438,7 +438,7 @@ fn route_row(route: &Route, dead: &Dead) -> String {
         Text(&route.metas.join(", ")),
         Text(beside),
         route.confirmed_age_s.map_or_else(|| "never".to_owned(), ago),
-        // It is known only since when it is so here.
+        // The time of the write is unknown: show how long this proxy has had the route.
         route.written_s.map_or_else(|| format!("{}, here", ago(route.age_s)), ago),
         thousands(route.queries),
     )
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_look_comes_first() {
+    fn clusters_and_routes_that_need_attention_come_first() {
         let mut overview = sample();
         overview.routes[1].stale = true;
         overview.routes[0].fault = Some("want a JSON object".to_owned());
@@ -511,7 +511,7 @@ mod tests {
         assert!(page.contains(
             "class=\"live bad\" role=\"status\">Cluster c3srv-ad does not answer: \
              17 failures in 40 s, 2 tables affected; 10.1.0.2:34601 timeout<ul><li>The record of table items cannot be used; clients get ERR_INVALID_DATA</li>\
-             <li>The record of table orders cannot be used: want a JSON object; the last good one \
+             <li>The record of table orders cannot be used: want a JSON object; the last good record \
              serves</li></ul>"
         ));
         assert!(page.contains("6,000 ms, granted 4,000 ms"), "{page}");
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_cluster_that_nobody_has_asked_is_not_well() {
+    fn a_dead_cluster_without_queries_is_not_well() {
         let mut overview = sample();
         let probe = |host: usize, said| MetaProbe {
             meta: format!("10.1.0.{host}:34601"),
@@ -542,7 +542,7 @@ mod tests {
         assert_eq!(text.matches("cluster does not answer</span>").count(), 2, "its tables: {text}");
         assert!(text.contains("1 cluster is well"), "{text}");
 
-        // One that answers is enough: the other is a warning, also if nobody has asked yet.
+        // One server that answers is enough: the other is a warning, also before the first query.
         let cluster = &mut overview.clusters[0];
         cluster.probes[1] = probe(2, "follower");
         let meta = "10.1.0.1:34601".to_owned();
@@ -551,12 +551,12 @@ mod tests {
         assert!(text.contains("class=\"live warning\""), "{text}");
         assert!(text.contains("answers, but for:"), "{text}");
 
-        // Before the first probe nothing is known.
+        // Before the first probe the state is not known.
         let cluster = &mut overview.clusters[0];
         cluster.meta_failures.clear();
         cluster.probes.iter_mut().for_each(|probe| probe.said = None);
         let text = page(&overview, "");
-        assert!(text.contains("All is well") && text.contains("not asked yet"), "{text}");
+        assert!(text.contains("All is well") && text.contains("no query yet"), "{text}");
     }
 
     #[test]
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_comes_right_under_the_headline_and_healthy_clusters_fold() {
+    fn broken_routes_come_right_under_the_headline_and_healthy_clusters_fold() {
         let mut overview = sample();
         let cluster = overview.clusters[0].clone();
         overview.clusters = (0..60)

@@ -1,7 +1,7 @@
-//! The meaning of the proxy's state for an operator: one headline, and what else is wrong. Pure.
+//! Decides what the proxy's state means for an operator: one headline, and further faults. Pure.
 //!
-//! The page is never green when clients are not served. Each part says what is wrong with it, and how bad that is; the worst
-//! is the headline.
+//! The page is never green while clients are not served. Each part reports its faults and how bad they are; the worst
+//! fault is the headline.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,37 +13,33 @@ use crate::wire::error_code::ERR_OBJECT_NOT_FOUND;
 #[cfg(test)]
 pub(super) mod tests;
 
-/// The headline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How bad it is.
     pub level: Level,
-    /// All is well, or the worst of what is wrong, in one sentence.
+    /// `All is well`, or the worst fault, in one sentence.
     pub headline: String,
-    /// Other faults, a sentence each.
+    /// Other faults, one sentence each.
     pub details: Vec<String>,
 }
 
-/// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Nothing to do.
     Well,
-    /// All that is known is served, but something should be seen to.
+    /// The proxy serves all known tables, but something needs attention.
     Warning,
-    /// Some clients do not get what they ask for.
+    /// Some clients get errors.
     Bad,
 }
 
-/// A refusal or a loss is shown for this long after the last one.
+/// The page shows a refusal or a loss for this long after the last one.
 const NEWS_S: u64 = 60;
-/// A table that its cluster does not have is told of for this long after the last query.
+/// The page shows a table that its cluster does not have for this long after the last query.
 const MISSING_S: u64 = 3_600;
-/// Confirming the routes takes so long at times; longer is a reason to look.
+/// Confirming the routes may take this long; longer is a warning.
 const CONFIRMING_S: u64 = 10;
 
 impl Overview {
-    /// The faults, the worst first.
+    /// The headline and the other faults, the worst first.
     pub fn verdict(&self) -> Verdict {
         let mut found = self.wrongs();
         found.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
@@ -59,7 +55,7 @@ impl Overview {
             Life::Serving => {}
             Life::Starting => found.push((Level::Warning, "Starting, not ready yet".to_owned())),
             Life::Draining => {
-                let sentence = "Draining: clients are asked to go elsewhere";
+                let sentence = "Draining: clients should use other proxies";
                 found.push((Level::Warning, sentence.to_owned()));
             }
             Life::Stopping => found.push((Level::Warning, "Stopping".to_owned())),
@@ -91,7 +87,8 @@ impl Overview {
                 .map(|what| (Level::Bad, what + "; clients get ERR_INVALID_DATA")),
         );
         let last_good = self.bad_records(last_good);
-        found.extend(last_good.map(|what| (Level::Warning, what + "; the last good one serves")));
+        found
+            .extend(last_good.map(|what| (Level::Warning, what + "; the last good record serves")));
         found.extend(self.not_in_their_cluster().map(|what| (Level::Bad, what)));
         found.extend(self.refused_tables().map(|what| (Level::Warning, what)));
         found.extend(self.ambiguous_clusters().into_iter().map(|what| (Level::Warning, what)));
@@ -103,9 +100,9 @@ impl Overview {
         if self.routes.is_empty() {
             match &self.zookeeper {
                 Some(ZooKeeper { state: Trust::Down, .. }) => {
-                    found.push((Level::Bad, "There is no route at all to serve".to_owned()));
+                    found.push((Level::Bad, "The proxy has no route to serve".to_owned()));
                 }
-                // Nobody has asked for a table yet.
+                // No client has queried a table yet.
                 Some(_) => {}
                 None => found.push((Level::Bad, "The routes file has no table".to_owned())),
             }
@@ -171,7 +168,7 @@ impl Overview {
         }
     }
 
-    /// Tables to which their cluster answered another error just now.
+    /// Tables for which their cluster has just answered another error.
     fn refused_tables(&self) -> Option<String> {
         let is_refused = |route: &&Route| {
             let is_news = route.error_s.is_some_and(|last_s| last_s < NEWS_S);
@@ -189,8 +186,8 @@ impl Overview {
         }
     }
 
-    /// A name that stands for several sets of MetaServers, and a set that has several names: records were written by hand,
-    /// or a move of MetaServers is half done.
+    /// Names with several sets of MetaServers, and sets with several names: somebody wrote records by hand, or a move
+    /// of MetaServers is half done.
     fn ambiguous_clusters(&self) -> Vec<String> {
         let mut by_name: BTreeMap<&str, BTreeSet<&[String]>> = BTreeMap::new();
         let mut by_metas: BTreeMap<&[String], BTreeSet<&str>> = BTreeMap::new();
@@ -236,8 +233,8 @@ impl Overview {
 }
 
 impl Cluster {
-    /// Its MetaServers that failed just now, or when it began to fail as a whole, each with its last failure, the latest
-    /// first. A cluster that nobody asks for keeps its reason.
+    /// MetaServers that have just failed, or that failed when the cluster began to fail, each with its last failure,
+    /// the latest first. A cluster without queries keeps its reason.
     pub fn fresh_failures(&self) -> Vec<&MetaFailure> {
         let news_s = NEWS_S + self.failing_s.unwrap_or(0);
         let leads = |failure: &MetaFailure| self.leader.as_ref() == Some(&failure.meta);
@@ -249,12 +246,12 @@ impl Cluster {
         found
     }
 
-    /// Whether clients get no answer of it: queries failed, or probes show that they would.
+    /// Whether clients get no answer of this cluster: queries failed, or probes show that they would.
     pub fn is_down(&self) -> bool {
         self.failing_s.is_some() || self.mute_s().is_some()
     }
 
-    /// No MetaServer of it has answered a probe for this long, and none a query since.
+    /// For how long no MetaServer of this cluster has answered a probe or a query.
     pub fn mute_s(&self) -> Option<u64> {
         let is_silent = |probe: &&MetaProbe| {
             probe.said.is_some_and(|said| said != "leader" && said != "follower")
@@ -285,7 +282,7 @@ impl Cluster {
 }
 
 impl Hold {
-    /// `server` is the one that is connected now.
+    /// `server` is the connected ZooKeeper server.
     fn wrong(&self, server: Option<&str>) -> String {
         let Hold { kind, root, gone, .. } = self;
         let (since, tables) = (span(self.since_s), counted(self.held as u64, "table"));
@@ -294,17 +291,17 @@ impl Hold {
         let why = match kind {
             Kind::RootMissing => format!("the root {root} is missing"),
             Kind::RootForeign => {
-                format!("the root {root} is another one, created at {czxid} and not at {known}")
+                format!("the root {root} was replaced: its czxid is {czxid}, not {known}")
             }
             Kind::RootOlder => {
-                format!("ZooKeeper has forgotten changes of {root} that were seen before")
+                format!("ZooKeeper has forgotten changes of {root} that the proxy had seen")
             }
-            Kind::TablesGone => format!("too many tables of {root} went within a minute"),
+            Kind::TablesGone => format!("too many tables of {root} disappeared within a minute"),
         };
         let server = server.map(|server| format!(" (server {server})")).unwrap_or_default();
         format!(
-            "Routes are held for {since}: {why}{server}; {tables} served as before. Bring them back, or, if that is \
-             meant to be, on this host: POST /routes/accept?czxid={czxid}&gone={gone} with the header X-Meta-Proxy: yes"
+            "Routes are held for {since}: {why}{server}; {tables} served as before. Restore them, or, if this is \
+             intended, accept it on this host: POST /routes/accept?czxid={czxid}&gone={gone} with the header X-Meta-Proxy: yes"
         )
     }
 }
@@ -325,7 +322,7 @@ impl Refused {
                 ("Queries", "limits.max_pending_per_client is reached")
             }
             Refusable::Query(Shed::AddressPending) => {
-                ("Queries", "one address has a quarter of limits.max_pending")
+                ("Queries", "one address has its limit, a quarter of limits.max_pending")
             }
             Refusable::Query(Shed::Pending) => ("Queries", "limits.max_pending is reached"),
             Refusable::Query(Shed::Unread) => (
@@ -367,7 +364,7 @@ impl Upkeep {
 }
 
 impl ZooKeeper {
-    /// Tables are evicted: each is read again, before the answer, when it is asked for next.
+    /// Tables are evicted: the next query for such a table waits for ZooKeeper.
     fn overflow(&self) -> Option<String> {
         let last_s = self.evicted_s.filter(|last_s| *last_s < NEWS_S)?;
         let (capacity, evicted, last) =
@@ -378,7 +375,7 @@ impl ZooKeeper {
         ))
     }
 
-    /// The route tool does not wait for this proxy then, and says too early that all is done.
+    /// If so, the route tool does not wait for this proxy, and reports success too early.
     fn unseen(&self) -> Option<String> {
         let why = self.control.as_ref().filter(|_| self.is_control_faulty)?;
         Some(format!("The route tool does not see this proxy: {why}"))
@@ -393,11 +390,14 @@ impl ZooKeeper {
         }
         let sentence = match self.state {
             Trust::Down => format!(
-                "ZooKeeper is out of reach for {since}: cached routes serve on, their changes are \
-                 not seen"
+                "ZooKeeper is unreachable for {since}: the proxy serves cached routes and sees no \
+                 changes"
             ),
             Trust::Confirming if !is_held && self.since_s > CONFIRMING_S && unconfirmed > 0 => {
-                format!("{} routes wait to be confirmed for {since}", thousands(unconfirmed as u64))
+                format!(
+                    "{} routes have waited for confirmation for {since}",
+                    thousands(unconfirmed as u64)
+                )
             }
             Trust::Confirming | Trust::Confirmed => return None,
         };

@@ -1,6 +1,6 @@
-//! Numbers, times and lists as people read them. Pure.
+//! Numbers, times and lists as text for people. Pure.
 
-/// Names that a sentence lists.
+/// A sentence lists at most this many names.
 pub const NAMES_IN_A_SENTENCE: usize = 3;
 
 /// `a, b, c and 4 more`.

@@ -256,7 +256,7 @@ impl Acceptor {
         let due = self.life.due(now);
         self.life_at = due.next;
         if !due.accepts {
-            self.delegate(now);
+            self.stop_listening(now);
         }
         if let Some(age) = due.leave_at_age {
             let leaving = self.registry.iter().filter(|(_, connection)| connection.leave(age));
@@ -277,7 +277,7 @@ impl Acceptor {
     }
 
     /// Closes the listeners. If another process listens at the same address, new clients go there and none is refused.
-    fn delegate(&mut self, now: Instant) {
+    fn stop_listening(&mut self, now: Instant) {
         if self.listeners.is_empty() {
             return;
         }

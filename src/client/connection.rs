@@ -44,7 +44,7 @@ use crate::wire::host_port::HostPortFields;
 /// clients that always have more to read, each has its turn within 20 ms.
 const TURN_BYTES: usize = 2 * 1024;
 
-/// Keep an unfinished frame of at most so many bytes even if its host holds as many bytes as it may.
+/// Keep a frame that has at most this many bytes so far, even if its host holds more bytes than it may.
 const SMALL_BYTES: usize = 8 * 1024;
 
 /// After the goodbye, discard at most this many reads at once.

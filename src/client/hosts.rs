@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::share::{HostShare, Sums};
 
-/// Keep so many hosts without a connection, beside twice as many as have one.
+/// Forget hosts without a connection once there are more hosts than twice the connected ones and this many.
 const SPARE: usize = 64;
 
 /// All hosts, owned by `accept`.

@@ -1,13 +1,13 @@
-//! Settings that are good alone and not together. Pure.
+//! Settings that are good alone but contradict each other. Pure.
 //!
-//! A fault is what cannot work; a warning is what works, but not as whoever wrote it may think.
+//! A fault cannot work; a warning works, but perhaps not as the operator expects.
 
 use std::net::SocketAddr;
 
 use super::keys::Keys;
 use super::settings::Settings;
 
-/// Notes them all.
+/// Reports all contradictions to `keys`.
 pub fn check(settings: &Settings, keys: &mut Keys) {
     let Settings { accept, client, stop, .. } = settings;
     let mut ports = vec![("listen", settings.listen)];
@@ -23,7 +23,7 @@ pub fn check(settings: &Settings, keys: &mut Keys) {
     if delay + min_age > grace {
         let what = format!(
             "{grace} is less than stop.delay + stop.min_age, {}: connections are closed before \
-             they are min_age old, and Go clients do not dial again for a minute",
+             they are min_age old, and Go clients do not reconnect for a minute",
             delay + min_age
         );
         keys.warn("stop.grace", what);
@@ -49,14 +49,17 @@ pub fn check(settings: &Settings, keys: &mut Keys) {
         ),
     ];
     for (part, of_one, whole, of_all) in parts {
-        // A default above a small total is nobody's mistake.
+        // A default above a small total is no mistake of the operator.
         if of_one > of_all && keys.is_set(part) {
-            keys.warn(part, format!("{of_one} is more than {whole}, {of_all}: only that counts"));
+            keys.warn(
+                part,
+                format!("{of_one} is more than {whole}, {of_all}: the smaller limit applies"),
+            );
         }
     }
 }
 
-/// Whether the two take connections from each other: with SO_REUSEPORT the second one listens without a fault.
+/// Whether the two addresses share connections: with SO_REUSEPORT the second listens without an error.
 fn is_same_socket(one: SocketAddr, other: SocketAddr) -> bool {
     let meet = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && meet

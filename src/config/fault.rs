@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// A fault of the settings, or something that looks like one.
+/// A fault or a warning about the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Line in the file; 0 for what is not there.
+    /// Line in the file; 0 if the key is not in the file.
     pub line: u64,
-    /// The key, `zookeeper.timeout`; empty for the file itself.
+    /// The key, for example `zookeeper.timeout`; empty for the file itself.
     pub key: String,
-    /// The value that was wanted, and the one that was found.
+    /// The value that the key needs, and the value that it has.
     pub what: String,
 }
 

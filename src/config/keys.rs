@@ -1,4 +1,5 @@
-//! The keys of a file, each taken once, checked, and noted with its value. Keys that nobody took are told in the end.
+//! The keys of a file. Each setting takes its key, checks it and records its value. Keys that no setting took are
+//! reported at the end.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,15 +19,16 @@ use super::values::{Reload, Setting, Values};
 use super::yaml::{Entry, Node};
 use crate::wire::address::is_host_port;
 
-/// A file that is being read. A fault is noted and the default used, so that all faults are told at once.
+/// A file that is being read. A bad value is a fault and counts as the default, so that all faults are reported
+/// together.
 pub struct Keys {
     entries: Vec<Entry>,
-    /// Whether a setting has taken the entry of the same place.
+    /// Whether a setting has taken the entry with the same index.
     taken: Vec<bool>,
     pub faults: Vec<Fault>,
     pub warnings: Vec<Fault>,
     pub values: Values,
-    /// Keys that were looked for, there or not.
+    /// Keys of all settings, whether or not the file has them.
     pub known: Vec<String>,
 }
 
@@ -47,7 +49,7 @@ impl Keys {
         self.entries.iter().any(|entry| entry.key.eq_ignore_ascii_case(key))
     }
 
-    /// Whether the file sets this key to something.
+    /// Whether the file sets this key to a value.
     pub fn is_set(&self, key: &str) -> bool {
         self.values.line(key) > 0
     }
@@ -74,7 +76,7 @@ impl Keys {
         self.values.set(key, Setting { value, line, is_secret: false, reload });
     }
 
-    /// The value that `read` makes of a key; the default without the key, or with a fault.
+    /// Reads a key by `read`. Returns the default if the key is missing or has a fault.
     fn read<T: Serialize>(
         &mut self,
         key: &str,
@@ -96,7 +98,7 @@ impl Keys {
         value
     }
 
-    /// Does the same for a key that may be missing.
+    /// Reads a key that may be missing.
     fn read_optional<T: Serialize>(
         &mut self,
         key: &str,
@@ -162,7 +164,7 @@ impl Keys {
         self.read(key, "IP:port or none", Some(Some(default)), reload, read).flatten()
     }
 
-    /// A list of `host:port`; where it is not required it may be missing, and is empty then.
+    /// A list of `host:port`. If it is not required, it may be missing, and is then empty.
     pub fn host_ports(&mut self, key: &str, required: bool, reload: Reload) -> Vec<String> {
         let read = |node: &Node| {
             let list = node.list()?;
@@ -172,7 +174,6 @@ impl Keys {
         self.read(key, "a list of host:port", default, reload, read).unwrap_or_default()
     }
 
-    /// One `host:port`, if there is one.
     pub fn host_port(&mut self, key: &str, reload: Reload) -> Option<String> {
         let read = |node: &Node| node.text().filter(|text| is_host_port(text));
         self.read_optional(key, "host:port", reload, read)
@@ -183,7 +184,7 @@ impl Keys {
         self.read(key, "a znode path, /a/b", default, reload, znode_path).unwrap_or_default()
     }
 
-    /// A znode beside `root`, if there is one. Each child of the root is a table.
+    /// A znode beside `root`, because each child of the root is a table.
     pub fn znode_path_beside(&mut self, key: &str, root: &str, reload: Reload) -> Option<String> {
         let is_beside = |path: &String| {
             let below = path.strip_prefix(root).filter(|_| !root.is_empty());
@@ -204,7 +205,7 @@ impl Keys {
         path.filter(|path| !path.as_os_str().is_empty())
     }
 
-    /// The value is a secret and never shown.
+    /// A secret, which is never shown.
     pub fn digest(&mut self, key: &str, reload: Reload) -> Option<String> {
         let taken = self.take(key);
         let line = taken.as_ref().map_or(0, |(line, _)| *line);
@@ -218,7 +219,7 @@ impl Keys {
         digest
     }
 
-    /// Which of the names it is; the first without the key.
+    /// The index of the value among the names; 0 if the key is missing.
     pub fn one_of(&mut self, key: &str, names: &[&'static str], reload: Reload) -> usize {
         let read = |node: &Node| {
             let text = node.text()?;
@@ -263,8 +264,8 @@ impl Keys {
         read.listeners
     }
 
-    /// Tells of keys that stand twice, that nobody has taken, and of sections that are none.
-    pub fn tell_of_rest(&mut self) {
+    /// Reports duplicate keys, unknown keys, and sections that have a plain value.
+    pub fn report_rest(&mut self) {
         let is_section = |key: &str, known: &String| {
             known.len() > key.len()
                 && known.is_char_boundary(key.len())
@@ -281,7 +282,8 @@ impl Keys {
             }
             let is_known_section = self.known.iter().any(|known| is_section(key, known));
             if let Some(first) = self.entries[..at].iter().find(same) {
-                self.faults.push(fault(format!("this key already stands in line {}", first.line)));
+                self.faults
+                    .push(fault(format!("duplicate key, the first is in line {}", first.line)));
             } else if is_known_section && matches!(value, Node::Map(_) | Node::Null) {
                 continue;
             } else if is_known_section && !self.taken[at] {
@@ -291,7 +293,7 @@ impl Keys {
                 let meant = did_you_mean(key, known);
                 let meant = meant.map(|meant| format!("; did you mean {meant}?"));
                 let meant = meant.unwrap_or_default();
-                self.warnings.push(fault(format!("nothing reads this key{meant}")));
+                self.warnings.push(fault(format!("unknown key{meant}")));
             }
             settled.push(format!("{key}."));
         }
@@ -309,7 +311,7 @@ fn znode_path(node: &Node) -> Option<String> {
     parts.split('/').all(good).then_some(path)
 }
 
-/// Whether it is `info`, `zk=debug` or several of them.
+/// Whether `text` is `info`, `zk=debug` or a list of these.
 pub fn is_filter(text: &str) -> bool {
     text.split(',').all(|part| {
         let level = part.split_once('=').map_or(part, |(_, level)| level);

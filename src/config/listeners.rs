@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::yaml::Node;
 use crate::wire::host_port::HostPortFields;
 
-/// More would be a mistake: there are two kinds.
+/// More must be a mistake: there are only two kinds.
 const MAX_LISTENERS: usize = 16;
 
 /// A further port for clients.
@@ -28,10 +28,9 @@ fn as_name<S: serde::Serializer>(fields: &HostPortFields, to: S) -> Result<S::Ok
     to.serialize_str(fields.name())
 }
 
-/// A fault or a warning: the place in the list, `[1].listen`, the line or 0, and what it is.
+/// A fault or a warning: the place in the list, for example `[1].listen`, the line or 0, and the text.
 pub type Remark = (String, u64, String);
 
-/// A list as it was read.
 #[derive(Default)]
 pub struct Read {
     pub listeners: Vec<ListenerSettings>,
@@ -85,7 +84,7 @@ impl Read {
                 "listen" | "host_port_fields" => ("each key once", false),
                 _ => {
                     let place = format!("[{n}].{}", name.value);
-                    let what = "nothing reads this key".to_owned();
+                    let what = "unknown key".to_owned();
                     self.warnings.push((place, name.referenced.line(), what));
                     continue;
                 }

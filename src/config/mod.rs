@@ -1,12 +1,12 @@
-//! The settings: a YAML file to checked values, or to all its faults at once. Pure except for [`read`] and
+//! Turns a YAML file into checked settings, or into a list of all its faults. Pure except for [`read`] and
 //! [`missing_folders`].
 //!
 //! ```text
 //! text ─▶ yaml: key -> (line, value) ─▶ keys: each taken once, checked, noted ─▶ Settings, or every fault
 //!                                            └─▶ contradictions; keys nobody took: warnings
 //! ```
-//! The Go meta-proxy's file works as it is, in the ways its reader allows: keys in any case, numbers in
-//! quotes, lists as text with commas. Each key is documented in README, Settings.
+//! A settings file of the Go meta-proxy works unchanged, with all variants that its reader allows: keys in any case,
+//! numbers in quotes, lists as text with commas. README, Settings documents each key.
 
 mod contradictions;
 mod fault;
@@ -38,7 +38,6 @@ pub use self::tags::MetricKind;
 pub use self::values::{Change, Reload, Setting, Values};
 use Reload::{Live, NeedsRestart};
 
-/// A larger file is not a settings file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 const MIB: usize = 1024 * 1024;
@@ -49,7 +48,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Checked {
     /// The settings, or every fault.
     pub settings: Result<Settings, Vec<Fault>>,
-    /// Lines that are no fault, but may not mean what they seem to.
+    /// Warnings: keys that work, but perhaps not as the operator expects.
     pub warnings: Vec<Fault>,
     /// All keys that a settings file can have.
     pub known: Vec<String>,
@@ -62,7 +61,7 @@ impl Checked {
     }
 }
 
-/// Reads a settings file. Without `needs_zookeeper` its block may be missing.
+/// Reads a settings file. Without `needs_zookeeper` the block `zookeeper` may be missing.
 pub fn read(path: &Path, needs_zookeeper: bool) -> Checked {
     match File::open(path) {
         Ok(file) => read_from(file, needs_zookeeper),
@@ -91,14 +90,14 @@ pub fn parse(text: &str, needs_zookeeper: bool) -> Checked {
     let mut keys = Keys::new(entries);
     let mut settings = all(&mut keys, needs_zookeeper);
     contradictions::check(&settings, &mut keys);
-    keys.tell_of_rest();
+    keys.report_rest();
     settings.values = mem::take(&mut keys.values);
     let Keys { faults, warnings, known, .. } = keys;
     let settings = if faults.is_empty() { Ok(settings) } else { Err(faults) };
     Checked { settings, warnings, known }
 }
 
-/// Whether most of the keys of a text are settings, as in no log.
+/// Whether most keys of a text are settings, which is never so in a log.
 pub fn looks_like_settings(text: &str) -> bool {
     let entries = yaml::read(text).unwrap_or_default();
     let known = parse("", false).known;
@@ -110,7 +109,7 @@ pub fn looks_like_settings(text: &str) -> bool {
     2 * settings > keys.len()
 }
 
-/// Every setting: its key, what it may be, its default, and whether a change of it needs a restart.
+/// Every setting: its key, its range, its default, and whether a change needs a restart.
 fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
     let workers = s.number("workers", 4..=1024, 64, NeedsRestart);
     let max_connections_per_address =
@@ -151,7 +150,7 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
         client: ClientLimits {
             max_frame_bytes: s.number("limits.max_frame_bytes", 512..=MIB, 65_536, Live),
             max_pending: s.number("limits.max_pending_per_client", 1..=65_536, 1_024, Live),
-            // The queue of queries that wait for ZooKeeper has its size from the start.
+            // Its size also sets the size of the queue to `zk-watch`, which cannot change.
             max_pending_total: s.number("limits.max_pending", 1..=1_000_000, 100_000, NeedsRestart),
             max_unread_bytes: s.number("limits.max_unread_bytes", 4_096..=64 * MIB, 4 * MIB, Live),
             max_unread_total_bytes,
@@ -163,7 +162,7 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
             probe_interval: s.seconds("probe_interval_s", 0..=3_600, 10, NeedsRestart),
         },
         zookeeper: has_zookeeper.then_some(zookeeper),
-        // A Prometheus that scrapes the Go proxy knows this port.
+        // The Go proxy uses this port for Prometheus.
         admin: s.address_or_none("admin.listen", "0.0.0.0:9091", NeedsRestart),
         advertise: s.host_port("admin.advertise", NeedsRestart),
         metric: MetricSettings {
@@ -192,7 +191,7 @@ fn all(s: &mut Keys, needs_zookeeper: bool) -> Settings {
     }
 }
 
-/// Settings that name a file in a folder that is not there.
+/// Settings that name a file in a folder that does not exist.
 pub fn missing_folders(settings: &Settings) -> Vec<Fault> {
     let state_file = settings.zookeeper.as_ref().and_then(|zk| zk.state_file.as_deref());
     let parent = state_file.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty());

@@ -1,4 +1,4 @@
-//! The checked settings, a part for each who needs them.
+//! The checked settings, one part for each module that uses them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,51 +9,43 @@ use super::listeners::ListenerSettings;
 use super::tags::{self, MetricKind};
 use super::values::Values;
 
-/// All settings, checked, a part for each who needs them.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// Where they connect, too.
+    /// Further ports for clients.
     pub listeners: Vec<ListenerSettings>,
     /// Threads that serve queries.
     pub workers: usize,
-    /// Time in which a query is answered.
+    /// Time in which the proxy answers a query.
     pub query_timeout: Duration,
-    /// Limits on connections.
     pub accept: AcceptLimits,
-    /// Limits on one client.
     pub client: ClientLimits,
-    /// Limits on calls to a cluster.
     pub upstream: UpstreamLimits,
-    /// Where the routes are, unless a routes file is given.
+    /// The source of the routes, unless a routes file is given.
     pub zookeeper: Option<ZooKeeperSettings>,
-    /// Where the pages for operators are; `None`: nowhere.
+    /// Address of the pages for operators; `None`: no pages.
     pub admin: Option<SocketAddr>,
-    /// `host:port` by which others reach them; `None`: by this host's name.
+    /// `host:port` by which the route tool reaches the pages; `None`: this host's name.
     pub advertise: Option<String>,
-    /// Metrics, and where they go.
     pub metric: MetricSettings,
-    /// The log: its level, and how its file is kept.
     pub log: LogSettings,
-    /// How the proxy stops.
     pub stop: StopSettings,
-    /// Each key with its value, to tell what has changed.
+    /// Each key with its value, to find changes.
     pub values: Values,
 }
 
-/// Metrics, and where they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricSettings {
-    /// The agent to which metrics are pushed, besides the programs that fetch them.
+    /// Whether metrics also go to a falcon agent.
     pub kind: MetricKind,
-    /// Names and values that every metric has, no name twice.
+    /// Names and values that every metric gets; names are unique.
     pub tags: Vec<(String, String)>,
-    /// Whether there are series by table.
+    /// Whether there are series per table.
     pub by_table: bool,
-    /// The open-falcon agent that gets them.
+    /// Address of the open-falcon agent.
     pub falcon_agent: SocketAddr,
-    /// It gets them this often.
+    /// Time between two pushes.
     pub falcon_step: Duration,
 }
 
@@ -64,105 +56,99 @@ impl MetricSettings {
     }
 }
 
-/// The log: its level, and how its file is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
-    /// Levels by target, `info,zk=debug`.
+    /// Levels by target, for example `info,zk=debug`.
     pub level: String,
-    /// An object a line instead of text.
+    /// Whether lines are JSON objects instead of text.
     pub json: bool,
-    /// How much of the log file is kept.
+    /// How much of the log to keep.
     pub keep: Keep,
-    /// One of so many queries gets a line; 0: none does.
+    /// 1 in this many queries gets a line; 0: none.
     pub access_sample: u64,
 }
 
-/// How the proxy stops when it is told to by SIGTERM.
+/// How the proxy stops at SIGTERM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StopSettings {
-    /// Between `/readyz` turning bad and the listener closing.
+    /// Time between `/readyz` becoming 503 and the listener closing.
     pub delay: Duration,
-    /// An idle connection is closed at this age. A Go client that loses one of less than a minute does not dial again
-    /// for a minute (its session keeps the time of its last dial, a little later than ours).
+    /// A stop closes an idle connection at this age. A Go client that loses a connection younger than a minute does not
+    /// reconnect for a minute (its session keeps the time of its last connect, a little later than the proxy does).
     pub min_age: Duration,
-    /// All of it takes at most so long.
+    /// The longest time that a stop waits for clients.
     pub grace: Duration,
 }
 
-/// Limits on connections.
 #[derive(Clone, Debug)]
 pub struct AcceptLimits {
-    /// Connections in all.
     pub max_connections: usize,
     /// Connections from one address.
     pub max_connections_per_address: usize,
-    /// Idle time after which the kernel asks whether the client still lives.
+    /// Idle time after which the kernel checks that the client is alive.
     pub keepalive: Duration,
 }
 
-/// Limits on one client.
 #[derive(Clone, Debug)]
 pub struct ClientLimits {
-    /// Bytes of one request frame.
+    /// Most bytes of one request frame.
     pub max_frame_bytes: usize,
-    /// Queries under way for one client; one with long arguments counts for several, see `Ask::weight`.
+    /// Queries under way for one client, by weight, see `Ask::weight`.
     pub max_pending: u32,
-    /// The limit over all clients.
+    /// Queries under way for all clients, by weight.
     pub max_pending_total: usize,
-    /// Bytes of answers that one client has not taken.
+    /// Bytes of unsent answers to one client.
     pub max_unread_bytes: usize,
-    /// Bytes of answers that all clients together have not taken, and of frames that they have begun.
+    /// Bytes of unsent answers and unfinished frames of all clients.
     pub max_unread_total_bytes: usize,
-    /// Time to finish a frame once it is begun.
+    /// Time in which a client must finish a frame.
     pub frame_timeout: Duration,
     /// Time in which a client must take some of its answers.
     pub unread_timeout: Duration,
 }
 
-/// Limits on calls to a cluster.
 #[derive(Clone, Debug)]
 pub struct UpstreamLimits {
     /// Calls to one cluster at once.
     pub max_calls: usize,
-    /// Time between two probes of a MetaServer; zero: only those of clusters in trouble are probed.
+    /// Time between two probes of a MetaServer; zero: probe only clusters in trouble.
     pub probe_interval: Duration,
 }
 
-/// How much of the log is kept.
+/// How much of the log to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Size at which the file is put aside, bytes.
+    /// Size at which the file is rotated, bytes.
     pub max_bytes: u64,
-    /// Age at which files that were put aside are deleted.
+    /// Age at which rotated files are deleted.
     pub max_age: Duration,
-    /// Files that were put aside and are kept.
+    /// Number of rotated files to keep.
     pub max_files: usize,
 }
 
-/// Where the routes are in ZooKeeper.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ZooKeeperSettings {
-    /// `host:port` of its servers.
+    /// `host:port` of the servers.
     pub address: Vec<String>,
     /// The routes are the children of this znode.
     pub root: String,
-    /// The session time-out asked for.
+    /// The session time-out that the proxy asks for.
     pub timeout: Duration,
-    /// Tables that are cached and watched at most.
+    /// Most tables to cache and watch.
     pub cache_capacity: usize,
     /// `user:password` of the digest scheme, if the tables are protected.
     pub digest: Option<String>,
-    /// The znode above the clusters, if records of tables may only name theirs.
+    /// The znode above the clusters, if records may name only a cluster.
     pub clusters_root: Option<String>,
-    /// The znode where the proxy tells that it is there, and where the route tool's word is heard.
+    /// The znode where the proxy registers, and where the route tool leaves its orders.
     pub control_root: Option<String>,
-    /// `user:password` that protects it.
+    /// `user:password` that protects the control znode.
     pub control_digest: Option<String>,
-    /// Whether all tables are read at start, not only when first asked for.
+    /// Whether to read all tables at start, and not each at its first query.
     pub preload: bool,
-    /// Whether routes are held when the root or many tables go.
+    /// Whether to hold routes when the root or many tables disappear.
     pub hold: bool,
-    /// Where the last good routes are kept.
+    /// The file for the last good routes.
     pub state_file: Option<PathBuf>,
 }
 

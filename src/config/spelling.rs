@@ -1,10 +1,10 @@
-//! Which known word an unknown one was meant to be. Pure.
+//! Finds the known word that an unknown word was probably meant to be. Pure.
 
-/// The known word that is nearest to `word`, if a typing error can be the difference.
+/// The known word nearest to `word`, if a typing error explains the difference.
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_lowercase();
     let close = |known: &&'a str| {
-        // The right key in the wrong section is no typing error, but a frequent one.
+        // The right key in the wrong section is no typing error, but a frequent mistake.
         let apart = distance(&word.to_lowercase(), known);
         let apart = if last(word) == last(known) { apart.min(1) } else { apart };
         (apart <= (word.chars().count() / 4).clamp(1, 3)).then_some(apart)
@@ -13,7 +13,7 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) ->
     near.min_by_key(|(apart, _)| *apart).map(|(_, known)| known)
 }
 
-/// How many letters were left out, added, changed, or typed before their neighbour.
+/// Number of letters that are missing, added, changed, or swapped with their neighbour.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before_last: Vec<usize> = Vec::new();

@@ -1,6 +1,6 @@
-//! Tags that all metrics get: which names their readers take. Pure.
+//! Tags for all metrics: checks that their receivers accept the names. Pure.
 
-/// Labels that metrics have of their own. None is called `cluster` or the like, which are good names for tags.
+/// Labels that metrics already have. None is called `cluster` or the like, which are good names for tags.
 const OWN_LABELS: &[&str] = &[
     "table",
     "pegasus_cluster",
@@ -19,13 +19,13 @@ const OWN_LABELS: &[&str] = &[
 /// The receiver of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// The program that fetches them.
+    /// Prometheus fetches the metrics.
     Prometheus,
-    /// An open-falcon agent, too.
+    /// The proxy also pushes the metrics to an open-falcon agent.
     Falcon,
 }
 
-/// The name and the value of each tag, or what is wrong with it.
+/// The name and the value of each tag, or its fault.
 pub fn read(list: &[String], kind: MetricKind) -> Vec<Result<(String, String), String>> {
     let mut names: Vec<&str> = Vec::new();
     let mut read = Vec::new();
@@ -46,7 +46,7 @@ pub fn read(list: &[String], kind: MetricKind) -> Vec<Result<(String, String), S
     read
 }
 
-/// The wish in place of this name, beside those before it.
+/// The kind of name that is needed, if this one is bad;
 fn wrong_name(name: &str, before: &[&str], kind: MetricKind) -> Option<&'static str> {
     if before.iter().any(|other| is_same_label(other, name)) {
         return Some("each name once");
@@ -61,7 +61,7 @@ fn wrong_name(name: &str, before: &[&str], kind: MetricKind) -> Option<&'static 
     is_own.then_some("another name than the proxy's own labels")
 }
 
-/// Whether metrics may have a tag of this name, as far as their readers go.
+/// Whether the receivers of the metrics accept a tag of this name.
 fn is_tag_name(name: &str, kind: MetricKind) -> bool {
     match kind {
         MetricKind::Prometheus => {
@@ -80,7 +80,7 @@ fn is_tag_name(name: &str, kind: MetricKind) -> bool {
 pub fn label_name(tag: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = tag.chars().map(allowed).collect();
-    // A digit may not come first, and what begins so is reserved.
+    // A label cannot start with a digit, and names that start with __ are reserved.
     match name.starts_with(|c: char| c.is_ascii_digit()) || name.starts_with("__") {
         true => format!("tag_{name}"),
         false => name,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::wire::host_port::HostPortFields;
 
-/// The example that comes with the Go meta-proxy, to the letter.
+/// The example of the Go meta-proxy, letter by letter.
 const GO: &str = "\
 zookeeper:
   address: [127.0.0.1:22181,127.0.0.2:22181]
@@ -73,8 +73,8 @@ limits:
     assert_eq!(
         lines(&checked.warnings),
         [
-            "line 2: worker: nothing reads this key; did you mean workers?",
-            "line 6: zookeeper.extra: nothing reads this key",
+            "line 2: worker: unknown key; did you mean workers?",
+            "line 6: zookeeper.extra: unknown key",
         ]
     );
 }
@@ -88,24 +88,24 @@ fn files_that_are_no_settings() {
         (
             "a key twice",
             "workers: 8\nworkers: 9\n",
-            "line 2: workers: this key already stands in line 1",
+            "line 2: workers: duplicate key, the first is in line 1",
         ),
         (
             "in another case",
             "workers: 8\nWorkers: 9\n",
-            "line 2: Workers: this key already stands in line 1",
+            "line 2: Workers: duplicate key, the first is in line 1",
         ),
         (
             "a section twice",
             "log: {}\nstop: {}\nlog:\n",
-            "line 3: log: this key already stands in line 1",
+            "line 3: log: duplicate key, the first is in line 1",
         ),
         ("a section that is none", "limits: 7", "limits: want keys and values, got \"7\""),
     ] {
         let faults = parse(text, false).settings.unwrap_err();
         assert!(faults[0].to_string().contains(want), "{why}: {}", faults[0]);
     }
-    // Operators read no advice for users of a library.
+    // Faults for operators have no advice for users of the YAML library.
     for text in ["a: [1", "a: 1\n b: 2", "%YAML", "a: *b", "\t- a", "--- a\n--- b"] {
         let fault = parse(text, false).settings.unwrap_err()[0].to_string();
         for word in ["Options", "Policy", "serde", "from_", "::", "deserial"] {
@@ -306,7 +306,7 @@ fn settings_that_are_good_alone_and_not_together() {
             "stop: {delay: 5000, min_age: 61000, grace: 65999}",
             "",
             "line 1: stop.grace: 65999 is less than stop.delay + stop.min_age, 66000: connections \
-             are closed before they are min_age old, and Go clients do not dial again for a minute",
+             are closed before they are min_age old, and Go clients do not reconnect for a minute",
         ),
         ("they are not", "stop: {delay: 5000, min_age: 61000, grace: 66000}", "", ""),
         (
@@ -314,22 +314,22 @@ fn settings_that_are_good_alone_and_not_together() {
             "limits: {max_connections: 100, max_connections_per_address: 101}",
             "",
             "line 1: limits.max_connections_per_address: 101 is more than limits.max_connections, \
-             100: only that counts",
+             100: the smaller limit applies",
         ),
         ("a default is no mistake", "limits: {max_connections: 100}", "", ""),
         (
             "the same of queries",
             "limits: {max_pending: 7, max_pending_per_client: 8}",
             "",
-            "line 1: limits.max_pending_per_client: 8 is more than limits.max_pending, 7: only \
-             that counts",
+            "line 1: limits.max_pending_per_client: 8 is more than limits.max_pending, 7: the smaller \
+             limit applies",
         ),
         (
             "the same of bytes",
             "limits: {max_unread_bytes: 1048577, max_unread_total_bytes: 1048576}",
             "",
             "line 1: limits.max_unread_bytes: 1048577 is more than limits.max_unread_total_bytes, \
-             1048576: only that counts",
+             1048576: the smaller limit applies",
         ),
         ("more calls than workers", "workers: 8\nmax_calls_per_cluster: 16", "", ""),
     ] {
@@ -387,7 +387,7 @@ listeners:
             "line 7: listeners[3].listen: want each key once, got \"0.0.0.0:2\"",
         ]
     );
-    assert_eq!(lines(&checked.warnings), ["line 9: listeners[4].extra: nothing reads this key"]);
+    assert_eq!(lines(&checked.warnings), ["line 9: listeners[4].extra: unknown key"]);
     for (text, want) in [
         ("listeners: 0.0.0.0:1", "want a list of {listen, host_port_fields}, got \"0.0.0.0:1\""),
         (
@@ -406,16 +406,16 @@ listeners:
 #[test]
 fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     for (text, want) in [
-        ("lisen: 1", "line 1: lisen: nothing reads this key; did you mean listen?"),
+        ("lisen: 1", "line 1: lisen: unknown key; did you mean listen?"),
         (
             "zookeeper: {address: [h:1], root: /r, tiemout: 7}",
-            "line 1: zookeeper.tiemout: nothing reads this key; did you mean zookeeper.timeout?",
+            "line 1: zookeeper.tiemout: unknown key; did you mean zookeeper.timeout?",
         ),
         (
             "limits: {query_timeout_ms: 7}",
-            "line 1: limits.query_timeout_ms: nothing reads this key; did you mean query_timeout_ms?",
+            "line 1: limits.query_timeout_ms: unknown key; did you mean query_timeout_ms?",
         ),
-        ("more: {a: 1, b: 2}", "line 1: more: nothing reads this key"),
+        ("more: {a: 1, b: 2}", "line 1: more: unknown key"),
     ] {
         assert_eq!(lines(&parse(text, false).warnings), [want], "{text}");
     }

@@ -1,4 +1,4 @@
-//! Every setting as plain data: what runs, what has changed, what is a default. Pure.
+//! Every setting as plain data: for the pages, for changes at SIGHUP, and for defaults. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,16 +9,14 @@ use serde_json::Value;
 /// Whether a change of a setting takes effect at SIGHUP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// At once; limits for whoever connects from then on.
+    /// At once; limits apply to clients that connect later.
     Live,
     NeedsRestart,
 }
 
-/// Values of settings by key.
 #[derive(Clone, Default, PartialEq)]
 pub struct Values(BTreeMap<String, Setting>);
 
-/// One setting.
 #[derive(Clone)]
 pub struct Setting {
     pub value: Value,
@@ -28,7 +26,7 @@ pub struct Setting {
     pub reload: Reload,
 }
 
-/// Where it stands in the file makes no difference.
+/// The line in the file makes no difference.
 impl PartialEq for Setting {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value
@@ -36,7 +34,7 @@ impl PartialEq for Setting {
 }
 
 impl Setting {
-    /// Its value for people and pages.
+    /// The value for logs and pages.
     pub fn shown(&self) -> Value {
         match self.is_secret && !self.value.is_null() {
             true => Value::String("***".to_owned()),
@@ -45,7 +43,7 @@ impl Setting {
     }
 }
 
-/// One setting that is another than before.
+/// A changed setting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Change {
     pub key: String,
@@ -65,12 +63,12 @@ impl Values {
         self.0.insert(key.to_owned(), setting);
     }
 
-    /// Line of a key in the file; 0 if it is not there.
+    /// Line of a key in the file; 0 if the key is not in the file.
     pub fn line(&self, key: &str) -> u64 {
         self.0.get(key).map_or(0, |setting| setting.line)
     }
 
-    /// All of them by key.
+    /// All settings by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Setting)> {
         self.0.iter().map(|(key, setting)| (key.as_str(), setting))
     }
@@ -98,7 +96,7 @@ impl Values {
         keys.into_iter().map(change).collect()
     }
 
-    /// Takes the new value of one key.
+    /// Copies the value of one key from `new`.
     pub fn take(&mut self, key: &str, new: &Values) {
         match new.0.get(key) {
             Some(setting) => self.0.insert(key.to_owned(), setting.clone()),
@@ -106,7 +104,7 @@ impl Values {
         };
     }
 
-    /// Has another value than the file says: an argument overrides it.
+    /// Replaces the value of the file, because an argument overrides it.
     pub fn override_with(&mut self, key: &str, value: impl Serialize) {
         if let Some(setting) = self.0.get_mut(key) {
             setting.value = serde_json::to_value(value).unwrap_or_default();

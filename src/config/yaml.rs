@@ -1,11 +1,11 @@
-//! A YAML text to a flat list of `key -> (line, value)`. Pure.
+//! Turns a YAML text into a flat list of `key -> (line, value)`. Pure.
 //!
 //! ```text
 //! limits:                   limits              line 1  keys and values
 //!   max_pending: 7    ─▶    limits.max_pending  line 2  "7"
 //! workers: 8                workers             line 3  "8"
 //! ```
-//! A key that stands twice is listed twice: whoever reads the list tells where both are.
+//! A duplicate key is listed twice, so that the fault can name both lines.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub struct Entry {
     pub value: Node,
 }
 
-/// A value of the file. Its scalars are text: each key has its own idea of what is a number.
+/// A value of the file. Scalars are text: the reader of each key decides what is a number.
 #[derive(Clone, Debug)]
 pub enum Node {
     Null,
@@ -29,7 +29,7 @@ pub enum Node {
     Map(Vec<(Spanned<String>, Node)>),
 }
 
-/// Every key of the text, those of a section after the section itself; or the line of a fault and what it is.
+/// Every key of the text, the keys of a section after the section itself; or the line and the text of a fault.
 pub fn read(text: &str) -> Result<Vec<Entry>, (u64, String)> {
     let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough };
     let root = serde_saphyr::from_str_with_options::<Option<Node>>(text, options).map_err(|e| {

@@ -1,21 +1,21 @@
-//! Whether the wall clock can be believed when files are deleted by their age. Pure.
+//! Decides whether the wall clock is good enough to delete files by age. Pure.
 //!
-//! A step of the clock by a year makes every file a year older at once. It shows as a difference between the wall clock and
-//! the monotonic one. For a day from then on nothing is deleted by age, so that whoever set the clock wrongly
-//! can correct it; the number of files bounds them meanwhile.
+//! If the clock jumps by a year, every file becomes a year older at once. The jump shows as a difference between the
+//! wall clock and the monotonic clock. For a day after a jump no file is deleted by age, so that an operator can
+//! correct the clock. Meanwhile the limit on the number of files bounds them.
 
 use std::time::{Duration, Instant};
 
-/// The two clocks may part by this much between two looks: adjusted clocks run a little faster or slower.
+/// Between two looks the clocks may differ by this much: adjusted clocks run a little faster or slower.
 const TOLERANCE: Duration = Duration::from_secs(60);
-/// So long after a step files are not deleted by age.
+/// For this long after a jump, files are not deleted by age.
 const DISTRUST: Duration = Duration::from_secs(24 * 3600);
 
-/// The wall clock as it was last seen.
+/// The wall clock at the last look.
 pub struct WallClock {
     wall: Duration,
     at: Instant,
-    /// When the last step was seen.
+    /// When the last jump was noticed.
     stepped_at: Option<Instant>,
 }
 
@@ -25,7 +25,7 @@ impl WallClock {
         WallClock { wall, at: now, stepped_at: None }
     }
 
-    /// Looks at the clock, and returns by how many seconds it has jumped since the last look, if it has.
+    /// Looks at the clock. Returns the seconds by which it has jumped since the last look, if it has.
     pub fn look(&mut self, wall: Duration, now: Instant) -> Option<i128> {
         let due = self.wall + now.saturating_duration_since(self.at);
         let apart_ms = wall.as_millis() as i128 - due.as_millis() as i128;
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_seen_and_distrusted_for_a_day() {
+    fn a_jump_is_noticed_and_the_clock_distrusted_for_a_day() {
         let start = Instant::now();
         let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
         let mut clock = WallClock::new(400 * day, start);

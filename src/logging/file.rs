@@ -1,11 +1,11 @@
-//! The log file and the older ones beside it, as lumberjack of the Go meta-proxy keeps them, but in UTC.
+//! The log file and the rotated files beside it, as lumberjack of the Go meta-proxy keeps them, but in UTC.
 //!
 //! ```text
 //! meta-proxy.log ──full──▶ renamed to meta-proxy-2026-11-23T08-00-00.123.log, a new one is begun
 //!                            └── goes when it is too old, or too many are newer
 //! ```
-//! The new file is opened only after the rename, and the old one is let go only once the new one is open: while
-//! either fails, lines go on into the old one. Only the thread `log` calls this.
+//! The thread opens the new file after the rename, and closes the old one once the new one is open. While either step
+//! fails, lines go on into the old file. Only the thread `log` calls this code.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -19,40 +19,38 @@ use super::line::{Utc, is_stamp};
 use super::queue::count;
 use crate::config::Keep;
 
-/// Pause after a file could not be put aside.
+/// Pause after a failed rotation.
 const ROTATE_AGAIN: Duration = Duration::from_secs(60);
-/// How often it is looked for files that are too old, though none is put aside.
+/// Prune at least this often, even without rotation.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
-/// Lines that were not written, and why.
 pub struct Lost {
-    /// How many.
+    /// Number of lines that were not written.
     pub lines: u64,
-    /// Why.
     pub why: io::Error,
 }
 
-/// A file of lines that are only ever added to.
+/// A log file: lines are only appended.
 pub struct LogFile {
-    /// As given: where it is opened again.
+    /// The path as given, for reopening.
     path: PathBuf,
     file: File,
-    /// Its path without symbolic links; `None` for what is no file, as /dev/null, and is never put aside.
+    /// The path without symbolic links; `None` for what is no file, such as /dev/null, and is never rotated.
     real: Option<PathBuf>,
     size: u64,
-    /// The last write stopped within a line.
+    /// The last write ended within a line.
     torn: bool,
-    /// `None` until the settings are known: nothing is put aside or deleted by limits that may not be theirs.
+    /// `None` until the settings are known: before, no file is rotated or deleted by limits that may be wrong.
     keep: Option<Keep>,
     rotate_at: Instant,
-    /// The time in the name of the file that was put aside last.
+    /// The time in the name of the last rotated file.
     last_aside: Duration,
     next_prune: Instant,
     clock: WallClock,
 }
 
 impl LogFile {
-    /// Opens or creates it.
+    /// Opens or creates the file.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let metadata = file.metadata()?;
@@ -73,19 +71,19 @@ impl LogFile {
         })
     }
 
-    /// Its name, for people.
+    /// The path, for log lines.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// From now on so much is kept.
+    /// Sets how much of the log to keep from now on.
     pub fn set_keep(&mut self, keep: Keep) {
         self.keep = Some(keep);
         self.rotate_at = Instant::now();
         self.next_prune = Instant::now();
     }
 
-    /// Lets go of the file and opens what has its name now; whoever renamed it wants that.
+    /// Closes the file and opens the file that has its name now. An external log rotation needs this after a rename.
     pub fn reopen(&mut self) -> io::Result<()> {
         let new = Self::open(&self.path)?;
         let clock = mem::replace(&mut self.clock, new.clock);
@@ -94,7 +92,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Adds whole lines, and sets files aside on the way. A file that cannot be put aside grows, and `complain` is told.
+    /// Appends whole lines, and rotates the file when it is full. If the rotation fails, the file grows, and `complain`
+    /// gets the reason.
     pub fn write(
         &mut self,
         mut lines: &[u8],
@@ -107,7 +106,7 @@ impl LogFile {
             if fits == 0 {
                 if let Err(e) = self.rotate() {
                     self.rotate_at = Instant::now() + ROTATE_AGAIN;
-                    complain(format!("file={} cannot be put aside: {e}", self.path.display()));
+                    complain(format!("file={} cannot be rotated: {e}", self.path.display()));
                 }
                 continue;
             }
@@ -126,7 +125,7 @@ impl LogFile {
         let Some(real) = &self.real else {
             return Ok(());
         };
-        // Another proxy that writes here too may have set it aside already: then its new file is not ours to rename.
+        // Another proxy that writes to the same file may have rotated it already: do not rename its new file.
         let is_ours = match (fs::metadata(real), self.file.metadata()) {
             (Ok(named), Ok(ours)) => (named.dev(), named.ino()) == (ours.dev(), ours.ino()),
             _ => false,
@@ -134,7 +133,7 @@ impl LogFile {
         if is_ours {
             let permissions = self.file.metadata()?.permissions();
             let names = Names::of(real);
-            // Names sort by time, also those of files that were put aside within one millisecond.
+            // Names must sort by time, also for two rotations within one millisecond.
             let next = self.last_aside + Duration::from_millis(1);
             let mut now = Utc(Utc::now().0.max(next));
             let aside = loop {
@@ -147,7 +146,7 @@ impl LogFile {
             fs::rename(real, aside)?;
             self.last_aside = now.0;
             self.reopen()?;
-            // The new one has the readers of the old one; where that is refused the log matters more.
+            // The new file gets the permissions of the old one. If that fails, logging goes on all the same.
             let _ = self.file.set_permissions(permissions);
         } else {
             self.reopen()?;
@@ -155,7 +154,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Deletes the files that are too old or too many, now and then. By age only while the wall clock can be trusted.
+    /// From time to time deletes files that are too old or too many. Deletes by age only while the wall clock can be
+    /// trusted.
     pub fn prune(&mut self, complain: &mut dyn FnMut(String)) {
         self.prune_at(Utc::now(), Instant::now(), complain);
     }
@@ -195,7 +195,7 @@ impl LogFile {
     }
 }
 
-/// Adds whole lines to anything. A line that the write before tore is ended first.
+/// Appends whole lines to any writer. First ends a line that the last write left unfinished.
 pub fn write_lines(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> Result<(), Lost> {
     let mut at = 0;
     while at < lines.len() {
@@ -215,15 +215,15 @@ pub fn write_lines(out: &mut impl Write, lines: &[u8], torn: &mut bool) -> Resul
         };
         let is_within = at > 0 && lines[at - 1] != b'\n';
         *torn |= is_within;
-        // A line of which only the end is missing gets it with the next.
+        // If only the end of a line is missing, the next write adds it.
         let is_whole = is_within && lines[at] == b'\n';
         return Err(Lost { lines: count(&lines[at..]) - u64::from(is_whole), why: failed });
     }
     Ok(())
 }
 
-/// How many bytes of `lines` a file of this size takes, in whole lines; 0: it is full. An empty file takes a line
-/// of any length.
+/// How many bytes of `lines` fit into a file of this size, in whole lines; 0: the file is full. An empty file takes a
+/// line of any length.
 fn fitting(lines: &[u8], size: u64, max: u64) -> usize {
     let room = usize::try_from(max.saturating_sub(size)).unwrap_or(usize::MAX);
     if lines.len() <= room {
@@ -237,7 +237,7 @@ fn fitting(lines: &[u8], size: u64, max: u64) -> usize {
     }
 }
 
-/// The names of files that are put aside.
+/// The names of rotated files.
 struct Names {
     /// `meta-proxy` of `meta-proxy.log`.
     stem: String,
@@ -256,13 +256,13 @@ impl Names {
         format!("{}-{}{}", self.stem, now.stamp(), self.extension)
     }
 
-    /// When the file of this name was put aside; `None` if it is another file.
+    /// The time at which the file of this name was rotated; `None` if it is no rotated file.
     fn stamp<'a>(&self, name: &'a str) -> Option<&'a str> {
         let rest = name.strip_prefix(&self.stem)?.strip_prefix('-')?;
         rest.strip_suffix(&self.extension).filter(|stamp| is_stamp(stamp))
     }
 
-    /// Which of the files in the folder go.
+    /// Which of the files in the folder to delete.
     fn to_delete(&self, mut found: Vec<String>, now: Utc, keep: Keep) -> Vec<String> {
         let oldest = Utc(now.0.saturating_sub(keep.max_age)).stamp();
         found.retain(|name| self.stamp(name).is_some());
@@ -350,7 +350,7 @@ mod tests {
         assert!(told[0].contains("the clock jumped by 34560000 s"), "{told:?}");
     }
 
-    /// Takes so many bytes, then fails once, and so on.
+    /// Takes this many bytes, then fails once, and so on.
     struct Full {
         taken: Vec<u8>,
         room: usize,

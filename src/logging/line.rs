@@ -1,5 +1,5 @@
-//! One record as one line: text for people, or JSON for programs. A record's words may come from anywhere; its
-//! line stays one record. In text, a line that starts with spaces belongs to the one above it.
+//! One record as one line: text for people, or JSON for programs. A record stays one line whatever it contains. In
+//! text, a line that starts with spaces belongs to the line above.
 
 use std::fmt::{self, Write};
 use std::thread;
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::Record;
 use serde_json::{Map, Value};
 
-/// A message is cut here: what came with a record of ZooKeeper, or from a MetaServer, may be long.
+/// A longer message is cut: text from a ZooKeeper record or a MetaServer may be long.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// `2026-11-23T08:00:00.123Z WARN  worker-007 query: table=orders ...`
@@ -50,7 +50,7 @@ fn message(record: &Record<'_>) -> String {
     }
 }
 
-/// Takes as much as a message may have.
+/// Collects a message up to its limit.
 struct Bounded(String);
 
 impl Write for Bounded {
@@ -94,7 +94,7 @@ fn fields(message: &str) -> Map<String, Value> {
     fields
 }
 
-/// A number under a key that always has one; text under every other, for a table may be called 7.
+/// A number for keys that always have one; text for all others, because a table may be called 7.
 fn typed(key: &str, value: &str) -> Value {
     let units = ["_us", "_ms", "_s", "_bytes"];
     let is_number = key == "conn" || units.iter().any(|unit| key.ends_with(unit));
@@ -109,7 +109,6 @@ fn typed(key: &str, value: &str) -> Value {
 pub struct Utc(pub Duration);
 
 impl Utc {
-    /// The time now.
     pub fn now() -> Self {
         Utc(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
@@ -120,7 +119,7 @@ impl Utc {
     }
 }
 
-/// Whether it looks as [`Utc::stamp`] writes it.
+/// Whether `text` has the form of [`Utc::stamp`].
 pub fn is_stamp(text: &str) -> bool {
     let shape = Utc(Duration::ZERO).stamp();
     let fits = |(byte, like): (u8, u8)| match like {
@@ -139,8 +138,8 @@ impl fmt::Display for Utc {
     }
 }
 
-/// Year, month and day of a day since 1970, in eras of 400 years that start on March 1st, so that the leap
-/// day is the last of its year.
+/// Year, month and day of a day since 1970. Eras have 400 years and start on March 1st, so that the leap day is the
+/// last day of its year.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_are_told_from_other_words() {
+    fn stamps_are_recognized_among_other_words() {
         assert_eq!(Utc(Duration::from_millis(7)).stamp(), "1970-01-01T00-00-00.007");
         for (text, want) in [
             ("1970-01-01T00-00-00.007", true),

@@ -1,17 +1,17 @@
-//! The log: one line per event that an operator decides on, and never more than a few per second of a kind
-//! that a client can cause.
+//! The log: one line per event that matters to an operator, and only a few lines per second of a kind that a client can
+//! cause.
 //!
 //! ```text
 //! log macros ─▶ Logger ─ filter ─▶ line (text, JSON) ─▶ queue, 4 MiB ─▶ thread log ─▶ stderr or file
 //!                                     full: dropped, counted ─┘             └─ fails: the same
 //! ```
-//! Only one thread waits for the disk. A worker that wrote by itself would hang on a disk that stalls, and all
-//! others behind it on the lock of the file; so it would on a stderr that is a pipe which nobody reads. The price: what
-//! is logged just before SIGKILL may be lost. A panic and the end of the process wait until it is written, but
-//! for [`FLUSH_LIMIT`] at most. Lines that were lost are told of as soon as one can be written again.
+//! Only one thread waits for the disk. If each worker wrote by itself, a stalled disk, or a stderr pipe without a
+//! reader, would block that worker, and all others behind it at the lock of the file. The price: lines logged just
+//! before SIGKILL may be lost. A panic and the end of the process wait until the log is written, at most for
+//! [`FLUSH_LIMIT`]. When writing works again, the log says how many lines were lost.
 //!
-//! A message has its fields as `key=value`, with the same keys everywhere: `table`, `cluster`, `meta`, `client`,
-//! `conn`, `host`, `file`, `znode`, `zxid`. In JSON they stand under their names, too.
+//! A message has fields as `key=value`, with the same keys everywhere: `table`, `cluster`, `meta`, `client`, `conn`,
+//! `host`, `file`, `znode`, `zxid`. JSON also has them under their names.
 
 mod clock;
 mod file;
@@ -36,13 +36,13 @@ use self::queue::Queue;
 pub use self::throttle::{Hidden, Throttle};
 use crate::config::LogSettings;
 
-/// How long a panic, and the end of the process, wait for the log to be written.
+/// A panic and the end of the process wait this long for the log to be written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 static LOGGER: OnceLock<Arc<Logger>> = OnceLock::new();
 
 struct Logger {
-    /// Only decides; what it lets through is written here.
+    /// Only decides which records pass; this logger writes them.
     filter: RwLock<env_logger::Logger>,
     levels: Mutex<String>,
     is_json: AtomicBool,
@@ -50,14 +50,13 @@ struct Logger {
     lost: Mutex<Option<Lost>>,
 }
 
-/// Lines that were lost.
 #[derive(Clone, Debug)]
 pub struct Lost {
-    /// Since the start.
+    /// Number since the start.
     pub lines: u64,
-    /// Why the last were.
+    /// Why the last lines were lost.
     pub why: String,
-    /// When the last were.
+    /// When the last lines were lost.
     pub at: Instant,
 }
 
@@ -80,7 +79,7 @@ impl Log for Logger {
 }
 
 impl Logger {
-    /// As long as no settings are known.
+    /// The logger before the settings are known.
     fn new() -> Self {
         Logger {
             filter: RwLock::new(filter(&levels_in_use("info"))),
@@ -115,7 +114,7 @@ impl Logger {
         if self.is_json.load(Relaxed) { line::json(record) } else { line::text(record) }
     }
 
-    /// Lines of the log about itself.
+    /// Logs a line about the log itself.
     fn say(&self, level: Level, what: &str) {
         let args = format_args!("{what}");
         self.log(&Record::builder().args(args).level(level).target(module_path!()).build());
@@ -136,12 +135,12 @@ pub fn levels_of_env() -> Option<String> {
     env::var(DEFAULT_FILTER_ENV).ok().filter(|levels| !levels.is_empty())
 }
 
-/// The name by which the filter knows a module: its path in `src`, as `zk::watcher`.
+/// The target of a module in the filter: its path in `src`, for example `zk::watcher`.
 fn module(target: &str) -> &str {
     target.strip_prefix("meta_proxy::").unwrap_or(target)
 }
 
-/// Sends the log to `file`, or to stderr: text, at level info, until [`apply`] says more. To be called once.
+/// Sends the log to `file`, or to stderr: text, at level info, until [`apply`] changes that. Call this once.
 pub fn start(file: Option<&Path>) -> io::Result<()> {
     let out = writer::open(file)?;
     let logger = LOGGER.get_or_init(|| Arc::new(Logger::new()));
@@ -160,38 +159,38 @@ pub fn apply(settings: &LogSettings) {
     ACCESS_SAMPLE.store(settings.access_sample, Relaxed);
 }
 
-/// Logs by these levels until [`apply`] says otherwise, whatever the environment says.
+/// Sets the levels until the next [`apply`], whatever the environment says.
 pub fn set_levels(levels: &str) {
     if let Some(logger) = LOGGER.get() {
         logger.set_levels(levels);
     }
 }
 
-/// The levels in use.
 pub fn levels() -> String {
     LOGGER.get().map(|logger| logger.levels.lock().clone()).unwrap_or_default()
 }
 
-/// Has the log file reopened, after all lines before: somebody has put it aside. Returns at once. If it cannot be
-/// opened the old one goes on, and the log says so; nothing happens to stderr.
+/// Lets the thread reopen the log file after all earlier lines, because an external log rotation has renamed it.
+/// Returns at once. If the open fails, the log goes on in the old file and says so. Does nothing if the log goes to
+/// stderr.
 pub fn reopen() {
     if let Some(logger) = LOGGER.get() {
         logger.queue.order(|orders| orders.reopen = true);
     }
 }
 
-/// Lines that were lost, if any were.
+/// The lost lines, if there are any.
 pub fn lost() -> Option<Lost> {
     LOGGER.get()?.lost.lock().clone()
 }
 
-/// Waits until all that was logged is written, for a while.
+/// Waits until all earlier lines are written, at most for [`FLUSH_LIMIT`].
 pub fn flush() {
     log::logger().flush();
 }
 
-/// A panic is a fault of ours or of a library; the log names the thread and the place. One of the log's own thread
-/// can only be told on stderr.
+/// Logs panics, with thread and place: each is a bug of the proxy or of a library. A panic of the log's own thread can
+/// only go to stderr.
 fn log_panics() {
     let to_stderr = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -207,7 +206,7 @@ fn log_panics() {
 
 static ACCESS_SAMPLE: AtomicU64 = AtomicU64::new(0);
 
-/// Whether this query is one of those that get a line.
+/// Whether to write a line for this query to the access log.
 pub fn is_access_sample() -> bool {
     static QUERIES: AtomicU64 = AtomicU64::new(0);
     let sample = ACCESS_SAMPLE.load(Relaxed);

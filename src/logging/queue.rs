@@ -1,5 +1,5 @@
-//! Lines on their way to thread `log`. A thread that logs appends a line and goes on, whatever the disk does; the thread
-//! takes all that is there at once. When the disk stalls the queue fills, and lines are dropped and counted.
+//! Lines on their way to thread `log`. A thread that logs appends a line and never waits for the disk; the thread `log`
+//! takes all waiting lines at once. When the disk stalls, the queue fills, and lines are dropped and counted.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -8,42 +8,39 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::config::Keep;
 
-/// Bytes that wait at most: tens of thousands of lines, which is seconds of the worst that can happen here.
+/// Most waiting bytes: tens of thousands of lines, which is seconds of the worst case.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// An order to the thread, for when it has written the lines that came before.
+/// Orders for the thread, to carry out after it has written the earlier lines.
 #[derive(Default)]
 pub struct Orders {
-    /// Open the file again by its name.
+    /// Reopen the file.
     pub reopen: bool,
-    /// From now on so much is kept.
+    /// Change how much of the log to keep.
     pub keep: Option<Keep>,
 }
 
-/// All that waited.
+/// All waiting lines and orders.
 #[derive(Default)]
 pub struct Batch {
-    /// Whole lines.
     pub text: Vec<u8>,
-    /// Lines for which there was no room after these.
+    /// Number of lines dropped after these, because the queue was full.
     pub dropped: u64,
-    /// The order.
     pub orders: Orders,
-    /// For [`Queue::done`].
+    /// Number of the batch, for [`Queue::done`].
     pub number: u64,
 }
 
 #[derive(Default)]
 struct State {
     waiting: Batch,
-    /// Something is in `waiting`.
+    /// `waiting` has something.
     is_news: bool,
-    /// Records and orders since the start, and how many of them are done with.
+    /// Number of records and orders since the start, and how many of them are done.
     came: u64,
     done: u64,
 }
 
-/// See the top of the file.
 #[derive(Default)]
 pub struct Queue {
     state: Mutex<State>,
@@ -52,7 +49,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Appends a record's lines, if there is room. Never blocks.
+    /// Appends the lines of a record, or counts them if the queue is full. Never blocks.
     pub fn push(&self, lines: &str) {
         let mut state = self.state.lock();
         if state.waiting.text.len() + lines.len() <= MAX_BYTES {
@@ -63,7 +60,7 @@ impl Queue {
         self.wake(state);
     }
 
-    /// Has the thread do something.
+    /// Gives the thread an order.
     pub fn order(&self, order: impl FnOnce(&mut Orders)) {
         let mut state = self.state.lock();
         order(&mut state.waiting.orders);
@@ -77,7 +74,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// All that waits; empty if there is nothing within `patience`.
+    /// Takes all waiting lines and orders; empty if nothing comes within `patience`.
     pub fn take(&self, patience: Duration) -> Batch {
         let mut state = self.state.lock();
         if !state.is_news {
@@ -87,13 +84,13 @@ impl Queue {
         Batch { number: state.came, ..mem::take(&mut state.waiting) }
     }
 
-    /// The batch of this number is written, or lost for good, and its orders are obeyed.
+    /// The batch of this number is done: its lines are written or lost, and its orders are carried out.
     pub fn done(&self, number: u64) {
         self.state.lock().done = number;
         self.emptied.notify_all();
     }
 
-    /// Waits until all that came before is done with, but not for ever. False: it is not.
+    /// Waits until all earlier lines and orders are done, at most for `patience`. False: they are not.
     pub fn flush(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
@@ -107,7 +104,7 @@ impl Queue {
     }
 }
 
-/// Lines in a text.
+/// Number of lines in a text.
 pub fn count(text: &[u8]) -> u64 {
     text.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
@@ -118,7 +115,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn what_finds_no_room_is_counted_and_nobody_waits() {
+    fn lines_without_room_are_counted_and_no_thread_waits() {
         let queue = Queue::default();
         let line = format!("{}\n", "x".repeat(1023));
         let fits = MAX_BYTES / line.len();

@@ -1,20 +1,20 @@
-//! Lines that a client can cause are shown a few times a second, and counted beyond that.
+//! Limits lines that a client can cause to a few per second, and counts the rest.
 
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-/// Lets a kind of line through five times a second and counts the rest.
+/// Lets a kind of line through five times a second, and counts the rest.
 pub struct Throttle {
-    /// Second of the process << 32 | lines of that second, shown or hidden.
+    /// Second of the process << 32 | lines in that second, shown or hidden.
     state: AtomicU64,
 }
 
 /// Lines of one kind in one second.
 const LINES_PER_SECOND: u64 = 5;
 
-/// Lines of the same kind that were not shown; prints nothing if there were none.
+/// Number of lines of this kind that were not shown; prints nothing if there are none.
 pub struct Hidden(u64);
 
 impl fmt::Display for Hidden {
@@ -27,12 +27,12 @@ impl fmt::Display for Hidden {
 }
 
 impl Throttle {
-    /// For a `static` beside the line that it throttles.
+    /// For a `static` beside the log line.
     pub const fn new() -> Self {
         Throttle { state: AtomicU64::new(0) }
     }
 
-    /// `Some`: log the line, and the number of those hidden before it.
+    /// `Some`: log the line, with the number of lines hidden before it.
     pub fn pass(&self) -> Option<Hidden> {
         static START: OnceLock<Instant> = OnceLock::new();
         self.pass_at(1 + START.get_or_init(Instant::now).elapsed().as_secs())

@@ -1,4 +1,4 @@
-//! Thread `log`: the only one that waits for the disk, or for who reads stderr.
+//! Thread `log`: the only thread that waits for the disk, or for the reader of stderr.
 
 use std::io;
 use std::path::Path;
@@ -13,34 +13,32 @@ use super::file::{LogFile, Lost, write_lines};
 use super::queue::Orders;
 use crate::activity;
 
-/// Its name.
 pub const THREAD: &str = "log";
-/// How soon it is looked whether the file can be written again.
+/// After a failed write, try again after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often it is looked for old files while nothing is logged.
+/// How often to look for old files while no line is logged.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Where lines go.
 pub enum Out {
-    /// The reader of stderr may be slow, or gone.
+    /// Stderr, whose reader may be slow or gone.
     Stderr {
-        /// The last write stopped within a line.
+        /// The last write ended within a line.
         torn: bool,
     },
-    /// The file of the second argument.
     File(LogFile),
 }
 
 struct Writer {
     logger: Arc<Logger>,
     out: Out,
-    /// Lines that were not written and of which nothing was told yet, and why.
+    /// Number of lost lines that the log has not reported yet, and why they were lost.
     lost: u64,
     why: String,
 }
 
-/// The file or stream that the thread writes to. The file must be there from the start: a log that goes nowhere should be known
-/// before anything happens.
+/// Opens the file or stream that the thread writes to. Opening the file must succeed at the start: an operator should
+/// notice a missing log before anything happens.
 pub fn open(file: Option<&Path>) -> io::Result<Out> {
     match file {
         Some(path) => LogFile::open(path).map(Out::File),
@@ -48,7 +46,7 @@ pub fn open(file: Option<&Path>) -> io::Result<Out> {
     }
 }
 
-/// Starts the thread. It ends with the process, after a flush.
+/// Starts the thread. The thread ends with the process, after a flush.
 pub fn start(logger: Arc<Logger>, out: Out) -> io::Result<()> {
     let writer = Writer { logger, out, lost: 0, why: String::new() };
     thread::Builder::new().name(THREAD.to_owned()).spawn(move || writer.run())?;
@@ -95,7 +93,7 @@ impl Writer {
         self.why = why;
     }
 
-    /// In the log itself, at the first place where it can be; the filter has no say.
+    /// Reports lost lines in the log itself, as soon as a write works, whatever the filter.
     fn tell_of_lost(&mut self) {
         let (lost, why) = (self.lost, &self.why);
         let args = format_args!("{lost} lines before this one were lost: {why}");
@@ -119,7 +117,7 @@ impl Writer {
                 Ok(()) => self.logger.say(Level::Info, &format!("file={shown} reopened")),
                 Err(e) => self.logger.say(
                     Level::Error,
-                    &format!("file={shown} cannot be reopened, the old file goes on: {e}"),
+                    &format!("file={shown} cannot be reopened, the log stays in the old file: {e}"),
                 ),
             }
         }
@@ -142,14 +140,14 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    /// A log of its own, in a folder of its own.
+    /// A separate log in its own folder.
     struct Own {
         folder: Scratch,
         logger: Arc<Logger>,
     }
 
     impl Own {
-        /// Logs to the file of this name, with so many bytes a file.
+        /// Logs to the file of this name, with this many bytes per file.
         fn start(name: &str, max_file_bytes: u64, prepare: impl FnOnce(&Path)) -> Self {
             let folder = Scratch::new("log");
             prepare(folder.path());
@@ -158,7 +156,7 @@ mod tests {
             own
         }
 
-        /// As it is before the settings are read.
+        /// The state before the settings are read.
         fn without_settings(folder: Scratch, name: &str) -> Self {
             let out = open(Some(&folder.path().join(name))).unwrap();
             let logger = Arc::new(Logger::new());
@@ -205,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_put_aside_and_the_newest_are_kept_without_a_gap() {
+    fn a_full_file_is_rotated_and_the_newest_are_kept_without_a_gap() {
         let own = Own::start("mp.log", 500, |_| ());
         own.log(0..200);
         let files = own.files();
@@ -218,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_put_aside_or_deleted_before_the_settings_are_known() {
+    fn no_file_is_rotated_or_deleted_before_the_settings_are_known() {
         let folder = Scratch::new("log");
         let old = |n: usize| format!("mp-2020-01-01T00-00-00.{n:03}.log");
         for n in 0..30 {
@@ -240,18 +238,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_somebody_has_put_aside_is_reopened_without_losing_a_line() {
+    fn a_file_renamed_by_another_program_is_reopened_without_losing_a_line() {
         let own = Own::start("mp.log", 1 << 20, |_| ());
         let (path, old) = (own.folder.path().join("mp.log"), own.folder.path().join("old"));
         own.log(0..10);
         fs::rename(&path, &old).unwrap();
         own.log(10..20);
-        // Something that cannot be opened has the name now.
+        // The name now belongs to something that cannot be opened.
         fs::create_dir(&path).unwrap();
         own.reopen();
         own.log(20..30);
         own.log(30..31);
-        assert!(own.read("old").contains("cannot be reopened, the old file goes on: Is a dir"));
+        assert!(
+            own.read("old").contains("cannot be reopened, the log stays in the old file: Is a dir")
+        );
         fs::remove_dir(&path).unwrap();
         own.reopen();
         own.log(31..40);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_behind_a_link_is_put_aside_where_it_is() {
+    fn the_file_behind_a_link_is_rotated_in_its_own_folder() {
         let own = Own::start("link", 500, |folder| {
             fs::create_dir(folder.join("data")).unwrap();
             symlink("data/mp.log", folder.join("link")).unwrap();
@@ -274,10 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_put_aside_grows_and_says_so() {
+    fn a_file_that_cannot_be_rotated_grows_and_the_log_says_so() {
         let own = Own::start("mp.log", 500, |_| ());
         own.log(0..1);
-        // A file that is renamed away under the log is not its own to put aside, and here it finds no folder for a new one.
+        // A file that was renamed is not the log's to rotate; here there is no folder for a new file.
         let moved = own.folder.path().with_extension("moved");
         fs::rename(own.folder.path(), &moved).unwrap();
         own.log(1..50);
@@ -285,11 +285,11 @@ mod tests {
         let text = fs::read_to_string(moved.join("mp.log")).unwrap();
         fs::rename(&moved, own.folder.path()).unwrap();
         assert_eq!(numbers(&text), Vec::from_iter(0..51));
-        assert_eq!(text.matches("cannot be put aside: No such file").count(), 1, "{text}");
+        assert_eq!(text.matches("cannot be rotated: No such file").count(), 1, "{text}");
     }
 
     #[test]
-    fn lines_for_a_full_disk_are_counted_and_told_of_later() {
+    fn lines_for_a_full_disk_are_counted_and_reported_later() {
         let own = Own::start("mp.log", 500, |folder| {
             symlink("/dev/full", folder.join("mp.log")).unwrap()
         });

@@ -80,7 +80,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// What a stop waits for.
+/// The answers that a stop waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// Queries under way and unsent answers.

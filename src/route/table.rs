@@ -105,7 +105,7 @@ pub struct Listed {
     pub written_unix_ms: i64,
 }
 
-/// What the list of names says about tables that are not cached.
+/// How much the list of names says about tables that are not cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absence {
     /// A table that is not among the names is unknown.
@@ -517,7 +517,7 @@ impl RouteWriter {
         inner.are_names_current = are_current && inner.names.is_some();
     }
 
-    /// What the list of names says about tables that are not cached.
+    /// How much the list of names says about tables that are not cached.
     pub fn set_absence(&self, absence: Absence) {
         if self.table.inner.read().absence != absence {
             self.table.inner.write().absence = absence;

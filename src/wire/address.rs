@@ -1,8 +1,8 @@
-//! `host:port`, as settings and routes write it. Pure.
+//! Addresses `host:port` in settings and routes. Pure.
 
 use std::net::SocketAddr;
 
-/// Length of a host name (RFC 1035).
+/// Longest host name (RFC 1035).
 const MAX_HOST_LEN: usize = 253;
 
 /// Whether `text` is `name:port`, `1.2.3.4:port` or `[v6]:port`, the port not 0.
@@ -14,7 +14,7 @@ pub fn is_host_port(text: &str) -> bool {
         return false;
     };
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    // Digits and dots alone are an IPv4 address that did not parse.
+    // A host of digits and dots is an IPv4 address that did not parse.
     (1..=MAX_HOST_LEN).contains(&host.len())
         && host.bytes().all(good)
         && host.bytes().any(|b| b.is_ascii_alphabetic())

@@ -1,8 +1,7 @@
-//! A MetaServer's answer to QueryConfig, checked before it is believed.
+//! Checks a MetaServer's answer to QueryConfig before the proxy uses it.
 //!
-//! Only as much is read as the proxy must know: whose answer it is, and whether it comes from a leader.
-//! The result struct is kept as it came, because fields that this proxy has never heard of belong to
-//! the client.
+//! The proxy reads only what it must know: which question the answer is for, and whether it comes from a leader. It
+//! keeps the result struct unchanged, because the client may know fields that the proxy does not.
 
 use std::fmt;
 
@@ -13,13 +12,13 @@ use super::error_code::{self, ERR_FORWARD_TO_OTHERS, ERR_OK};
 use super::message::QUERY_CONFIG;
 use super::{message_begin, reader, text};
 
-/// Length of the length that starts an answer.
+/// Bytes of the length field at the start of an answer.
 pub const LEN_BYTES: usize = 4;
 
-/// A larger answer is a lie: 64 MiB hold the configuration of some 400,000 partitions.
+/// A larger length is wrong: 64 MiB hold the configuration of some 400,000 partitions.
 pub const MAX_ANSWER_LEN: usize = 64 * 1024 * 1024;
 
-/// A follower's answer names one leader; a larger one is a lie, and only followers' answers are read field by field.
+/// Largest answer of a follower, which names one leader. The proxy reads followers' answers field by field.
 const MAX_FOLLOWER_LEN: usize = 64 * 1024;
 
 /// The content of a MetaServer's answer.
@@ -29,40 +28,40 @@ pub enum Answer {
     Leader {
         /// Bytes before the result struct.
         result_at: usize,
-        /// Its error, as a place in [`error_code::COUNTED`].
+        /// Index of its error in [`error_code::COUNTED`].
         counted_as: usize,
     },
-    /// A follower's: ask the leader instead, if it knows one.
+    /// A follower's answer: ask the leader instead, if the follower knows it.
     Follower {
-        /// Where it thinks the leader is.
+        /// The leader, according to the follower.
         leader: Option<Address>,
     },
 }
 
-/// An answer that cannot be used. The link closes, another MetaServer is asked.
+/// Why an answer is unusable. The link closes, and the proxy asks another MetaServer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BadAnswer {
     /// A length that no answer has.
     Len(i64),
     /// The frame or its message does not parse.
     Frame(String),
-    /// The frame says an error and has no result. Passed on it would hang Go and Node clients.
+    /// The frame has an error and no result. It would hang Go and Node clients.
     FrameError(String),
-    /// It answers another question.
+    /// The answer is for another question.
     Seq {
-        /// As asked.
+        /// The seq of the question.
         want: i32,
-        /// As answered.
+        /// The seq of the answer.
         got: i32,
     },
-    /// It answers another method.
+    /// The answer is for another method.
     Method(String),
     /// The result struct does not start as a `query_cfg_response`.
     Result(String),
 }
 
 impl BadAnswer {
-    /// A short name of the kind, for counters.
+    /// A short name for counters.
     pub fn kind(&self) -> &'static str {
         match self {
             BadAnswer::Len(_) => "len",
@@ -101,9 +100,9 @@ pub fn frame_len(first: [u8; LEN_BYTES]) -> Result<usize, BadAnswer> {
     }
 }
 
-/// An answer before it is known what was asked.
+/// An answer whose question is not known yet.
 pub struct Envelope<'a> {
-    /// Which question it is to.
+    /// The seq of its question.
     pub seq: i32,
     frame: &'a [u8],
     pub error: &'a str,
@@ -112,7 +111,7 @@ pub struct Envelope<'a> {
     pub result: &'a [u8],
 }
 
-/// Reads what stands around the result. `frame` is whole, length and all.
+/// Reads the parts before the result. `frame` is whole, with its length.
 pub fn read_envelope(frame: &[u8]) -> Result<Envelope<'_>, BadAnswer> {
     let bad = |e: thrift::Error| BadAnswer::Frame(e.to_string());
     let mut input = reader(&frame[LEN_BYTES..]);
@@ -122,7 +121,7 @@ pub fn read_envelope(frame: &[u8]) -> Result<Envelope<'_>, BadAnswer> {
 }
 
 impl Envelope<'_> {
-    /// Reads the answer to QueryConfig in it.
+    /// Reads the answer to QueryConfig.
     pub fn read(&self) -> Result<Answer, BadAnswer> {
         if self.method.strip_suffix("_ACK") != Some(QUERY_CONFIG) {
             return Err(BadAnswer::Method(self.method.to_owned()));
@@ -135,7 +134,7 @@ impl Envelope<'_> {
         }
         let result = self.result;
         let err = result_error(result)?;
-        // A Java client hangs on a name that it does not know; no server has names that look otherwise.
+        // A Java client hangs on an unknown name; all names of servers have this form.
         let is_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
         if !err.starts_with("ERR_") || !err.bytes().all(is_name) {
             return Err(BadAnswer::Result(format!("an error named {err:?}")));
@@ -153,7 +152,7 @@ impl Envelope<'_> {
     }
 }
 
-/// `query_cfg_response.err`, by reading no further than its first field, as every server writes it.
+/// Reads `query_cfg_response.err`, which is the first field of every server's result, and nothing else.
 fn result_error(result: &[u8]) -> Result<&str, BadAnswer> {
     let bad = |e: thrift::Error| BadAnswer::Result(e.to_string());
     let mut input = reader(result);

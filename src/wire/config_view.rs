@@ -1,10 +1,9 @@
-//! `query_cfg_response` read field by field: for the address in a follower's answer, and for people who
-//! ask `meta-proxy query`. Answers to clients never pass through here.
+//! Reads `query_cfg_response` field by field: for the address in a follower's answer, and for `meta-proxy query`.
+//! Answers to clients never pass through this code.
 //!
-//! dsn types travel *bare* inside a field of type STRUCT: error_code is a string, gpid and rpc_address
-//! an i64, host_port a string, an i16 and an i8. So the reader must know each field; one from the
-//! future of such a type cannot be skipped.
-//! Source: incubator-pegasus `idl/dsn.layer2.thrift`.
+//! dsn types travel *bare* inside a field of type STRUCT: error_code is a string, gpid and rpc_address an i64,
+//! host_port a string, an i16 and an i8. So the reader must know each field; it cannot skip an unknown field of such a
+//! type.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -13,7 +12,7 @@ use thrift::protocol::{TInputProtocol, TType};
 
 use super::{Input, each_field, reader};
 
-/// Where a server listens, as an answer names it.
+/// The address of a server in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// From an `rpc_address`.
@@ -51,11 +50,11 @@ pub struct ConfigView {
     pub err: String,
     /// Id of the table in its cluster.
     pub app_id: i32,
-    /// Partitions of the table, also when only some were asked for.
+    /// Number of partitions of the table, even if the query asked for some of them.
     pub partition_count: i32,
-    /// The partitions asked for.
+    /// The partitions that the query asked for.
     pub partitions: Vec<Partition>,
-    /// Whether any of them has host_port fields, see `host_port`.
+    /// Whether any partition has host_port fields, see `host_port`.
     pub host_port_fields: bool,
 }
 
@@ -100,7 +99,7 @@ fn read_partition(input: &mut Input<'_>) -> thrift::Result<(Partition, bool)> {
     each_field(input, |input, field| {
         has_host_ports |= matches!(field, (9..=11, _));
         match field {
-            // gpid: app_id in the low half, partition index in the high one.
+            // gpid: app_id in the low half, partition index in the high half.
             (1, TType::Struct) => partition.index = (input.read_i64()? >> 32) as i32,
             (2, TType::I64) => partition.ballot = input.read_i64()?,
             (4, TType::Struct) => partition.primary = read_rpc_address(input)?,
@@ -119,7 +118,7 @@ fn read_partition(input: &mut Input<'_>) -> thrift::Result<(Partition, bool)> {
         }
         Ok(())
     })?;
-    // The IP is what every server sends; the name is all there is where it has no IPv4 address.
+    // Every server sends the IP. A server without an IPv4 address has only the name.
     partition.primary = partition.primary.or(named.0);
     if partition.secondaries.is_empty() {
         partition.secondaries = named.1;
@@ -127,7 +126,7 @@ fn read_partition(input: &mut Input<'_>) -> thrift::Result<(Partition, bool)> {
     Ok((partition, has_host_ports))
 }
 
-/// ip << 32 | port << 16 | type, type 1 being IPv4; 0 is no address.
+/// ip << 32 | port << 16 | type; type 1 is IPv4, 0 is no address.
 pub fn read_rpc_address(input: &mut Input<'_>) -> thrift::Result<Option<Address>> {
     let raw = input.read_i64()? as u64;
     let (ip, port) = (Ipv4Addr::from((raw >> 32) as u32), (raw >> 16) as u16);

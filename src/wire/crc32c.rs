@@ -1,5 +1,5 @@
-//! CRC-32C (Castagnoli, RFC 3720 B.4), as RDSN headers carry it. A table of 256 words is enough: no client sends it unless
-//! it is told to, and requests are small.
+//! CRC-32C (Castagnoli, RFC 3720 B.4) of RDSN headers. A table of 256 words is fast enough: clients send a CRC only if
+//! they are configured to, and requests are small.
 
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];

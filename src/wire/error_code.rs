@@ -1,22 +1,22 @@
-//! Names of Pegasus errors that mean something to the proxy.
+//! Names of Pegasus errors that the proxy uses.
 //!
 //! Source: incubator-pegasus `src/utils/error_code.h`. On the wire an error is its name.
 
-/// All is well; also the frame error of every answer that carries a result.
+/// No error; also the frame error of every answer with a result.
 pub const ERR_OK: &str = "ERR_OK";
-/// No such table.
+/// The table does not exist.
 pub const ERR_OBJECT_NOT_FOUND: &str = "ERR_OBJECT_NOT_FOUND";
-/// The table's record cannot be used.
+/// The table's record is unusable.
 pub const ERR_INVALID_DATA: &str = "ERR_INVALID_DATA";
-/// Nobody can answer now; Java and Node clients wait a second and ask again.
+/// No server can answer now; Java and Node clients wait a second and ask again.
 pub const ERR_SERVICE_NOT_ACTIVE: &str = "ERR_SERVICE_NOT_ACTIVE";
-/// Frame error: the method is not served here.
+/// Frame error: the server does not have this method.
 pub const ERR_HANDLER_NOT_FOUND: &str = "ERR_HANDLER_NOT_FOUND";
-/// A follower's answer. It never leaves the proxy: Go and Java clients adopt the address in it for
-/// all their tables.
+/// A follower's answer. The proxy never passes it on: Go and Java clients would use its address for all their tables.
 pub const ERR_FORWARD_TO_OTHERS: &str = "ERR_FORWARD_TO_OTHERS";
 
-/// Errors that a QueryConfig is answered with, for counting: few, so that labels stay few. Any other is the last.
+/// Errors in answers to QueryConfig, for counters. The list is short, so that labels stay few; the last entry stands
+/// for all other errors.
 pub const COUNTED: [&str; 8] = [
     ERR_OK,
     ERR_OBJECT_NOT_FOUND,
@@ -28,21 +28,20 @@ pub const COUNTED: [&str; 8] = [
     "other",
 ];
 
-/// Place of an error in [`COUNTED`].
+/// Index of an error in [`COUNTED`].
 pub fn counted_as(err: &str) -> usize {
     COUNTED.iter().position(|known| *known == err).unwrap_or(COUNTED.len() - 1)
 }
 
-/// Why the proxy itself answers instead of a MetaServer. The client reads it as
-/// `query_cfg_response.err` in a frame that is `ERR_OK`, because a frame error hangs Go and Node
-/// clients until their deadline.
+/// Why the proxy itself answers. The client gets the error as `query_cfg_response.err` in a frame that is `ERR_OK`,
+/// because a frame error hangs Go and Node clients until their deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OwnError {
-    /// No such table in the routes.
+    /// The table has no route.
     UnknownTable,
     /// The table's znode is unusable and there is no last good one.
     UnusableRoute,
-    /// Nobody could be asked, or nobody answered, in time; or a limit is reached.
+    /// No server could be asked or answered in time, or a limit is reached.
     Unavailable,
 }
 

@@ -1,14 +1,13 @@
-//! Where a THFT request begins and ends in the bytes of a client. RDSN requests: `rdsn`.
+//! Finds THFT requests in the bytes of a client. For RDSN requests see `rdsn`.
 //!
 //! ```text
 //! v0  0 "THFT" | 4 version=0 | 8 header_len=48 | 12 header_crc | 16 body_len | 20 body_crc
 //!     24 app_id | 28 partition | 32 timeout_ms | 36 thread_hash | 40 partition_hash u64 | 48 body
 //! v1  0 "THFT" | 4 version=1 | 8 meta_len | 12 body_len | 16 meta (bare Thrift struct) | body
 //! ```
-//! All integers are u32, big-endian, unless said. A bad header is known by its first bad byte, long
-//! before the length it claims has arrived. The fields of the header are not believed and not passed
-//! on: the upstream header is the proxy's own. CRCs are 0 in every client, and servers ignore them.
-//! Layout: incubator-pegasus `src/rpc/thrift_message_parser.cpp`, `parse_request_header`.
+//! All integers are u32, big-endian, unless noted. The reader reports a bad header at its first bad byte, long before
+//! the frame is complete. The proxy neither uses nor passes on the fields of the header: it writes its own header to
+//! MetaServers. All clients send CRC 0, and servers ignore it.
 
 use std::fmt;
 
@@ -16,7 +15,7 @@ use thrift::protocol::{TInputProtocol, TType};
 
 /// The first bytes of each request.
 pub const MAGIC: &[u8; 4] = b"THFT";
-/// Length of a v0 header; a server accepts no other.
+/// Length of a v0 header; servers accept no other.
 pub const V0_HEADER_LEN: usize = 48;
 /// Length of the fixed part of a v1 header.
 const V1_HEADER_LEN: usize = 16;
@@ -40,7 +39,6 @@ pub enum HeaderKind<'a> {
 /// One whole request frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// How it was framed.
     pub kind: HeaderKind<'a>,
     /// The Thrift message: begin, arguments. RDSN has no begin.
     pub body: &'a [u8],
@@ -48,7 +46,6 @@ pub struct Frame<'a> {
     pub len: usize,
 }
 
-/// The frame at the start of the bytes, if there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cut<'a> {
     /// A good start; more bytes are needed.
@@ -57,10 +54,10 @@ pub enum Cut<'a> {
     Whole(Frame<'a>),
 }
 
-/// Why bytes can never become a request. The connection closes: after them nothing can be trusted.
+/// Why bytes can never become a request. The connection closes, because later bytes mean nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Malformed {
-    /// The bytes do not start as those of the connection's protocol.
+    /// The bytes do not start with the magic of the connection's protocol.
     Magic,
     /// A header version that no client has.
     Version(u32),
@@ -68,27 +65,27 @@ pub enum Malformed {
     HeaderLen(u32),
     /// The frame would be longer than the limit.
     TooLong {
-        /// Bytes it claims.
+        /// Claimed bytes.
         len: u64,
-        /// Bytes allowed.
+        /// Allowed bytes.
         max: usize,
     },
     /// A v1 meta struct that does not parse.
     Meta(String),
     /// A message begin that does not parse.
     Message(String),
-    /// A REPLY or EXCEPTION where a CALL or ONEWAY is due.
+    /// A REPLY or EXCEPTION instead of a CALL or ONEWAY.
     MessageType,
     /// Arguments of QueryConfig that do not parse; such bytes abort a MetaServer.
     Args(String),
-    /// An RDSN header of which this part is not as every client writes it.
+    /// A part of an RDSN header that no client writes like this.
     Rdsn(&'static str, String),
-    /// A CRC that is given and wrong, of this part of an RDSN frame.
+    /// A wrong CRC of this part of an RDSN frame.
     Crc(&'static str),
 }
 
 impl Malformed {
-    /// A short name of the kind, for counters.
+    /// A short name for counters.
     pub fn kind(&self) -> &'static str {
         match self {
             Malformed::Magic => "magic",
@@ -131,7 +128,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(field.try_into().expect("four bytes")))
 }
 
-/// Looks for one frame at the start of `bytes`; none may be longer than `max_len`.
+/// Looks for one frame at the start of `bytes`, of at most `max_len` bytes.
 pub fn cut(bytes: &[u8], max_len: usize) -> Result<Cut<'_>, Malformed> {
     let seen = bytes.len().min(MAGIC.len());
     if bytes[..seen] != MAGIC[..seen] {
@@ -184,7 +181,7 @@ fn whole<'a>(bytes: &'a [u8], kind: HeaderKind<'a>, body_at: usize, len: usize) 
     }
 }
 
-/// The meta struct must parse to its last byte; what it says is of no use to the proxy.
+/// Checks that the meta struct parses to its last byte. The proxy does not use its fields.
 fn check_meta(meta: &[u8]) -> Result<(), Malformed> {
     let mut input = super::reader(meta);
     input.skip(TType::Struct).map_err(|e| Malformed::Meta(e.to_string()))?;
@@ -234,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_bytes_are_known_at_once() {
+    fn bad_bytes_are_reported_at_once() {
         let mut long_v0 = v0(b"");
         long_v0[16..20].copy_from_slice(&0x7fff_ffffu32.to_be_bytes());
         let one_over = v0(&vec![0; MAX - V0_HEADER_LEN + 1]);

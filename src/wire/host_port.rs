@@ -1,22 +1,22 @@
-//! Takes the host_port fields out of an answer, for clients which do not know them.
+//! Removes the host_port fields from an answer, for clients that do not know them.
 //!
-//! Servers from 2.6 on add fields 9-11 to each partition: its hosts by name. A client which was generated before skips
-//! them as Thrift says, goes off the rails in their bare values, and hangs or fails. The other fields say by IP address
-//! all that such a client needs. Nothing else of the answer changes.
+//! Servers from 2.6 on add fields 9-11 to each partition: its hosts by name. An older client skips them as Thrift
+//! prescribes, misreads their bare values, and hangs or fails. The other fields have the IP addresses, which are enough
+//! for such a client. Nothing else of the answer changes.
 
 use super::result::{self, Found, Unexpected};
 
-/// Whether answers at one port have fields 9-11.
+/// Whether answers at a port have fields 9-11.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPortFields {
-    /// Clients get them as they came.
+    /// Clients get the fields unchanged.
     Keep,
-    /// THFT clients get answers without them. C++ clients always get them, for they read no other addresses.
+    /// THFT clients get answers without the fields. C++ clients always get them, because they read no other addresses.
     Remove,
 }
 
 impl HostPortFields {
-    /// As settings and logs write it.
+    /// The name in settings and logs.
     pub const fn name(self) -> &'static str {
         match self {
             HostPortFields::Keep => "keep",
@@ -25,10 +25,10 @@ impl HostPortFields {
     }
 }
 
-/// The result struct without fields 9-11 of its partitions; `None` if it has none.
+/// The result struct without fields 9-11 of its partitions; `None` if it does not have them.
 ///
-/// An answer with anything that the schema does not have is refused: a field of tomorrow may be bare, and then what
-/// looks like fields 9-11 behind it may be something else.
+/// Fails if the answer has anything outside the schema: an unknown field may be bare, and what looks like fields 9-11
+/// after it may be something else.
 pub fn remove(result: &[u8]) -> Result<Option<Vec<u8>>, Unexpected> {
     let Found { host_ports, unknown_field, .. } = result::walk(result)?;
     if let Some(field) = unknown_field {

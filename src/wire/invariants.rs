@@ -1,5 +1,5 @@
-//! Statements that hold of any bytes which a client or a MetaServer can send. Unit tests and `tests/fuzz` look for bytes of which
-//! it does not hold; the proxy itself never comes here. Pure.
+//! Invariants that hold for any bytes from a client or a MetaServer. Unit tests and `tests/fuzz` look for bytes that
+//! break them; the proxy itself does not use this file. Pure.
 
 use super::answer::{self, Answer, BadAnswer};
 use super::config_view::{self, Address, ConfigView};
@@ -14,10 +14,10 @@ use super::result;
 
 const MAX_FRAME: usize = 64 * 1024;
 
-/// A short name of what became of bytes, for counting how well they were chosen.
+/// A short name of the outcome for some bytes, to count which cases a test reaches.
 pub type Outcome = &'static str;
 
-/// Bytes that a client sends first.
+/// Checks the first bytes of a client.
 pub fn request(bytes: &[u8]) -> Outcome {
     let protocol = match Protocol::of(bytes) {
         Ok(Some(protocol)) => protocol,
@@ -25,7 +25,7 @@ pub fn request(bytes: &[u8]) -> Outcome {
         Err(malformed) => return malformed.kind(),
     };
     let whole = protocol.cut(bytes, MAX_FRAME);
-    // However the bytes arrive, they are read alike.
+    // The result does not depend on how the bytes arrive.
     for at in [bytes.len() / 3, bytes.len() / 2, bytes.len().saturating_sub(1)] {
         match (protocol.cut(&bytes[..at], MAX_FRAME), &whole) {
             (Ok(Cut::Incomplete), _) => {}
@@ -76,7 +76,7 @@ fn whole_request(frame: &Frame<'_>) -> Result<Outcome, Malformed> {
     Ok("query")
 }
 
-/// The result struct of a MetaServer's answer, behind a good envelope.
+/// Checks a result struct of a MetaServer, in a good envelope.
 pub fn result(bytes: &[u8]) -> Outcome {
     enveloped(bytes);
     let (found, removed) = (result::walk(bytes), host_port::remove(bytes));
@@ -111,7 +111,7 @@ pub fn result(bytes: &[u8]) -> Outcome {
     }
 }
 
-/// As those read it who do not know of it.
+/// Checks that a reader without host_port fields sees no other difference.
 fn same_but_for_hosts(result: &[u8], rest: &[u8]) {
     let view = |bytes| config_view::read(bytes).ok();
     let only_ips = |view: ConfigView| {
@@ -122,13 +122,13 @@ fn same_but_for_hosts(result: &[u8], rest: &[u8]) {
         });
         (view.err, view.app_id, view.partition_count, partitions.collect::<Vec<_>>())
     };
-    // Names that are no UTF-8 are not for people.
+    // The view for people needs names in UTF-8.
     if let Some(with) = view(result) {
         assert_eq!(view(rest).map(only_ips), Some(only_ips(with)));
     }
 }
 
-/// A client finds the result behind its envelope, whatever it is.
+/// Checks that a client finds any result after its envelope.
 fn enveloped(bytes: &[u8]) {
     let thft = [QueryHead::new(RequestId::Thft(-9), bytes.len()).bytes(), bytes].concat();
     if let Ok(Answer::Leader { result_at, .. }) = read_answer(&thft) {
@@ -138,7 +138,7 @@ fn enveloped(bytes: &[u8]) {
     assert_eq!(rdsn::read_answer_head(&head, 9), Ok(bytes.len()));
 }
 
-/// Bytes that come from a MetaServer, a frame or not.
+/// Checks any bytes from a MetaServer, a frame or not.
 pub fn upstream_answer(bytes: &[u8]) -> Outcome {
     let Some(first) = bytes.first_chunk() else {
         return "incomplete";
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_hold_of_what_is_nearly_a_frame() {
+    fn the_invariants_hold_for_bytes_that_are_nearly_a_frame() {
         let mut query = Vec::new();
         message::write_query(1, &message::query_args("t"), &mut query);
         let rdsn = rdsn::write_query(1, &message::query_args("t"));

@@ -1,14 +1,13 @@
-//! The content of a request: the method, its seq, and for QueryConfig the table.
+//! Reads the content of a request: the method, its seq, and for QueryConfig the table.
 //!
 //! ```text
 //! THFT  i32 80 01 00 01 (CALL; ONEWAY is 04) | i32 n + method | i32 seq
 //!       | args {1: query_cfg_request {1: string app_name, 2: list<i32> partition_indices}}
 //! RDSN  args {0: query_cfg_request}; the method and an id stand in the header
 //! ```
-//! The arguments are checked to their last byte before they go anywhere, because a MetaServer aborts on
-//! QueryConfig with empty, missing, truncated or junk arguments. Checked, they go upstream as they
-//! came, fields from the future and all.
-//! Source: incubator-pegasus `idl/dsn.layer2.thrift`, `query_cfg_request`.
+//! The proxy checks the arguments to their last byte, because a MetaServer aborts on a QueryConfig with empty, missing,
+//! truncated or junk arguments. It then passes them on unchanged, including unknown fields. Source: incubator-pegasus
+//! `idl/dsn.layer2.thrift`, `query_cfg_request`.
 
 use std::borrow::Cow;
 
@@ -17,12 +16,12 @@ use thrift::protocol::{TInputProtocol, TMessageType, TType};
 use super::frame::{Frame, HeaderKind, Malformed, V0_HEADER_LEN};
 use super::{Input, bad, each_field, message_begin, reader, skip, text};
 
-/// The one method that is routed.
+/// The only method that the proxy routes.
 pub const QUERY_CONFIG: &str = "RPC_CM_QUERY_PARTITION_CONFIG_BY_INDEX";
-/// Asked first by clients that may have to authenticate.
+/// The first request of clients that may have to authenticate.
 pub const NEGOTIATION: &str = "RPC_NEGOTIATION";
 
-/// By what a client knows its answer again, in its protocol.
+/// The value by which a client finds the request of an answer, by protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestId {
     /// The seq of a THFT message.
@@ -31,22 +30,21 @@ pub enum RequestId {
     Rdsn(u64),
 }
 
-/// A request, its arguments not yet read.
+/// A request whose arguments are not read yet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Call<'a> {
     /// Name of the remote procedure.
     pub method: &'a str,
-    /// Chosen by the client; its answer carries the same.
+    /// Chosen by the client; the answer has the same.
     pub id: RequestId,
     args: &'a [u8],
 }
 
-/// A QueryConfig that may go upstream.
+/// A QueryConfig with checked arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// The table asked about.
     pub table: Box<str>,
-    /// The arguments, as THFT has them.
+    /// The arguments, encoded as in THFT.
     pub args: Cow<'a, [u8]>,
 }
 
@@ -67,7 +65,8 @@ pub fn read_call<'a>(frame: &Frame<'a>) -> Result<Call<'a>, Malformed> {
 }
 
 impl<'a> Call<'a> {
-    /// Checks the arguments of QueryConfig. Those of both protocols come out alike, so that they are one question.
+    /// Checks the arguments of QueryConfig. Returns the same bytes for both protocols, so that they can share a
+    /// question.
     pub fn query(&self) -> Result<Query<'a>, Malformed> {
         let args = match self.id {
             RequestId::Thft(_) => Cow::Borrowed(self.args),
@@ -77,8 +76,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// RDSN arguments as THFT has them: the field with query_cfg_request is numbered 1. RDSN numbers it 0, and a MetaServer
-/// takes 1 there, too.
+/// Converts RDSN arguments to THFT: query_cfg_request gets field id 1. RDSN gives it id 0; a MetaServer also accepts 1
+/// there.
 fn thft_args(args: &[u8]) -> Result<Vec<u8>, Malformed> {
     const STRUCT: u8 = 12;
     let [STRUCT, 0, 0 | 1, rest @ ..] = args else {
@@ -89,9 +88,9 @@ fn thft_args(args: &[u8]) -> Result<Vec<u8>, Malformed> {
 
 /// Checks the arguments of QueryConfig whole and returns the table's name.
 ///
-/// Stricter than a Thrift reader: known fields must have their type and stand once. The generated
-/// reader of a MetaServer takes the last of two names, and reads a list of another element type as
-/// if it held i32; we would route by one table and ask about another.
+/// This is stricter than a Thrift reader: known fields must have their type and occur once. The generated reader of a
+/// MetaServer takes the last of two names, and reads a list of any element type as i32; the proxy would then route by
+/// one table and ask about another.
 pub fn read_table(args: &[u8]) -> Result<&str, Malformed> {
     let mut input = reader(args);
     read_args(&mut input)
@@ -138,8 +137,8 @@ fn read_request<'a>(input: &mut Input<'a>) -> thrift::Result<&'a str> {
     table.ok_or_else(|| bad("no app_name"))
 }
 
-/// Whether a table of this name can exist: 1-255 of `[A-Za-z0-9_.:-]`, and not `.` or `..`. Another
-/// name is unknown and never becomes part of a ZooKeeper path.
+/// Whether a table of this name can exist: 1-255 of `[A-Za-z0-9_.:-]`, and not `.` or `..`. Other names are unknown,
+/// and never become part of a ZooKeeper path.
 pub fn is_table_name(name: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b':' | b'-');
     (1..=255).contains(&name.len()) && name.bytes().all(good) && name != "." && name != ".."
@@ -158,17 +157,17 @@ pub struct Gpid {
 }
 
 impl Gpid {
-    /// A MetaServer aborts on any other.
+    /// Requests to a MetaServer need this one: the server aborts on any other.
     pub const META: Gpid = Gpid { app_id: 0, index: 0 };
 
-    /// A replica server aborts on any other: it chooses the thread that may touch the partition. Source:
+    /// A replica server needs this hash, which chooses the thread for the partition, and aborts on any other. Source:
     /// incubator-pegasus `src/common/gpid.h`, `gpid::thread_hash`.
     fn thread_hash(self) -> i32 {
         self.app_id.wrapping_mul(7919).wrapping_add(self.index)
     }
 }
 
-/// Writes a request with a header of our own.
+/// Writes a request with the proxy's own header.
 pub fn write_call(
     gpid: Gpid,
     method: &str,
@@ -183,13 +182,13 @@ pub fn write_call(
     out.extend((V0_HEADER_LEN as u32).to_be_bytes());
     out.extend([0; 4]);
     out.extend(body_len.to_be_bytes());
-    // The CRC is 0, as clients write it.
+    // Like clients, write CRC 0.
     out.extend([0; 4]);
     out.extend(gpid.app_id.to_be_bytes());
     out.extend(gpid.index.to_be_bytes());
     out.extend(timeout_ms.to_be_bytes());
     out.extend(gpid.thread_hash().to_be_bytes());
-    // A hash of a key that belongs to the partition, whatever the number of partitions.
+    // A key hash that belongs to the partition for any number of partitions.
     out.extend(i64::from(gpid.index).to_be_bytes());
     out.extend([0x80, 0x01, 0x00, 0x01]);
     out.extend((method.len() as u32).to_be_bytes());

@@ -1,4 +1,4 @@
-//! The Pegasus protocol as values: bytes in, meaning out, and back. Pure: no socket, clock or log.
+//! The Pegasus protocol as values: decodes and encodes bytes. Pure: no socket, clock or log.
 //!
 //! ```text
 //! client bytes ─▶ protocol ─▶ frame, rdsn (header, body) ─▶ message (method, id, table, arguments)
@@ -23,13 +23,12 @@ pub mod result;
 use thrift::TConfiguration;
 use thrift::protocol::{TBinaryInputProtocol, TInputProtocol, TMessageType, TType};
 
-/// Nesting that no Pegasus struct reaches; a deeper one is an attack on the stack.
+/// Deepest nesting: no Pegasus struct reaches it, and deeper nesting could overflow the stack.
 const MAX_DEPTH: usize = 16;
 
 pub(crate) type Input<'a> = TBinaryInputProtocol<&'a [u8]>;
 
-/// A strict reader over `bytes` that believes no length larger than `bytes` themselves. Its `transport` is the part
-/// that is left to read.
+/// A strict reader over `bytes`, which rejects lengths larger than `bytes`. Its `transport` is the unread part.
 pub(crate) fn reader(bytes: &[u8]) -> Input<'_> {
     let limits = TConfiguration::builder()
         .max_message_size(Some(bytes.len()))
@@ -57,7 +56,7 @@ pub(crate) fn each_field<'a>(
     }
 }
 
-/// A text, not copied.
+/// Reads a text without copying it.
 fn text<'a>(input: &mut Input<'a>) -> thrift::Result<&'a str> {
     let len = input.read_i32()?;
     let parts = usize::try_from(len).ok().and_then(|len| input.transport.split_at_checked(len));
@@ -66,7 +65,7 @@ fn text<'a>(input: &mut Input<'a>) -> thrift::Result<&'a str> {
     str::from_utf8(text).map_err(|e| bad(format!("a text that is not UTF-8: {e}")))
 }
 
-/// The start of a message: its method, what kind of message it is, and its seq. Strict, as all peers write it.
+/// Reads the start of a message: method, type and seq. Strict, because all peers write it in this form.
 fn message_begin<'a>(input: &mut Input<'a>) -> thrift::Result<(&'a str, TMessageType, i32)> {
     let [0x80, 0x01, _, kind] = input.read_i32()?.to_be_bytes() else {
         return Err(bad("a message of another version"));
@@ -74,9 +73,8 @@ fn message_begin<'a>(input: &mut Input<'a>) -> thrift::Result<(&'a str, TMessage
     Ok((text(input)?, TMessageType::try_from(kind)?, input.read_i32()?))
 }
 
-/// Consumes a field that this proxy does not know, if every Thrift does. Not the crate's own `skip`: that one knows
-/// type 16 as a UUID of 16 bytes, where the Thrift 0.9.3 of Pegasus servers consumes nothing, and would then take
-/// these bytes for fields.
+/// Consumes an unknown field in the way of every Thrift version. The crate's own `skip` differs: for type 16 it skips a
+/// UUID of 16 bytes, where the Thrift 0.9.3 of Pegasus servers skips nothing and takes these bytes for fields.
 pub(crate) fn skip(input: &mut Input<'_>, kind: TType) -> thrift::Result<()> {
     skip_nested(input, kind, MAX_DEPTH)
 }

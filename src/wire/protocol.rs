@@ -1,9 +1,8 @@
-//! The protocol of a connection, which its first four bytes choose once for all.
+//! The protocol of a connection. The first four bytes choose it for the whole connection.
 
 use super::frame::{self, Cut, Malformed};
 use super::rdsn;
 
-/// The language of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Go, Java, Python, Node.
@@ -13,7 +12,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol of a connection that starts with these bytes; `None`: too few to tell.
+    /// The protocol of a connection that starts with these bytes; `None`: too few bytes.
     pub fn of(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let starts_as =
             |magic: &[u8; 4]| bytes[..bytes.len().min(4)] == magic[..bytes.len().min(4)];
@@ -25,7 +24,7 @@ impl Protocol {
         }
     }
 
-    /// Looks for one request at the start of `bytes`; none may be longer than `max_len`.
+    /// Looks for one request at the start of `bytes`, of at most `max_len` bytes.
     pub fn cut(self, bytes: &[u8], max_len: usize) -> Result<Cut<'_>, Malformed> {
         match self {
             Protocol::Thft => frame::cut(bytes, max_len),

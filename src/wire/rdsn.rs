@@ -1,4 +1,4 @@
-//! RDSN, the protocol of native C++ clients: where their requests begin and end, and the header of an answer.
+//! RDSN, the protocol of native C++ clients: finds their requests, and writes the header of an answer.
 //!
 //! ```text
 //! 0 "RDSN" | 4 u32 version=0 | 8 u32 header_len=192 | 12 u32 header_crc | 16 u32 body_len | 20 u32 body_crc
@@ -7,10 +7,10 @@
 //! 136 char[48] error_name | 184 u32 code, u32 hash | 192 body
 //! context: bit 0 is_request, 1 is_forwarded, 6-9 serialize_format (1: Thrift binary), 10 is_forward_supported
 //! ```
-//! All integers are little-endian. A CRC of 0 is not given. A request that is odd in any way closes its connection: a
-//! MetaServer aborts on a body that it cannot parse. A client aborts on an answer that it cannot parse, see
-//! [`check_result`]. In the header of an answer it reads only the fields that [`answer_head`] writes.
-//! Source: incubator-pegasus `src/rpc/rpc_message.h`, `message_header`; `src/rpc/dsn_message_parser.cpp`.
+//! All integers are little-endian. A CRC of 0 means that there is none. An unusual request closes its connection,
+//! because a MetaServer aborts on a body that it cannot parse. A client aborts on an answer that it cannot parse, see
+//! [`check_result`]. In the header of an answer it reads only the fields that [`answer_head`] writes. Source:
+//! incubator-pegasus `src/rpc/rpc_message.h`, `message_header`; `src/rpc/dsn_message_parser.cpp`.
 
 use std::ops::Range;
 
@@ -44,8 +44,8 @@ const THRIFT_BINARY: u64 = 1;
 /// The header of an answer.
 pub type Head = [u8; HEADER_LEN];
 
-/// Looks for one request at the start of `bytes`; none may be longer than `max_len`. A fault is known as soon as
-/// its bytes are there.
+/// Looks for one request at the start of `bytes`, of at most `max_len` bytes. Reports a fault as soon as its bytes have
+/// arrived.
 pub fn cut(bytes: &[u8], max_len: usize) -> Result<Cut<'_>, Malformed> {
     let seen = bytes.len().min(MAGIC.len());
     if bytes[..seen] != MAGIC[..seen] {
@@ -108,8 +108,8 @@ fn read_header(header: &Head) -> Result<HeaderKind<'_>, Malformed> {
     Ok(HeaderKind::Rdsn { id: u64_at(header, ID_AT), method })
 }
 
-/// The header of an answer with a body of `body_len` bytes. The header error is [`ERR_OK`] for every answer that has one:
-/// on another the client asks again each second.
+/// The header of an answer with a body of `body_len` bytes. Every answer with a body has the header error [`ERR_OK`]:
+/// on any other, the client asks again each second.
 pub fn answer_head(id: u64, error: &str, body_len: usize) -> Head {
     let body_len = u32::try_from(body_len).expect("answers are limited to 64 MiB");
     let mut head = header(id, THRIFT_BINARY << FORMAT_SHIFT, body_len);
@@ -117,8 +117,8 @@ pub fn answer_head(id: u64, error: &str, body_len: usize) -> Head {
     head
 }
 
-/// Writes a QueryConfig request, as `meta-proxy query` asks it. `args` as THFT has them. A follower says who leads inside
-/// its response, for forwards are not asked for.
+/// Writes a QueryConfig request for `meta-proxy query`. `args` are encoded as in THFT. A follower names the leader
+/// inside its response, because the request does not ask for a forward.
 pub fn write_query(id: u64, args: &[u8]) -> Vec<u8> {
     let body_len = u32::try_from(args.len()).expect("arguments are limited far below 4 GB");
     let mut frame = header(id, IS_REQUEST | THRIFT_BINARY << FORMAT_SHIFT, body_len).to_vec();
@@ -138,7 +138,7 @@ fn header(id: u64, context: u64, body_len: u32) -> Head {
     head
 }
 
-/// Length of the body behind the header of the answer to `id`; `Err` says what is wrong with it.
+/// Length of the body after the header of the answer to `id`; `Err` says what is wrong.
 pub fn read_answer_head(head: &Head, id: u64) -> Result<usize, String> {
     if !head.starts_with(MAGIC) || u32_at(head, HEADER_LEN_AT) != Some(HEADER_LEN as u32) {
         return Err("want an RDSN header, got other bytes".to_owned());
@@ -159,8 +159,9 @@ pub fn read_answer_head(head: &Head, id: u64) -> Result<usize, String> {
     }
 }
 
-/// Whether a C++ client can take this result. It aborts on one that it cannot parse, on addresses but IPv4 and on a host that does not resolve,
-/// and divides by the number of partitions. Fields that are unknown here it skips by the same rule.
+/// Whether a C++ client can read this result. The client aborts on a result that it cannot parse, on addresses other
+/// than IPv4 and on hosts that do not resolve, and divides by the number of partitions. It skips unknown fields by the
+/// same rule as this code.
 pub fn check_result(result: &[u8]) -> Result<(), Unexpected> {
     let found = result::walk(result)?;
     if let Some(bad) = found.bad_address {
@@ -179,7 +180,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|field| u32::from_le_bytes(*field))
 }
 
-/// A CRC, unless it is not given.
+/// Reads a CRC; `None`: the frame has none.
 fn crc_at(header: &Head, at: usize) -> Option<u32> {
     u32_at(header, at).filter(|crc| *crc != 0)
 }
@@ -188,7 +189,7 @@ fn u64_at(header: &Head, at: usize) -> u64 {
     u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// A name that zeros fill up.
+/// Reads a name that is padded with zeros.
 fn text(header: &Head, field: Range<usize>) -> Option<&str> {
     let name = header[field].split(|byte| *byte == 0).next()?;
     str::from_utf8(name).ok()
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
     use crate::wire::message::{self, RequestId, query_args, read_call};
 
-    /// A table of one partition with these addresses: its primary, a secondary, a server that was dropped, and a host.
+    /// A table of one partition with these addresses: primary, secondary, dropped server, and a host.
     fn result_with(addresses: [i64; 3], host: &str) -> Vec<u8> {
         let [primary, secondary, dropped] = addresses.map(i64::to_be_bytes);
         let mut result = [&[12, 0, 0, 12, 0, 1, 0, 0, 0, 6][..], b"ERR_OK"].concat();
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_headers_are_known_as_soon_as_they_are_there() {
+    fn odd_headers_are_reported_as_soon_as_they_arrive() {
         let context = |context: u64| with(CONTEXT_AT, &context.to_le_bytes());
         let long = (MAX - HEADER_LEN + 1) as u32;
         for (why, bytes, enough, want) in [

@@ -1,11 +1,11 @@
-//! Envelopes: what stands around a result when it goes to a client.
+//! Envelopes: the bytes around a result on its way to a client.
 //!
 //! ```text
 //! i32 total_len, these 4 bytes included | i32 n + frame error | i32 80 01 00 02
 //! | i32 n + method + "_ACK" | i32 seq, as asked | result struct (not behind a frame error)
 //! ```
-//! THFT v0 and v1 are answered alike; RDSN has the header of `rdsn` before the same result. Source: incubator-pegasus `src/rpc/thrift_message_parser.cpp`,
-//! `prepare_on_send`.
+//! Answers to THFT v0 and v1 are equal; RDSN has the header of `rdsn` before the same result. Source: incubator-pegasus
+//! `src/rpc/thrift_message_parser.cpp`, `prepare_on_send`.
 
 use std::sync::LazyLock;
 
@@ -13,8 +13,8 @@ use super::error_code::{ERR_HANDLER_NOT_FOUND, ERR_OK, OwnError};
 use super::message::{NEGOTIATION, QUERY_CONFIG, RequestId};
 use super::rdsn;
 
-/// `RPC_NEGOTIATION` without authentication: status SASL_AUTH_DISABLE (9), empty message, as the C++
-/// MetaServer answers. Clients then go on without Kerberos.
+/// The answer of the C++ MetaServer to `RPC_NEGOTIATION` without authentication: status SASL_AUTH_DISABLE (9), empty
+/// message. Clients then continue without Kerberos.
 const NEGOTIATION_RESULT: &[u8] =
     &[0x0c, 0, 0, 0x08, 0, 1, 0, 0, 0, 9, 0x0c, 0, 2, 0, 0, 0, 0, 0, 0];
 
@@ -31,7 +31,7 @@ pub enum QueryHead {
 }
 
 impl QueryHead {
-    /// The envelope of a result of `result_len` bytes for who asked.
+    /// The envelope of a result of `result_len` bytes for this request.
     pub fn new(id: RequestId, result_len: usize) -> Self {
         static TEMPLATE: LazyLock<[u8; THFT_HEAD_LEN]> = LazyLock::new(|| {
             let bytes = head_bytes(ERR_OK, QUERY_CONFIG, 0, 0);
@@ -51,7 +51,6 @@ impl QueryHead {
         QueryHead::Thft(head)
     }
 
-    /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
             QueryHead::Thft(head) => head,
@@ -60,8 +59,8 @@ impl QueryHead {
     }
 }
 
-/// The proxy's own answer to a QueryConfig: the shape in which a MetaServer says that it has no such
-/// table, with the given error.
+/// The proxy's own answer to a QueryConfig: it has the form in which a MetaServer answers for an unknown table, with
+/// the given error.
 pub fn own_error(id: RequestId, error: OwnError) -> Vec<u8> {
     let name = error.name();
     let mut result = vec![0x0c, 0, 0, 0x0c, 0, 1];
@@ -75,7 +74,7 @@ pub fn own_error(id: RequestId, error: OwnError) -> Vec<u8> {
     [QueryHead::new(id, result.len()).bytes(), &result].concat()
 }
 
-/// The answer to a method that is not served here: an error of the frame or header, no result.
+/// The answer to an unknown method: an error of the frame or header, no result.
 pub fn handler_not_found(method: &str, id: RequestId) -> Vec<u8> {
     match id {
         RequestId::Thft(seq) => head_bytes(ERR_HANDLER_NOT_FOUND, method, seq, 0),
@@ -83,7 +82,8 @@ pub fn handler_not_found(method: &str, id: RequestId) -> Vec<u8> {
     }
 }
 
-/// The answer to `RPC_NEGOTIATION`: authentication is off. A C++ client takes the error of a server without it for that.
+/// The answer to `RPC_NEGOTIATION`: authentication is off. For a C++ client, the error of a server without
+/// authentication means the same.
 pub fn negotiation(id: RequestId) -> Vec<u8> {
     match id {
         RequestId::Thft(seq) => with_result(NEGOTIATION, seq, NEGOTIATION_RESULT),

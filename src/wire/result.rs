@@ -1,4 +1,4 @@
-//! The result struct of an answer, walked over its schema to the last byte.
+//! Walks the result struct of an answer by its schema, to the last byte.
 //!
 //! ```text
 //! result                  0 query_cfg_response
@@ -8,9 +8,9 @@
 //!                         | 9 hp_primary | 10 hp_secondaries | 11 hp_last_drops (servers from 2.6 on)
 //! ```
 //! Several types travel *bare* in a field of type STRUCT: error_code as a string, gpid and rpc_address as an i64,
-//! host_port as a string, an i16 and an i8. A reader without the schema takes their bytes for fields. So each known
-//! field is read by its type here, and only unknown ones are skipped as Thrift says.
-//! Source: incubator-pegasus `idl/dsn.layer2.thrift`; `host_port::read` and `rpc_address::read` in `src/rpc`.
+//! host_port as a string, an i16 and an i8. A reader without the schema takes their bytes for fields. So this code
+//! reads each known field by its type, and skips only unknown fields as Thrift prescribes. Source: incubator-pegasus
+//! `idl/dsn.layer2.thrift`; `host_port::read` and `rpc_address::read` in `src/rpc`.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -22,7 +22,6 @@ use super::{reader, skip};
 
 const STOP: u8 = 0;
 
-/// The value of a known field.
 #[derive(Clone, Copy)]
 enum Shape {
     Bool,
@@ -42,7 +41,7 @@ enum Shape {
 }
 
 impl Shape {
-    /// Its Thrift type.
+    /// The Thrift type.
     fn kind(self) -> u8 {
         match self {
             Shape::Bool => 2,
@@ -114,23 +113,22 @@ fn unexpected<T>(what: impl Into<String>) -> Result<T, Unexpected> {
     Err(Unexpected(what.into()))
 }
 
-/// The finds of a walk.
+/// The findings of a walk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found<'a> {
     /// `err`.
     pub err: &'a [u8],
     /// `partition_count`.
     pub partition_count: i32,
-    /// Where fields 9-11 stand, in order. Neighbours are one range.
+    /// The places of fields 9-11, in order. Neighbours are one range.
     pub host_ports: Vec<Range<usize>>,
-    /// The first address that a C++ client aborts on: one of a type that it does not read, or a host that no resolver
-    /// can know.
+    /// The first address that makes a C++ client abort: one of an unknown type, or a host that no resolver can know.
     pub bad_address: Option<String>,
-    /// The first field that the schema does not have.
+    /// The first field outside the schema.
     pub unknown_field: Option<String>,
 }
 
-/// Reads a result struct to its last byte. Known fields must have their type and stand once.
+/// Reads a result struct to its last byte. Known fields must have their type and occur once.
 pub fn walk(result: &[u8]) -> Result<Found<'_>, Unexpected> {
     let mut walk = Walk { bytes: result, at: 0, found: Found::default() };
     let ids = walk.fields(&RESULT)?;
@@ -148,7 +146,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Returns a bit for each known field that stands there.
+    /// Reads a struct, and returns a bit for each known field that it has.
     fn fields(&mut self, schema: &'static Schema) -> Result<u32, Unexpected> {
         let mut seen = 0;
         loop {
@@ -168,7 +166,7 @@ impl<'a> Walk<'a> {
                 return unexpected(format!("{name} field {id}: want type {want}, got {kind}"));
             }
             if seen & (1 << n) != 0 {
-                return unexpected(format!("{} field {id} stands there twice", schema.name));
+                return unexpected(format!("{} field {id} occurs twice", schema.name));
             }
             seen |= 1 << n;
             self.value(shape, schema, id)?;
@@ -209,8 +207,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The two lowest bits are its type: 0 is no address, and 1 an IPv4 address; the C++ client aborts on others.
-    /// Source: `rpc_address::read`.
+    /// Reads an rpc_address. The two lowest bits are its type: 0 is no address, and 1 an IPv4 address; a C++ client
+    /// aborts on others. Source: `rpc_address::read`.
     fn rpc_address(&mut self) -> Result<(), Unexpected> {
         match i64::from_be_bytes(self.array()?) & 3 {
             0 | 1 => {}
@@ -219,7 +217,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Type 0 is no address, and 1 a host; the C++ client aborts on others.
+    /// Reads a host_port. Type 0 is no address, and 1 a host; a C++ client aborts on others.
     fn host_port(&mut self) -> Result<(), Unexpected> {
         let host = self.text()?;
         self.take(2)?;
@@ -236,7 +234,7 @@ impl<'a> Walk<'a> {
         self.found.bad_address.get_or_insert(what);
     }
 
-    /// Skips a field that the schema does not have, as every Thrift reader does.
+    /// Skips a field outside the schema, as every Thrift reader does.
     fn unknown(&mut self, start: usize, schema: &Schema, id: i16) -> Result<(), Unexpected> {
         let mut input = reader(&self.bytes[start..]);
         input
@@ -265,7 +263,7 @@ impl<'a> Walk<'a> {
         Ok(self.array::<1>()?[0])
     }
 
-    /// A length, which is never more than the bytes that are left.
+    /// Reads a length, which is never more than the bytes that are left.
     fn len(&mut self) -> Result<usize, Unexpected> {
         let len = i32::from_be_bytes(self.array()?);
         match usize::try_from(len) {
@@ -280,7 +278,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether it can be a host name or an IPv4 address: C++ clients look up no others. Source: RFC 1035.
+/// Whether `host` can be a host name or an IPv4 address: C++ clients look up no others. Source: RFC 1035.
 fn is_host(host: &[u8]) -> bool {
     const MAX_HOST_LEN: usize = 253;
     const MAX_LABEL_LEN: usize = 63;

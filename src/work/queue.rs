@@ -24,7 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::locks::{Condvar, Mutex};
 use crate::turns::Turns;
 
-/// One reader per so many waiting clients: they take some hundred microseconds to read.
+/// The queue calls one reader for this many waiting clients: they take some hundred microseconds to read.
 const CLIENTS_PER_READER: usize = 64;
 
 /// A worker's next task.

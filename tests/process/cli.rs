@@ -89,8 +89,8 @@ limits:
     assert_eq!(
         check(content, 1),
         [
-            "F: warning: line 6: zookeeper.extra: nothing reads this key",
-            "F: warning: line 7: worker: nothing reads this key; did you mean workers?",
+            "F: warning: line 6: zookeeper.extra: unknown key",
+            "F: warning: line 7: worker: unknown key; did you mean workers?",
             r#"F: line 1: listen: want IP:port, got "here""#,
             r#"F: line 3: zookeeper.address: want a list of host:port, got ["zk1"]"#,
             r#"F: line 4: zookeeper.root: want a znode path, /a/b, got "tables""#,
@@ -104,7 +104,7 @@ limits:
 fn check_warns_of_unknown_keys_and_calls_the_file_good() {
     assert_eq!(
         check(format!("{GOOD}lisen: 127.0.0.1:1\n"), 0),
-        ["F: warning: line 3: lisen: nothing reads this key; did you mean listen?", "F: good"]
+        ["F: warning: line 3: lisen: unknown key; did you mean listen?", "F: good"]
     );
 }
 
@@ -128,7 +128,7 @@ fn check_is_strict_reads_standard_input_and_prints_json() {
 
     let done = meta_proxy(["check", "--json", shown]).expect_code(0);
     let told: Value = serde_json::from_str(&done.stdout).expect("JSON");
-    let what = "nothing reads this key; did you mean listen?";
+    let what = "unknown key; did you mean listen?";
     let want = json!({
         "file": shown, "good": true, "faults": [],
         "warnings": [{"line": 3, "key": "lisen", "what": what}],

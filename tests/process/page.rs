@@ -181,7 +181,7 @@ fn the_page_follows_the_proxy_by_itself() {
     let later = browse(server.addr(), "/?q=feed", &["--dump-dom", "--virtual-time-budget=9000"]);
     for want in [
         "class=\"live bad\" role=\"status\">Cluster c6srv-feed does not answer",
-        "<li>ZooKeeper is out of reach",
+        "<li>ZooKeeper is unreachable",
         "<title>! proxy-07.example - meta-proxy</title>",
         "value=\"feed\"",
         "d3322a",

@@ -101,7 +101,7 @@ fn what_is_wrong_is_said_the_worst_first() {
     assert_eq!(verdict(&|_| ()), one(Level::Well, "All is well"));
     assert_eq!(
         verdict(&|overview| overview.life = Life::Draining),
-        one(Level::Warning, "Draining: clients are asked to go elsewhere")
+        one(Level::Warning, "Draining: clients should use other proxies")
     );
     assert_eq!(
         verdict(&|overview| overview.routes[1].cluster = None),
@@ -111,7 +111,7 @@ fn what_is_wrong_is_said_the_worst_first() {
         verdict(&|overview| overview.routes[1].fault = Some("want a JSON object".to_owned())),
         one(
             Level::Warning,
-            "The record of table users cannot be used: want a JSON object; the last good one \
+            "The record of table users cannot be used: want a JSON object; the last good record \
              serves"
         )
     );
@@ -125,7 +125,7 @@ fn what_is_wrong_is_said_the_worst_first() {
     assert_eq!(verdict(&confirming(CONFIRMING_S)), one(Level::Well, "All is well"));
     assert_eq!(
         verdict(&confirming(CONFIRMING_S + 1)),
-        one(Level::Warning, "1,200 routes wait to be confirmed for 11 s")
+        one(Level::Warning, "1,200 routes have waited for confirmation for 11 s")
     );
     assert_eq!(
         verdict(&|overview| overview.routes.clear()),
@@ -153,8 +153,8 @@ fn what_is_wrong_is_said_the_worst_first() {
         [
             "Clients are refused: limits.max_connections_per_address is reached, 1,234 times, \
              the last 3 s ago",
-            "ZooKeeper is out of reach for 3 min: cached routes serve on, their changes are \
-             not seen",
+            "ZooKeeper is unreachable for 3 min: the proxy serves cached routes and sees no \
+             changes",
             "Changed settings that wait for a restart: workers, listen",
         ]
     );

@@ -317,7 +317,7 @@ pub struct Response {
     pub error: String,
     /// The method asked, and `_ACK`.
     pub name: String,
-    /// That of the request.
+    /// The seq of the request.
     pub seq: i32,
     /// The result struct, as it stood in the frame.
     pub result: Vec<u8>,

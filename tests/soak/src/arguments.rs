@@ -101,7 +101,7 @@ impl Options {
 /// Reads the command line of this process.
 pub fn parse() -> Result<(Command, Options), String> {
     let this = std::env::current_exe().map_err(|e| format!("where am I? {e}"))?;
-    // That of the same build.
+    // The proxy of the same build.
     let proxy = this.with_file_name("meta-proxy");
     let (command, options) = read(Parser::from_env(), proxy)?;
     if !options.proxy.exists() {
