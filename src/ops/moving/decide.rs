@@ -106,7 +106,7 @@ pub enum Step {
     Halt(String),
 }
 
-/// What one run remembers between looks.
+/// The memory of one run between its looks.
 #[derive(Clone, Debug)]
 pub struct Decider {
     pub terms: Terms,
