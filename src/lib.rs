@@ -6,11 +6,11 @@
 //!
 //! # One query
 //! ```text
-//! client ──▶ accept (mio): listener, idle and half-read clients ──work queue──▶ worker-NNN
+//! client ──▶ accept (mio): listener, connections not being read ──queue───────▶ worker-NNN
 //! client ◀───────────── answer, written by the worker ◀──────────────────────────┘   │ blocks on MetaServer I/O,
 //!                                                                                    ▼ 5 ms at most
 //!                route table: RwLock ──hit──▶ cluster: questions, leader, health, links ──▶ MetaServer
-//!                   ▲ only writer    └─miss─▶ parked with zk-watch, resumed as a job         ▲
+//!                   ▲ only writer    └─miss─▶ waits in zk-watch, comes back as a job         ▲
 //!                                             meta-watch: silent calls, ticks, probes ───────┘
 //! ```
 //! 1. `client::accept` sees a readable socket and puts its connection in the queue. `client::readiness` makes sure that
@@ -30,7 +30,7 @@
 //! ```text
 //! ZooKeeper ◀──one socket──▶ zk-link ──up, down, answers, watches that fired──▶ zk-watch: planner, meaning, routes
 //!                               ▲                                                 │        └──▶ route table, and jobs
-//!                               └───────────────── what is read next ◀────────────┘             for who waited
+//!                               └───────────────── the next reads ◀───────────────┘             for queries that waited
 //! ```
 //! 1. `zk::connection` keeps one session over all its connections, whose servers `zk::dial` chooses, and speaks the
 //!    protocol of `zk::codec`.

@@ -1,7 +1,7 @@
 //! How long a query waits: one setting, and the times that follow from it.
 //!
 //! ```text
-//! the client's question arrives ── slow_after: another MetaServer is asked, too ── budget: refused ── the setting
+//! the client's query arrives ── slow_after: another MetaServer is asked, too ── budget: refused ── the setting
 //! ```
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};

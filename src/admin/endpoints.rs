@@ -114,12 +114,12 @@ impl Pages {
             "/settings" => json_page(&settings(inside)),
             "/log" => log_levels(request),
             "/drain" => {
-                info!("client={} drain", request.peer);
+                info!("client={} drains the proxy", request.peer);
                 inside.life.drain();
                 in_service(inside)
             }
             "/undrain" => {
-                info!("client={} undrain", request.peer);
+                info!("client={} ends the drain", request.peer);
                 inside.life.undrain();
                 in_service(inside)
             }
@@ -136,7 +136,7 @@ fn accept(inside: &Inside, request: &Request) -> Response {
         let want = "want /routes/accept?czxid=C&gone=N as the status page and /routes show it\n";
         return Response::text(400, want);
     };
-    info!("client={} accept czxid={czxid:#x} gone={gone}", request.peer);
+    info!("client={} accepts the hold czxid={czxid:#x} gone={gone}", request.peer);
     match inside.accept(czxid, gone) {
         _ if inside.accepts.is_none() => Response::text(409, "refused: no routes are held\n"),
         None => Response::text(503, "no decision within 2 s: try again\n"),
@@ -218,7 +218,7 @@ fn log_levels(request: &Request) -> Response {
     match (request.method, request.query("level")) {
         (Method::Get, _) => {}
         (Method::Post, Some(levels)) if config::is_filter(levels) => {
-            info!("client={} log levels {levels:?} until the next SIGHUP", request.peer);
+            info!("client={} sets the log levels {levels:?} until the next SIGHUP", request.peer);
             logging::set_levels(levels);
         }
         (Method::Post, _) => {

@@ -297,7 +297,7 @@ impl Request<'_> {
         self.send(&mut stream, body)?;
         match self.status(&mut stream)? {
             200 => Ok(()),
-            status => Err(io::Error::other(format!("it answered {status}"))),
+            status => Err(io::Error::other(format!("the agent answered {status}"))),
         }
     }
 
@@ -332,7 +332,11 @@ impl Request<'_> {
         loop {
             self.wait(stream, PollFlags::IN)?;
             match stream.read(&mut answer[len..]) {
-                Ok(0) => return Err(io::Error::other("it closed without an answer")),
+                Ok(0) => {
+                    return Err(io::Error::other(
+                        "the agent closed the connection without an answer",
+                    ));
+                }
                 Ok(n) => len += n,
                 Err(e) if is_passing(&e) => {}
                 Err(e) => return Err(e),

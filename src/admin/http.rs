@@ -129,7 +129,7 @@ impl Server {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => {
                 // Poll fails only without memory; all exchanges have a deadline.
-                log_throttled(&format!("poll: {e}"));
+                log_throttled(&format!("cannot poll: {e}"));
                 thread::sleep(ACCEPT_PAUSE);
             }
         }

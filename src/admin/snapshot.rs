@@ -79,7 +79,7 @@ impl Inside {
             }
             Some(_) if hold.shown.is_some() => Err("routes are held, and the proxy has no route"),
             Some(status) if !down(status) => Ok(()),
-            _ => Err("there is no route at all"),
+            _ => Err("the proxy has no routes"),
         }
     }
 

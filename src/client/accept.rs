@@ -5,8 +5,8 @@
 //!       ├─ readable ─▶ connection.notify ─▶ queue, where workers read
 //!       ├─ writable ─▶ connection.flush
 //!       ├─ waker ────▶ notes: closed, watch, readable, overfull, life, limits, beat, stop
-//!       └─ time ─────▶ deadlines of half frames and of unsent answers; clients that hold most; accept again;
-//!                      what `life` has due; a stop
+//!       └─ time ─────▶ deadlines of unfinished frames and unsent answers; clients that hold most; accept
+//!                      again; what `life` has due; a stop
 //! ```
 //! The thread blocks only in poll. It registers a connection once, edge-triggered, for both directions. The
 //! registration ends with the descriptor, when the last query of the connection is answered. Tokens are reused, so an
@@ -296,7 +296,7 @@ impl Acceptor {
             self.accept();
         }
         self.close_listeners(|_| true);
-        info!("listening no more, {} clients are connected", self.registry.len());
+        info!("stopped listening, {} clients are connected", self.registry.len());
     }
 
     fn close_listeners(&mut self, which: impl Fn(&Listener) -> bool) {

@@ -52,14 +52,14 @@ impl fmt::Display for CloseReason {
             CloseReason::Peer => write!(f, "closed by the client"),
             CloseReason::Io(e) => write!(f, "{e}"),
             CloseReason::Malformed(why) => write!(f, "malformed: {why}"),
-            CloseReason::HalfFrame => write!(f, "half a frame, not finished in time"),
-            CloseReason::Unread(bytes) => write!(f, "{bytes} bytes of answers not taken"),
+            CloseReason::HalfFrame => write!(f, "unfinished frame, the rest did not come in time"),
+            CloseReason::Unread(bytes) => write!(f, "{bytes} bytes of answers not taken in time"),
             CloseReason::HoldsMost(bytes) => write!(
                 f,
                 "limit max_unread_total_bytes reached, and this client holds {bytes} bytes of \
                  answers not taken and of a frame not finished"
             ),
-            CloseReason::QueryLost => write!(f, "a query was lost"),
+            CloseReason::QueryLost => write!(f, "the proxy lost a query"),
             CloseReason::Stop => write!(f, "the proxy drains or stops"),
         }
     }

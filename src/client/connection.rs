@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! edge ─▶ notify ─▶ queue ─▶ drain: one read ─▶ frames ─▶ end_turn ─┬─ there may be more: the end of the queue
-//!                     ▲        └─ too much is unsent: paused          └─ nothing more: accept waits for an edge
+//!                     ▲        └─ too much is unsent: paused          └─ nothing left: accept waits for an edge
 //!                     └── flush, send: enough is taken ◀──┘
 //! ```
 //! `accept` owns the connection; the worker that reads it and each query under way hold it too. Its socket never

@@ -40,7 +40,7 @@ pub fn bind(addr: SocketAddr) -> io::Result<net::TcpListener> {
     let socket = match new_socket(addr, false) {
         Err(e) if e.kind() == ErrorKind::AddrInUse => {
             let socket = new_socket(addr, true)?;
-            warn!("another process listens at {addr} too: beside it until it is stopped");
+            warn!("another process listens at {addr} too: both get new clients until one stops");
             socket
         }
         other => other?,

@@ -3,7 +3,7 @@
 //! ```text
 //! accept ──readable──▶ readiness ─▶ queue ─▶ worker: connection.drain ─▶ inbox ─▶ frames ─▶ query::router
 //!   ▲ ▲                                         │
-//!   │ └── closed, half a frame, unsent ─────────┤ notes, seldom
+//!   │ └── closed, unfinished frame, unsent ─────┤ notes, seldom
 //!   └── writable: unsent? flush ── outbox ◀─────┘ replies, written by the worker (sending)
 //! ```
 

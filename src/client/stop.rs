@@ -1,8 +1,8 @@
 //! Lets a client go: first it gets all its answers, then a goodbye.
 //!
 //! ```text
-//! a stop: under way ─▶ answered ─▶ taken ─▶ goodbye: no more is sent, what comes is discarded ─▶ closed
-//!             └ not in time    └ nothing for a second, or not in time ─────────────────────────────▲
+//! a stop: under way ─▶ answered ─▶ taken ─▶ goodbye: stop sending, discard what the client sends ─▶ closed
+//!             └ not in time    └ nothing for a second, or not in time ───────────────────────────────▲
 //! a drain: idle ─────────────────────────▶ goodbye
 //! ```
 //! The proxy discards bytes that come after the goodbye. A close with unread input would reset the connection and

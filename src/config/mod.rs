@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! text ─▶ yaml: key -> (line, value) ─▶ keys: each taken once, checked, noted ─▶ Settings, or every fault
-//!                                            └─▶ contradictions; keys nobody took: warnings
+//!                                            └─▶ contradictions; unknown keys: warnings
 //! ```
 //! A settings file of the Go meta-proxy works unchanged, with all variants that its reader allows: keys in any case,
 //! numbers in quotes, lists as text with commas. README, Settings documents each key.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! meta-proxy.log ──full──▶ renamed to meta-proxy-2026-11-23T08-00-00.123.log, a new one is begun
-//!                            └── goes when it is too old, or too many are newer
+//!                            └── deleted when it is too old, or too many are newer
 //! ```
 //! The thread opens the new file after the rename, and closes the old one once the new one is open. While either step
 //! fails, lines go on into the old file. Only the thread `log` calls this code.

@@ -4,7 +4,7 @@
 //! Starting ─▶ Serving ◀── drain, undrain ──▶ Draining: open and not ready; idle clients leave
 //!                └──────────── SIGTERM ──────────┴──▶ Stopping
 //!
-//! Stopping:  0 ─── not ready ─── delay ─── nobody new, idle clients leave ─── grace: over
+//! Stopping:  0 ─── not ready ─── delay ─── no new clients, idle ones leave ─── grace: over
 //! ```
 //! This file decides what is due in each phase, by values alone; `client::accept` carries it out.
 

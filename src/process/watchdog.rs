@@ -69,7 +69,7 @@ fn watch(pulse: &Pulse, notifier: &Notifier, interval: Duration, stopped: &Recei
             recv(stopped) -> _ => return,
             default(interval / 2) => {
                 activity::now("waits for the accept loop and the workers", &[]);
-                warn!("the accept loop or all workers hang: no beat for {:?}", interval / 2);
+                warn!("the accept loop or all workers hang: no heartbeat for {:?}", interval / 2);
                 // Wait for this heartbeat, so that heartbeats do not pile up.
                 select! {
                     recv(hears) -> _ => info!("the accept loop and the workers work again"),

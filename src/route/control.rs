@@ -1,8 +1,8 @@
 //! The control znode, beside the root: it lists the proxies, and carries an operator's orders. Pure.
 //!
 //! ```text
-//! <control root>/members/<session>   by each proxy, ephemeral: where its pages are
-//!               /accept              by the route tool: holds that are accepted, and routes that will be deleted
+//! <control root>/members/<session>   by each proxy, ephemeral: the address of its pages
+//!               /accept              by the route tool: accepted holds, and routes that it will delete
 //!               /journal/<plan>      by the route tool: what was changed, by whom, when and why
 //! ```
 //! An order is about one thing only, so it may stay after the proxies have read it: an accept names one process, and a

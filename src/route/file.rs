@@ -170,7 +170,7 @@ impl Source {
                 Ok(routes) => self.apply(routes),
                 Err(faults) => {
                     faults.iter().for_each(|fault| warn!("{fault}"));
-                    warn!("{}: the routes stay as they were", self.path.display());
+                    warn!("{}: the proxy keeps its routes", self.path.display());
                     self.writer.distrust();
                 }
             }

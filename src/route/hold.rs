@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! the root is ─┬─ the one whose routes are cached ──▶ its tables are followed
-//!              └─ missing, another, or older ───────▶ ROOT HELD: nothing of it is used
+//!              └─ missing, another, or older ───────▶ ROOT HELD: the proxy uses nothing of it
 //!                                                       └─ until the root is back, or an operator accepts
-//! a table is absent ─┬─ few are within a minute ────▶ gone; its route is kept aside for that minute
-//!                    └─ many are ───────────────────▶ TABLES HELD: what is aside returns; records are followed,
-//!                                                     absences are not
+//! a table is absent ─┬─ few are within a minute ────▶ gone; a copy of its route is kept for that minute
+//!                    └─ many are ───────────────────▶ TABLES HELD: the kept routes return; records are followed,
+//!                                                     deletions are not
 //!                                                       └─ until all of them are back, or an operator accepts
 //! ```
 //! `zk-watch` owns this value, by way of `zk::meaning`. It keeps at most the routes that the cache held a minute ago. A

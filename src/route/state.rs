@@ -131,7 +131,7 @@ pub fn load(path: &Path, origin: &Origin, writer: &RouteWriter, clusters: &mut C
     let contents = match read(path) {
         Ok(bytes) => parse(&bytes, origin),
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            info!("state file {shown}: none yet");
+            info!("state file {shown}: does not exist yet");
             return Loaded::default();
         }
         Err(e) => Err(Unused::Damaged(e.to_string())),
@@ -511,7 +511,10 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
         if let Some(pid) = pid.filter(is_pid)
             && !Path::new("/proc").join(pid).exists()
         {
-            info!("removing {}, process {pid} has ended", entry.path().display());
+            info!(
+                "removing the unfinished file {} of process {pid}, which has ended",
+                entry.path().display()
+            );
             fs::remove_file(entry.path())?;
         }
     }
@@ -547,7 +550,7 @@ impl Older {
                 static TOLD: Throttle = Throttle::new();
                 if let Some(hidden) = TOLD.pass() {
                     let (shown, suffix) = (path.display(), kin.suffix);
-                    warn!("state file {shown}: the older {suffix} is not kept: {e}{hidden}");
+                    warn!("state file {shown}: cannot keep the copy {suffix}: {e}{hidden}");
                 }
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! workers ─▶ find ──▶ entries: table -> route | unusable      ◀── put, remove, evict ──┐ RouteWriter,
-//!                 └─▶ names:   all tables there are, if known ◀── set_names ───────────┤ one thread
-//! admin, state file ─▶ hold:   whether absences are believed  ◀── set_hold ────────────┘
+//!                 └─▶ names:   names of all tables, if known  ◀── set_names ───────────┤ one thread
+//! admin, state file ─▶ hold:   the hold of routes, if any     ◀── set_hold ────────────┘
 //! ```
 //! A reader holds the lock for a map lookup and an Arc clone. A table without an entry is unknown if the names are
 //! known and do not have it. Otherwise it is missing, and the writer's thread must read it. While routes are held, no

@@ -2,12 +2,12 @@
 //! cluster.
 //!
 //! ```text
-//! Place::run ─▶ next_call: questions on a link ─▶ drive: write, read, wait ─┬─ all answered: the link rests, next call
+//! Place::run ─▶ next_call: questions on a link ─▶ drive: write, read, wait ─┬─ all answered: the link is idle, next call
 //!      ▲                                             │ each answer as it     ├─ the link broke: other servers are asked
 //!      │                                             ▼ comes                 └─ silent for a slice: parked
-//!      └──────────────────────────── answers to all who asked                        │
+//!      └──────────────────────────── answers to all queries                          │
 //!                                                                                    ▼
-//! resume ◀── job ◀── watch: something came on the link, or its time is over ◀────── watch
+//! resume ◀── job ◀── watch: bytes came on the link, or its time is over ◀────────── watch
 //! ```
 
 use std::sync::Arc;

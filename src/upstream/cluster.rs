@@ -3,7 +3,7 @@
 //! ```text
 //! join ─▶ [health: refuse at once?] ─▶ sharing ─▶ a place is free? ─▶ Place: the right to make calls (`upstream::call`)
 //!                                         ▲  │
-//!    watch, every tick: expired, moved,   │  └─▶ next_call: many questions for one server, with one write on one link
+//!    meta-watch, tick: expired, moved,    │  └─▶ next_call: many questions for one server, with one write on one link
 //!    due again, a place to give           └───── no answer: another server, or later
 //! ```
 //! The lock covers what calls share (questions, health, memory, idle links), and never any I/O. A cluster has at most
@@ -669,7 +669,7 @@ impl Cluster {
         if let Some(leader) = new_leader
             && let Some(hidden) = LED.pass()
         {
-            info!("cluster={} leader={leader}{hidden}", self.name);
+            info!("cluster={} leader={leader}: new leader{hidden}", self.name);
         }
     }
 

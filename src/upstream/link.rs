@@ -2,7 +2,7 @@
 //! decides how long it waits, then parks it (`upstream::watch`).
 //!
 //! ```text
-//! connect ─▶ ask(questions): one write ─▶ progress: writes what the socket takes, reads what is there ─▶ answers, by seq
+//! connect ─▶ ask(questions): one write ─▶ progress: writes and reads without waiting ─▶ answers, by seq
 //!    │                                        └── nothing yet: wait (poll), or park
 //!    └── refused, or not made within CONNECT_TIMEOUT: LinkError
 //! ```

@@ -2,7 +2,7 @@
 //! never blocks, and has its own connection.
 //!
 //! ```text
-//!                 leader: ERR_OBJECT_NOT_FOUND        follower: ERR_FORWARD_TO_OTHERS        silent: none of both in time
+//!                 leader: ERR_OBJECT_NOT_FOUND        follower: ERR_FORWARD_TO_OTHERS        silent: neither in time
 //! well:      each probe_interval
 //! in doubt or failing: at once, then after 0.2 s, 0.4 s ... 1.5 s, until one answers
 //! ```

@@ -313,7 +313,7 @@ fn look_up_all(shared: &Shared) {
 fn tell(name: &str, tells: Option<Tells>) {
     static FAILED: Throttle = Throttle::new();
     match tells {
-        Some(Tells::Addresses(addrs)) => info!("host={name} addrs={addrs:?}"),
+        Some(Tells::Addresses(addrs)) => info!("host={name} addrs={addrs:?}: resolved"),
         Some(Tells::Failed(why, last_known)) => {
             if let Some(hidden) = FAILED.pass() {
                 warn!("host={name} last_known={last_known:?}: not resolved: {why}{hidden}");

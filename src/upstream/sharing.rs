@@ -5,7 +5,7 @@
 //!   join ─▶ QUEUED: in the queue of each host that asks ──next──▶ ASKED: a call has it ──answered──▶ gone
 //!              ▲                                                   │   │                  │
 //!              └── waiters that came after the question was sent ──┼───┼──────────────────┘
-//!                                                                  │   │ no answer yet, or none to be had:
+//!                                                                  │   │ slow, or no answer:
 //!   LATER: all servers were asked, a pause ◀── no server left ─────┤   ▼ the next server
 //!      └──────────────── due ──────────────────────────────────▶ RETRY ──next──▶ ASKED
 //! ```

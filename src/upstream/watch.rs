@@ -1,9 +1,9 @@
 //! Thread `meta-watch`: waits for bytes on parked links, ticks for clusters in which queries wait, probes MetaServers.
 //!
 //! ```text
-//! worker ── park ──▶ inbox + waker ─▶ mio ─┬─ something came on a parked link ─▶ job: resume
+//! worker ── park ──▶ inbox + waker ─▶ mio ─┬─ bytes came on a parked link ─▶ job: resume
 //! worker ── busy ──▶                       ├─ a parked link is silent for long ─▶ its questions go to another server,
-//! routes ── new ───▶                       │                                      it is listened to beside
+//! routes ── new ───▶                       │                                      and the link stays parked
 //!                                          ├─ tick: expired, moved and due questions, places (`Cluster::tick`)
 //!                                          └─ probes (`upstream::probe`): due, answered, over
 //! ```
@@ -81,7 +81,7 @@ impl MetaWatch {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         // A second thread would take the orders of the first.
-        self.waker.set(waker).map_err(|_| io::Error::other("meta-watch is started once"))?;
+        self.waker.set(waker).map_err(|_| io::Error::other("meta-watch is already running"))?;
         let watcher = Watcher {
             probes: Probes::new(poll.registry().try_clone()?, probe_interval),
             poll,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client bytes ─▶ protocol ─▶ frame, rdsn (header, body) ─▶ message (method, id, table, arguments)
-//! client bytes ◀─ reply (envelope per asker) ◀─ answer (the MetaServer's result struct, untouched)
+//! client bytes ◀─ reply (envelope per query) ◀─ answer (the MetaServer's result struct, untouched)
 //!                                                └─ result (its fields) ─▶ host_port, for old clients
 //! ```
 

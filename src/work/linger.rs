@@ -3,8 +3,8 @@
 //! of the query.
 //!
 //! ```text
-//! served, and it is its habit ─▶ unwatched (epoll forgets it) ─▶ look, yield, look ... ─┬─ a query: serve it, again
-//!                                                                                       └─ none: watched again
+//! a quick client was served ─▶ unwatched (no epoll events) ─▶ look, yield, look ... ─┬─ a query: serve it, again
+//!                                                                                    └─ none: watched again
 //! ```
 //! Few workers linger at once, and they yield the processor between looks. A worker stops lingering when other clients
 //! wait, or when an answer does not come at once.

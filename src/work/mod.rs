@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept ──readable──▶ queue ─▶ worker-NNN ─▶ query ─▶ upstream
-//! zk-watch, meta-watch ──job──▶    └── linger: a client that asks again at once
+//! zk-watch, meta-watch ──job──▶    └── linger: a client that sends its next query at once
 //! ```
 
 pub mod job;

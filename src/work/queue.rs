@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept ── arrive ─▶ readable ──next_readable──▶ a reader: a worker that has come to read
-//!                        └─ more wait than the readers there are read soon ─▶ one more reader is called
+//!                        └─ too many wait for the present readers ─▶ one more reader is called
 //! watch, zk-watch, workers ── send ─▶ jobs ──next──▶ any worker
 //! ```
 //! Waking a worker costs several times as much as reading a client, so the queue calls as few readers as it needs. A

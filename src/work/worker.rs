@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! next ─┬─ read ─▶ clients, one after the other ─▶ calls to make? ─▶ make one, leave the others to other workers
-//!       └─ job ──▶ look up again, refuse, make calls, go on with a parked call
+//!       └─ job ──▶ route again, refuse, make calls, continue a parked call
 //! ```
 
 use std::io;

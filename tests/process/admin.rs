@@ -211,7 +211,7 @@ fn series_by_table_can_be_turned_off() {
 }
 
 #[test]
-fn what_an_operator_must_act_on_is_on_the_page() {
+fn the_page_shows_what_an_operator_must_act_on() {
     let meta = meta_with("orders", "10.1.1.1:34801");
     let zk = ZooKeeper::start();
     zk.create(&format!("{ROOT}/orders"), record("a", &[meta.addr()]));
@@ -296,7 +296,7 @@ fn a_proxy_without_any_route_is_not_ready() {
     eventually("it is ready, ZooKeeper will tell of tables", SOON, || ready().status == 200);
     zk.pause();
     eventually("it knows no table and cannot learn of one", SOON, || ready().status == 503);
-    assert_eq!(ready().body, "there is no route at all\n");
+    assert_eq!(ready().body, "the proxy has no routes\n");
     zk.resume();
     eventually("it is ready again", SOON, || ready().status == 200);
 }
@@ -662,7 +662,7 @@ fn gdb_names_the_threads_of_a_stripped_binary() {
 }
 
 #[test]
-fn settings_in_use_are_told_without_secrets() {
+fn settings_in_use_are_shown_without_secrets() {
     let zk = ZooKeeper::start();
     let digest =
         format!("zookeeper: {{address: '{}', root: {ROOT}, digest: 'u:hunter2'}}", zk.addr());
@@ -704,7 +704,7 @@ fn log_levels_change_at_run_time_until_sighup() {
 }
 
 #[test]
-fn metrics_come_compressed_to_whoever_takes_that() {
+fn metrics_are_compressed_for_clients_that_accept_gzip() {
     let proxy = Routes::new([]).proxy();
     let ask = |encoding: &str| {
         let mut stream = TcpStream::connect(proxy.admin()).unwrap();
@@ -728,7 +728,7 @@ fn metrics_come_compressed_to_whoever_takes_that() {
 }
 
 #[test]
-fn what_is_no_page_is_told_so() {
+fn an_unknown_page_gets_a_list_of_pages() {
     let routes = Routes::new([]);
     let proxy = routes.proxy();
     for (method, path, status) in [

@@ -370,7 +370,7 @@ fn a_client_that_is_not_read_is_forgotten_when_it_goes() {
 }
 
 #[test]
-fn a_client_that_stops_sending_gets_what_it_asked_for_whoever_else_asks() {
+fn a_client_that_stops_sending_gets_its_answers_beside_other_clients() {
     let meta = meta_with("t", PRIMARY);
     let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
     let proxy = routes.proxy();
@@ -535,7 +535,7 @@ fn a_client_that_asks_when_it_is_let_go_is_not_reset() {
 }
 
 #[test]
-fn one_more_signal_waits_for_nobody() {
+fn one_more_signal_ends_the_wait_for_clients() {
     let names = ["big".to_owned()];
     let (_meta, routes) = tables_of(12 << 20, &names);
     let proxy = routes.proxy_with("query_timeout_ms: 60000");

@@ -64,7 +64,7 @@ fn assert_others_do_not_wait(proxy: &Proxy, tables: &[String], during: Duration)
 }
 
 #[test]
-fn many_mute_slow_and_refusing_clusters_stop_nobody() {
+fn many_silent_slow_and_refusing_clusters_stop_no_other() {
     let good = meta_with("good", PRIMARY);
     let (mute, slow) = (MetaServer::start(), MetaServer::start());
     mute.set(Behaviour::Mute);
@@ -95,7 +95,7 @@ fn many_mute_slow_and_refusing_clusters_stop_nobody() {
 }
 
 #[test]
-fn clusters_that_die_in_one_instant_stop_nobody() {
+fn clusters_that_die_in_one_instant_stop_no_other() {
     const CLUSTERS: usize = 100;
     let (good, dying) = (meta_with("good", PRIMARY), MetaServer::start());
     let mut routes = Routes::new([("good", record("good", &[good.addr()]))]);
@@ -201,7 +201,7 @@ fn a_dead_standby_is_seen_before_it_is_needed() {
 }
 
 #[test]
-fn a_probe_alone_refuses_nobody() {
+fn a_probe_alone_refuses_no_query() {
     let meta = meta_with("t", PRIMARY);
     let routes = Routes::new([("t", record("c", &[meta.addr(), addr("127.0.0.1:1")]))]);
     let proxy = routes.proxy_with("probe_interval_s: 1");

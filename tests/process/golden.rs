@@ -106,7 +106,7 @@ fn a_reframed_answer_differs_in_its_seq_only() {
 }
 
 #[test]
-fn what_followers_say_is_understood() {
+fn answers_of_followers_are_understood() {
     let mut hints = Vec::new();
     for (name, frame) in answers() {
         if let Answer::Follower { leader } = read(&frame).unwrap() {

@@ -52,7 +52,7 @@ fn of_type(message_type: u8) -> Vec<u8> {
 }
 
 #[test]
-fn what_kills_or_silences_a_metaserver_never_reaches_it() {
+fn requests_that_kill_or_silence_a_metaserver_never_reach_it() {
     let (meta, proxy, _routes) = proxy_with("");
     let mut neighbour = proxy.client();
     assert!(is_served(&mut neighbour));
@@ -119,7 +119,7 @@ fn what_kills_or_silences_a_metaserver_never_reaches_it() {
 }
 
 #[test]
-fn who_does_not_finish_a_frame_is_closed_and_others_are_served() {
+fn a_client_that_does_not_finish_a_frame_is_closed_and_others_are_served() {
     let (_meta, proxy, _routes) = proxy_with("limits: {frame_timeout_ms: 400}\nworkers: 4");
     let frame = query().encode();
     let mut halves: Vec<Client> = (0..200).map(|_| proxy.client()).collect();
@@ -148,7 +148,7 @@ fn who_does_not_finish_a_frame_is_closed_and_others_are_served() {
 }
 
 #[test]
-fn who_does_not_read_is_closed_and_memory_stays_bounded() {
+fn a_client_that_does_not_read_is_closed_and_memory_stays_bounded() {
     let limits = "limits: {max_unread_bytes: 1000000, max_unread_total_bytes: 8000000, \
                   unread_timeout_ms: 2000}";
     let (meta, proxy, _routes) = proxy_with(limits);
@@ -171,7 +171,7 @@ fn who_does_not_read_is_closed_and_memory_stays_bounded() {
 }
 
 #[test]
-fn who_stops_reading_for_too_long_is_closed() {
+fn a_client_that_stops_reading_for_too_long_is_closed() {
     let (meta, proxy, _routes) =
         proxy_with(&format!("limits: {{unread_timeout_ms: 3000, max_unread_bytes: {}}}", 64 << 20));
     meta.put_table("t", QueryCfgResponse::table(1, 10_000, addr(PRIMARY)));
@@ -282,7 +282,7 @@ fn a_query_counts_for_the_length_of_its_arguments() {
 }
 
 #[test]
-fn who_holds_most_is_closed_when_all_hold_too_much() {
+fn the_client_with_most_bytes_is_closed_when_all_hold_too_many() {
     let (_meta, proxy, _routes) = proxy_with("limits: {max_unread_total_bytes: 1048576}");
     let mut modest = client_of_host(&proxy, 2);
     let frame = query().encode();

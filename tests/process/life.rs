@@ -246,7 +246,7 @@ impl Crowd {
 }
 
 #[test]
-fn an_upgrade_in_place_refuses_nobody() {
+fn an_upgrade_in_place_refuses_no_client() {
     let (_meta, routes) = orders();
     let yaml = stop(0, NEVER_MS);
     let mut running = routes.proxy_with(&format!("listeners: [{{listen: 127.0.0.1:0}}]\n{yaml}"));
@@ -326,7 +326,7 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_is_told_of_start_reload_and_stop() {
+fn the_service_manager_hears_of_start_reload_and_stop() {
     for is_abstract in [false, true] {
         let manager = Manager::new(is_abstract);
         let (_meta, routes) = orders();

@@ -138,7 +138,7 @@ fn no_line_is_lost_while_files_are_put_aside() {
 }
 
 #[test]
-fn sighup_reopens_a_file_that_somebody_has_put_aside() {
+fn sighup_reopens_a_file_that_another_program_renamed() {
     let logged = Logged::start("{access_sample: 1}", |_| ());
     let (path, aside) = (logged.scratch.path().join("mp.log"), logged.scratch.path().join("aside"));
     logged.ask(10);
@@ -220,7 +220,7 @@ fn a_log_file_that_takes_nothing_ends_nothing() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_nobody_up() {
+fn a_log_without_a_reader_delays_no_query() {
     let meta = meta_with("orders", PRIMARY);
     let routes = Routes::new([("orders", record("a", &[meta.addr()]))]);
     let addr = free_addr();
@@ -280,7 +280,7 @@ fn a_log_that_reaches_the_limit_of_its_size_ends_nothing() {
 }
 
 #[test]
-fn signals_that_mean_nothing_are_told_and_end_nothing() {
+fn signals_without_a_meaning_are_logged_and_end_nothing() {
     let logged = Logged::start("{}", |_| ());
     for signal in ["USR1", "USR2", "ALRM", "XCPU", "XFSZ"] {
         logged.proxy.signal(signal);

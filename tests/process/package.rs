@@ -104,7 +104,7 @@ fn settings_are_the_same_in_the_code_in_readme_and_in_the_package() {
 }
 
 #[test]
-fn what_is_off_in_the_packaged_settings_is_the_default() {
+fn settings_that_are_off_in_the_package_have_their_defaults() {
     let parsed = |text: &str| format!("{:?}", config::parse(text, true).settings.expect("good"));
     // Those that have no default are on in one and off in the other.
     let mut all = all_settings();

@@ -103,7 +103,7 @@ pub fn ask(server: SocketAddr, request: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_a_go_client_writes_reaches_the_other_cluster() {
+fn writes_of_a_go_client_reach_the_other_cluster() {
     let pair = Pair::start();
     let writer = Writer::start(&set_up("target/interop/go-apache"), pair.a.leader(), "orders");
     eventually("it writes", 3 * SOON, || writer.acknowledged() > 200);

@@ -96,7 +96,7 @@ fn a_client_that_only_stops_sending_gets_its_answers() {
 }
 
 #[test]
-fn it_gets_the_proxys_own_words_too() {
+fn a_pipelining_client_gets_the_proxys_own_answers_too() {
     let meta = meta_with("t", PRIMARY);
     let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
     let proxy = routes.proxy();

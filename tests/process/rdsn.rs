@@ -163,7 +163,7 @@ fn requests_made_by_hand_are_served_with_their_checksums() {
 }
 
 #[test]
-fn a_limit_is_told_as_an_error_that_the_client_tries_again() {
+fn a_limit_is_an_error_after_which_the_client_tries_again() {
     let meta = meta_with("t", PRIMARY);
     meta.set(Behaviour::Mute);
     let routes = Routes::new([("t", record("c", &[meta.addr()]))]);
@@ -307,7 +307,7 @@ fn clients_of_both_protocols_share_one_call() {
 }
 
 #[test]
-fn failures_are_told_in_a_header_that_is_ok() {
+fn failures_come_in_a_header_that_is_ok() {
     let (meta, proxy, _routes) = behind_a_proxy(&["t"]);
     let mut client = RdsnClient::connect(proxy.addr());
     for (behaviour, table, err) in [
@@ -345,7 +345,7 @@ fn a_client_is_never_sent_round_the_proxy() {
 }
 
 #[test]
-fn what_would_abort_a_client_does_not_reach_it() {
+fn answers_that_would_abort_a_client_do_not_reach_it() {
     let (meta, proxy, _routes) = behind_a_proxy(&["t"]);
     let good = QueryCfgResponse::table(1, 4, addr(PRIMARY)).with_host_ports();
     let bytes = good.encode();
@@ -445,7 +445,7 @@ fn a_metaserver_that_lies_or_changes_its_mind_harms_no_client() {
 }
 
 #[test]
-fn what_kills_a_metaserver_or_is_odd_closes_the_connection() {
+fn a_request_that_kills_a_metaserver_or_is_odd_closes_the_connection() {
     let good = Frame::query(1, "temp", &[3]);
     let with = |change: fn(&mut Frame)| {
         let mut frame = good.clone();

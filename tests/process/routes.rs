@@ -176,7 +176,7 @@ fn in_calm_a_change_is_served_within_100_ms() {
 }
 
 #[test]
-fn the_session_time_out_is_told_as_granted() {
+fn the_granted_session_time_out_is_shown() {
     let world = World::new();
     let asked =
         format!("zookeeper: {{address: [{}], root: {ROOT}, timeout: 90000}}", world.zk.addr());
@@ -466,7 +466,7 @@ fn a_client_that_asks_while_a_routes_file_changes_is_answered() {
 }
 
 #[test]
-fn a_bad_edit_of_a_routes_file_changes_nothing_and_is_told_with_line_and_key() {
+fn a_bad_edit_of_a_routes_file_changes_nothing_and_is_logged_with_line_and_key() {
     let (a, b) = (meta_with("orders", A), meta_with("orders", B));
     let scratch = Scratch::new("edited");
     let write = |text: String| {
@@ -480,7 +480,7 @@ fn a_bad_edit_of_a_routes_file_changes_nothing_and_is_told_with_line_and_key() {
     follows(&proxy, "orders", A, SOON);
     write(format!("{{\n{},\n\"users\": {{\"meta_addrs\": \"m1\"}}\n}}", orders(&b)));
     proxy.wait_for_log(r#"line 3: "users": meta_addrs: want host:port, got "m1""#, SOON);
-    proxy.wait_for_log("the routes stay as they were", SOON);
+    proxy.wait_for_log("the proxy keeps its routes", SOON);
     assert_eq!(told(&proxy.ask("orders")), A);
     assert_eq!(page(&proxy, "/routes")["routes"][0]["stale"], true);
     write(format!("{{{}}}", orders(&b)));
@@ -536,7 +536,7 @@ fn tables_that_a_digest_protects() {
 }
 
 #[test]
-fn servers_that_are_dead_mute_or_unknown_harm_nobody() {
+fn servers_that_are_dead_silent_or_unknown_do_no_harm() {
     let world = World::new();
     world.zk.create(&znode("orders"), world.to_a());
     let mute = ZooKeeper::start();

@@ -92,7 +92,7 @@ fn a_leader_that_comes_while_the_query_waits_is_asked() {
 }
 
 #[test]
-fn what_a_leader_says_is_passed_on() {
+fn the_answer_of_a_leader_is_passed_on() {
     let meta = meta_with("t", PRIMARY);
     let (proxy, _routes) = proxy_to(&[&meta]);
     for err in ["ERR_SERVICE_NOT_ACTIVE", "ERR_UNDER_RECOVERY", "ERR_BUSY_CREATING"] {
@@ -126,7 +126,7 @@ fn answers_of_newer_servers_arrive_byte_for_byte() {
 }
 
 #[test]
-fn who_fails_is_replaced_by_another() {
+fn a_server_that_fails_is_replaced_by_another() {
     let dead = {
         let gone = MetaServer::start();
         gone.addr()
@@ -317,7 +317,7 @@ fn dripping() -> SocketAddr {
 }
 
 #[test]
-fn a_server_that_answers_byte_by_byte_keeps_nobody_waiting() {
+fn a_server_that_answers_byte_by_byte_makes_no_other_query_wait() {
     let good = meta_with("good", PRIMARY);
     let routes = Routes::new([
         ("t", record("c", &[dripping()])),
@@ -422,7 +422,7 @@ fn servers_that_stay_mute_are_counted() {
 }
 
 #[test]
-fn who_asks_for_very_much_waits_for_those_who_ask_for_little() {
+fn a_host_with_many_queries_waits_for_hosts_with_few() {
     let meta = meta_with("t", PRIMARY);
     let (proxy, _routes) = proxy_to(&[&meta]);
     answered(&proxy.ask("t"));
