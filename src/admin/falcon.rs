@@ -121,9 +121,7 @@ fn run(
                 failures += 1;
                 // A line per minute would be too many over days.
                 if failures.is_power_of_two() {
-                    warn!(
-                        "agent={agent} does not accept metrics, failure {failures} in a row: {e}"
-                    );
+                    warn!("agent={agent} rejects metrics, failure {failures} in a row: {e}");
                 }
             }
         }
@@ -332,11 +330,7 @@ impl Request<'_> {
         loop {
             self.wait(stream, PollFlags::IN)?;
             match stream.read(&mut answer[len..]) {
-                Ok(0) => {
-                    return Err(io::Error::other(
-                        "the agent closed the connection without an answer",
-                    ));
-                }
+                Ok(0) => return Err(io::Error::other("the agent closed without an answer")),
                 Ok(n) => len += n,
                 Err(e) if is_passing(&e) => {}
                 Err(e) => return Err(e),

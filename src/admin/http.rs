@@ -144,10 +144,7 @@ impl Server {
                 Ok(exchange) => {
                     if self.exchanges.len() >= PLACES {
                         let oldest = self.exchanges.remove(0);
-                        log_throttled(&format!(
-                            "{PLACES} requests at once, closing the oldest, client={}",
-                            oldest.peer
-                        ));
+                        log_throttled(&format!("{PLACES} at once, closed client={}", oldest.peer));
                     }
                     self.exchanges.push(exchange);
                 }

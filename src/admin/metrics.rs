@@ -72,11 +72,7 @@ fn clients(out: &mut Families, inside: &Inside) {
     let pending = inside.hub.sums().pending() as f64;
     out.gauge("meta_proxy_pending_queries", "Queries under way", pending);
     let unread = inside.hub.sums().held_bytes() as f64;
-    out.gauge(
-        "meta_proxy_unread_bytes",
-        "Bytes held for clients: unsent answers and unfinished requests",
-        unread,
-    );
+    out.gauge("meta_proxy_unread_bytes", "Unsent answers and unfinished requests", unread);
     out.gauge("meta_proxy_queued_jobs", "Jobs that wait for a worker", inside.jobs.jobs() as f64);
 }
 
@@ -222,8 +218,7 @@ fn routes(out: &mut Families, inside: &Inside, listed: &[Listed]) {
             let of_kind = hold.as_ref().filter(|hold| hold.kind == kind);
             (label("kind", kind.label()), of_kind.map_or(0.0, |hold| hold.held as f64))
         });
-        let help =
-            "Tables that the proxy still serves although ZooKeeper does not have them any more";
+        let help = "Tables that the proxy still serves although ZooKeeper has lost them";
         out.gauges("meta_proxy_routes_held", help, held);
     }
     let stale = || listed.iter().filter(|listed| listed.is_stale);
@@ -239,11 +234,7 @@ fn zookeeper(out: &mut Families, inside: &Inside) {
     if let Some(status) = &inside.zookeeper {
         let view = status.view();
         let is_up = f64::from(u8::from(view.trust != Trust::Down));
-        out.gauge(
-            "meta_proxy_zookeeper_connected",
-            "1 while the proxy notices changes of routes",
-            is_up,
-        );
+        out.gauge("meta_proxy_zookeeper_connected", "1 while changes of routes are seen", is_up);
         let help = "Connections to ZooKeeper that the proxy has made";
         out.counter("meta_proxy_zookeeper_clients_built", help, view.built);
         let timeout = view.session.map_or(0.0, |session| session.timeout.as_secs_f64());
@@ -253,8 +244,7 @@ fn zookeeper(out: &mut Families, inside: &Inside) {
     if let Some(file) = &inside.state_file {
         let view = file.view();
         if let Some(written) = view.written {
-            let help =
-                "Time since the proxy wrote the state file, which it does when routes change";
+            let help = "Time since the proxy wrote the state file; it does when routes change";
             let age = written.get().as_secs_f64();
             out.gauge("meta_proxy_state_file_age_seconds", help, age);
         }
@@ -283,18 +273,13 @@ fn process(out: &mut Families, inside: &Inside) {
     let start = inside.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     out.gauge("meta_proxy_start_time_seconds", "When the proxy started", start.as_secs_f64());
     let limits = limits.into_iter().map(|(name, value)| (label("limit", name), value as f64));
-    let help =
-        "Limits in use; the limit of connections is lower if the system has too few descriptors";
+    let help = "Limits in use, as far as the system has descriptors for connections";
     out.gauges("meta_proxy_limit", help, limits);
     let build = vec![
         ("version", version::VERSION.to_owned()),
         ("commit", version::COMMIT.to_owned()),
         ("build", version::BUILD.to_owned()),
     ];
-    out.gauges(
-        "meta_proxy_build_info",
-        "Version, commit and build of the running binary",
-        [(build, 1.0)],
-    );
+    out.gauges("meta_proxy_build_info", "The running build", [(build, 1.0)]);
     process_stats::gather(out, start.as_secs_f64());
 }

@@ -172,7 +172,7 @@ impl Connection {
 
     /// Records that the client has used a table.
     pub fn record_use(&self, table: &str, now: Instant) {
-        self.hub.usage.record(&self.last_use, self.peer.ip(), table, now);
+        self.hub.usage.add(&self.last_use, self.peer.ip(), table, now);
     }
 
     // ---- turns of reading

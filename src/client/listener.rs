@@ -121,9 +121,7 @@ impl Listener {
         }
         let filtered = SockRef::from(&self.socket).attach_filter(&DROP_SYNS);
         if let Err(e) = &filtered {
-            warn!(
-                "cannot filter new connections, clients that connect at this moment may be refused: {e}"
-            );
+            warn!("cannot filter SYNs, clients that connect now may be refused: {e}");
         }
         filtered.is_ok()
     }

@@ -56,13 +56,7 @@ impl Default for Usage {
 
 impl Usage {
     /// Records that `client` has used `table`. `last` is the pointer that the connection keeps.
-    pub fn record(
-        &self,
-        last: &Mutex<Option<Arc<Use>>>,
-        client: IpAddr,
-        table: &str,
-        now: Instant,
-    ) {
+    pub fn add(&self, last: &Mutex<Option<Arc<Use>>>, client: IpAddr, table: &str, now: Instant) {
         let mut last = last.lock();
         let used = match &*last {
             Some(used) if *used.table == *table => used,
@@ -137,7 +131,7 @@ mod tests {
         let at = |ms| usage.start + Duration::from_millis(ms);
         let connection = Mutex::default();
         for (ms, table) in [(1, "orders"), (2, "orders"), (3, "users"), (4, "orders")] {
-            usage.record(&connection, clients[0], table, at(ms));
+            usage.add(&connection, clients[0], table, at(ms));
         }
         let counts = || {
             let list = usage.list();
@@ -153,7 +147,7 @@ mod tests {
             [(clients[0], "orders".to_owned(), 3), (clients[0], "users".to_owned(), 1)]
         );
         for (client, ms) in clients[1..].iter().zip(10..) {
-            usage.record(&Mutex::default(), *client, "orders", at(ms));
+            usage.add(&Mutex::default(), *client, "orders", at(ms));
         }
         let left: Vec<_> = counts().into_iter().map(|(client, table, _)| (client, table)).collect();
         assert!(left.contains(&(clients[3], "orders".to_owned())), "{left:?}");

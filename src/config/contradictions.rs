@@ -51,10 +51,7 @@ pub fn check(settings: &Settings, keys: &mut Keys) {
     for (part, of_one, whole, of_all) in parts {
         // A default above a small total is no mistake of the operator.
         if of_one > of_all && keys.is_set(part) {
-            keys.warn(
-                part,
-                format!("{of_one} is more than {whole}, {of_all}: the smaller limit applies"),
-            );
+            keys.warn(part, format!("{of_one} is above {whole}, {of_all}: that limit applies"));
         }
     }
 }

@@ -282,8 +282,7 @@ impl Keys {
             }
             let is_known_section = self.known.iter().any(|known| is_section(key, known));
             if let Some(first) = self.entries[..at].iter().find(same) {
-                self.faults
-                    .push(fault(format!("duplicate key, the first is in line {}", first.line)));
+                self.faults.push(fault(format!("duplicate key, see line {}", first.line)));
             } else if is_known_section && matches!(value, Node::Map(_) | Node::Null) {
                 continue;
             } else if is_known_section && !self.taken[at] {

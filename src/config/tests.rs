@@ -85,21 +85,13 @@ fn files_that_are_no_settings() {
         ("a list", "- 1", "want keys and values, got [\"1\"]"),
         ("a word", "hello", "want keys and values, got \"hello\""),
         ("broken", "a: [1", "line "),
-        (
-            "a key twice",
-            "workers: 8\nworkers: 9\n",
-            "line 2: workers: duplicate key, the first is in line 1",
-        ),
+        ("a key twice", "workers: 8\nworkers: 9\n", "line 2: workers: duplicate key, see line 1"),
         (
             "in another case",
             "workers: 8\nWorkers: 9\n",
-            "line 2: Workers: duplicate key, the first is in line 1",
+            "line 2: Workers: duplicate key, see line 1",
         ),
-        (
-            "a section twice",
-            "log: {}\nstop: {}\nlog:\n",
-            "line 3: log: duplicate key, the first is in line 1",
-        ),
+        ("a section twice", "log: {}\nstop: {}\nlog:\n", "line 3: log: duplicate key, see line 1"),
         ("a section that is none", "limits: 7", "limits: want keys and values, got \"7\""),
     ] {
         let faults = parse(text, false).settings.unwrap_err();
@@ -313,23 +305,20 @@ fn settings_that_are_good_alone_and_not_together() {
             "more of one than of all",
             "limits: {max_connections: 100, max_connections_per_address: 101}",
             "",
-            "line 1: limits.max_connections_per_address: 101 is more than limits.max_connections, \
-             100: the smaller limit applies",
+            "line 1: limits.max_connections_per_address: 101 is above limits.max_connections, 100: that limit applies",
         ),
         ("a default is no mistake", "limits: {max_connections: 100}", "", ""),
         (
             "the same of queries",
             "limits: {max_pending: 7, max_pending_per_client: 8}",
             "",
-            "line 1: limits.max_pending_per_client: 8 is more than limits.max_pending, 7: the smaller \
-             limit applies",
+            "line 1: limits.max_pending_per_client: 8 is above limits.max_pending, 7: that limit applies",
         ),
         (
             "the same of bytes",
             "limits: {max_unread_bytes: 1048577, max_unread_total_bytes: 1048576}",
             "",
-            "line 1: limits.max_unread_bytes: 1048577 is more than limits.max_unread_total_bytes, \
-             1048576: the smaller limit applies",
+            "line 1: limits.max_unread_bytes: 1048577 is above limits.max_unread_total_bytes, 1048576: that limit applies",
         ),
         ("more calls than workers", "workers: 8\nmax_calls_per_cluster: 16", "", ""),
     ] {

@@ -176,7 +176,7 @@ impl Server {
                         .map_err(io("start zk-watch"))?;
                 if has_old_routes && !watch.wait_until_confirmed(CONFIRM_LIMIT) {
                     warn!(
-                        "ZooKeeper has not confirmed the routes of the state file yet, the proxy serves them"
+                        "ZooKeeper has not confirmed the routes of the state file, the proxy serves them"
                     );
                 }
                 let keeper = path
@@ -466,7 +466,7 @@ fn fit_to_descriptors(limits: &AcceptLimits) -> AcceptLimits {
     let room = limit.saturating_sub(own).max(1);
     if room < wanted {
         warn!(
-            "max_connections is {room} instead of {wanted}: RLIMIT_NOFILE {limit} has no room for more"
+            "max_connections is {room}, not {wanted}: RLIMIT_NOFILE {limit} has no room for more"
         );
     }
     AcceptLimits { max_connections: wanted.min(room), ..limits.clone() }

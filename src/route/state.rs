@@ -322,10 +322,7 @@ impl StateFile {
         }
         let found = follow_links(&path);
         if let Err(e) = remove_leftovers(&found) {
-            warn!(
-                "state file {}: cannot remove unfinished files of earlier processes: {e}",
-                path.display()
-            );
+            warn!("state file {}: cannot remove unfinished files: {e}", path.display());
         }
         let set = Arc::new(Mutex::new(origin.clone()));
         let keeper = Keeper {
@@ -511,10 +508,7 @@ fn remove_leftovers(path: &Path) -> io::Result<()> {
         if let Some(pid) = pid.filter(is_pid)
             && !Path::new("/proc").join(pid).exists()
         {
-            info!(
-                "removing the unfinished file {} of process {pid}, which has ended",
-                entry.path().display()
-            );
+            info!("removing {}, unfinished by ended process {pid}", entry.path().display());
             fs::remove_file(entry.path())?;
         }
     }

@@ -166,7 +166,7 @@ impl Link {
                     self.has_received = true;
                     received += n;
                     let chunk = mem::take(&mut self.chunk);
-                    let taken = self.cut_answers(&chunk[..n], answers);
+                    let taken = self.cut(&chunk[..n], answers);
                     let is_all = n < chunk.len();
                     self.chunk = chunk;
                     taken.map_err(LinkError::Bad)?;
@@ -207,11 +207,7 @@ impl Link {
     }
 
     /// Cuts whole answers out of the bytes that came.
-    fn cut_answers(
-        &mut self,
-        mut bytes: &[u8],
-        answers: &mut Vec<Answered>,
-    ) -> Result<(), BadAnswer> {
+    fn cut(&mut self, mut bytes: &[u8], answers: &mut Vec<Answered>) -> Result<(), BadAnswer> {
         while !bytes.is_empty() {
             // Most answers come whole and need no copy; `input` collects the pieces of the others.
             if self.input.is_empty()

@@ -354,7 +354,7 @@ const TO_REWRITE: [&str; 3] = ["src/zk", "src/ops", "src/cli"];
 /// Files of these endings below these folders, and their comments or, in documents, their text. Also the README.
 fn texts() -> Vec<(PathBuf, Vec<String>)> {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let readme = readme.lines().filter_map(|line| said(line, false)).collect();
+    let readme = readme.lines().filter_map(|line| prose(line, false)).collect();
     let mut found = vec![(PathBuf::from("README.md"), readme)];
     let mut folders: Vec<PathBuf> =
         ["src", "tests", "benches", "docs"].map(|folder| root().join(folder)).into();
@@ -367,7 +367,7 @@ fn texts() -> Vec<(PathBuf, Vec<String>)> {
             } else if is("rs") || is("md") {
                 let is_code = is("rs");
                 let text = fs::read_to_string(&path).unwrap();
-                let lines = text.lines().filter_map(|line| said(line, is_code)).collect();
+                let lines = text.lines().filter_map(|line| prose(line, is_code)).collect();
                 found.push((path.strip_prefix(root()).unwrap().to_owned(), lines));
             }
         }
@@ -376,7 +376,7 @@ fn texts() -> Vec<(PathBuf, Vec<String>)> {
 }
 
 /// The comment of a line, or the line of a document that is no heading.
-fn said(line: &str, is_code: bool) -> Option<String> {
+fn prose(line: &str, is_code: bool) -> Option<String> {
     if !is_code {
         return (!line.starts_with('#'))
             .then(|| line.trim_start_matches(['-', '|', ' ']).to_owned());
