@@ -296,7 +296,7 @@ impl Acceptor {
             self.accept();
         }
         self.close_listeners(|_| true);
-        info!("stopped listening, {} clients are connected", self.registry.len());
+        info!("no longer listening, {} clients are connected", self.registry.len());
     }
 
     fn close_listeners(&mut self, which: impl Fn(&Listener) -> bool) {
