@@ -132,7 +132,7 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(faults) => {
             faults.iter().for_each(|fault| error!("{fault}"));
-            // Whoever starts it by hand looks at the terminal, not into the log.
+            // An operator who starts the proxy by hand looks at the terminal, not into the log.
             if options.log_file.is_some() {
                 faults.iter().for_each(|fault| super::complain(fault));
             }
@@ -209,7 +209,7 @@ const UNUSED: [c_int; 5] = [SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGXFSZ];
 /// A line about such a signal may be what brings it again.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// When each of them was last told of.
+/// When each signal was last logged.
 #[derive(Default)]
 struct UnusedSignals(HashMap<c_int, Instant>);
 

@@ -148,7 +148,7 @@ pub fn serves(page: &Page, root: &Root, expected: &Expected) -> Result<(), Strin
     }
 }
 
-/// A proxy and how it stands to what is expected.
+/// A proxy, and whether it serves what is expected.
 pub struct Seen {
     pub proxy: String,
     /// `Err`: why the proxy does not serve all of it, or does not say.

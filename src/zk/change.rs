@@ -26,7 +26,7 @@ pub enum Change {
     Confirmed(Box<str>),
     /// A table's record may not be the cached one any more.
     Doubtful(Box<str>),
-    /// A table serves on although it is absent.
+    /// The proxy goes on serving a table that is absent.
     Held(Box<str>),
     /// A table does not.
     NotHeld(Box<str>),
@@ -44,7 +44,7 @@ pub enum Change {
     AnotherRoot,
     /// Whether routes are held, what that means for absent tables, and the server that was decided by.
     Hold(View, Absence, Option<SocketAddr>),
-    /// ZooKeeper was asked for this; true: what a watch told of it is taken.
+    /// ZooKeeper was asked for this; true: the event of its watch is handled.
     Asked(What, bool),
 
     /// For queries that wait: it is known where a table lives, or that it cannot be known.

@@ -21,7 +21,7 @@ use crate::route::names::Names;
 pub const MAX_FRAME_BYTES: usize = 64 << 20;
 /// Length of a frame's length.
 pub const LEN_BYTES: usize = 4;
-/// Paths of one SetWatches have at most so many bytes: a server takes no request of 1 MiB (`jute.maxbuffer`), and other
+/// Limit of the bytes of all paths in one SetWatches: a server takes no request of 1 MiB (`jute.maxbuffer`), and other
 /// clients keep to this size.
 pub const MAX_SET_WATCHES_BYTES: usize = 120 << 10;
 /// Passwords of sessions have 16 bytes.
@@ -63,7 +63,7 @@ pub struct Acl {
 }
 
 impl Acl {
-    /// All rights: for whoever creates the znode if a digest protects it, else for everybody.
+    /// All rights: for the creator of the znode if a digest protects it, else for everybody.
     pub fn all(has_digest: bool) -> Self {
         let (scheme, id) = if has_digest { ("auth", "") } else { ("world", "anyone") };
         Acl { permissions: 31, scheme: scheme.to_owned(), id: id.to_owned() }

@@ -224,7 +224,7 @@ impl Inbox {
             fds.push(PollFd::new(fd, *wanted));
         }
         if poll(&mut fds, Some(&left)).is_err() {
-            // Interrupted, or for want of memory: whoever waits looks again.
+            // The poll was interrupted, or memory was short. The caller looks again.
             thread::sleep(Duration::from_millis(1));
         }
         let is_woken = !fds[0].revents().is_empty();
@@ -450,7 +450,7 @@ impl Dialer {
         if matches!(ended, Ended::Stopped) {
             link.say_goodbye();
         }
-        // Whoever holds the other end learns of it now, whatever it has not read.
+        // The other end learns of it at once, before it has read everything.
         let _ = link.stream.shutdown(Shutdown::Both);
         ended
     }

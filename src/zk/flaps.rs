@@ -13,7 +13,7 @@ struct Flap {
     hidden: u64,
 }
 
-/// The tables that had lines of late: as many as have changed in [`SPAN`].
+/// The tables that had lines recently: at most those that changed in [`SPAN`].
 #[derive(Default)]
 pub struct Flaps(HashMap<Box<str>, Flap>);
 

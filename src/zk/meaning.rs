@@ -440,7 +440,7 @@ impl Meaning {
                 self.hold.present(table);
                 self.change(Change::NotHeld(table.into()));
                 self.show_hold();
-                // It had to make room while it was read.
+                // The table was evicted while it was read.
                 if !is_used {
                     return Ok(Verdict::Settled);
                 }

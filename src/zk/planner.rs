@@ -9,8 +9,8 @@
 //! A znode whose watch stood when the connection was cut is not read again: the server tells which changed since. That
 //! covers neither a znode whose watch had fired already nor one that was being read, so those stay in the plan over a cut.
 //! The first heartbeat of a connection shows the root's identity and age; nothing else is asked before it is answered.
-//! The order of reads: what a watch told of, then by turns what queries wait for and what was never read yet, busiest
-//! tables first, then the sweep, which reads all tables slowly for ever because no watch is to be trusted blindly.
+//! The order of reads: znodes whose watch reported a change, then by turns what queries wait for and what was never read yet, busiest
+//! tables first, then the sweep, which reads all tables slowly and without end, because a watch may be lost.
 //!
 //! The list of names is long, so it is paced: the longer it is, the longer it is not read again.
 
@@ -254,7 +254,7 @@ impl Planner {
         self.reading.get(what).is_some_and(|reading| reading.is_wanted)
     }
 
-    /// The list of names that was read has so many.
+    /// The number of names in the list that was read.
     pub fn names_read(&mut self, count: usize, now: Instant) {
         let pause = NAMES_PAUSE_PER_NAME.saturating_mul(count.try_into().unwrap_or(u32::MAX));
         self.names_at = now + pause.clamp(MIN_NAMES_PAUSE, MAX_NAMES_PAUSE);
@@ -406,7 +406,7 @@ impl Planner {
 
     /// And whether it is to be cached even if it is not.
     fn next_refresh(&mut self, now: Instant) -> Option<(What, bool)> {
-        // By turns, so that who asks for ever new names keeps no route from being confirmed.
+        // Reads take turns, so that a client that always asks for new names keeps no route from being confirmed.
         self.is_turn_of_misses = !self.is_turn_of_misses;
         if self.is_turn_of_misses
             && let Some(table) = self.misses.pop_front()

@@ -183,7 +183,7 @@ impl Records {
             let naming = self.tables.get_mut(&table);
             let Some(naming) = naming.filter(|naming| naming.is_wanted || cached.has(&table))
             else {
-                // It had to make room, and does not come back by this.
+                // The table was evicted, and this does not bring it back.
                 self.tables.remove(&table);
                 continue;
             };
@@ -264,7 +264,7 @@ fn settle(table: &str, naming: &mut Naming, cluster: &Cluster, changes: &mut Vec
     match cluster.unread {
         Some(_) => changes.push(Change::Doubtful(table.into())),
         None if naming.is_current => changes.push(Change::Confirmed(table.into())),
-        None => {} // by now it may name another
+        None => {} // it may name another one since
     }
     if naming.is_current {
         changes.push(Change::Known(table.into()));

@@ -30,13 +30,13 @@ pub struct RouteLog {
 }
 
 impl RouteLog {
-    /// A watch told of a change.
+    /// A watch reported a change.
     pub fn changed(&mut self, what: &What, at: Instant) {
         // The first that was not taken yet: a change of a change took as long.
         self.changed_at.entry(what.clone()).or_insert(at);
     }
 
-    /// The change that a watch told of is taken.
+    /// The change that a watch reported is handled.
     pub fn taken(&mut self, what: &What) {
         self.changed_at.remove(what);
     }
@@ -91,7 +91,7 @@ impl RouteLog {
         }
     }
 
-    /// How long ago a watch told of what a table's route comes of, if one did.
+    /// Time since a watch reported the change that a table's route comes from, if one did.
     fn took(&mut self, table: &str, named: Option<Box<str>>) -> String {
         let own = self.changed_at.get(&What::Table(table.into()));
         let of_named = |name| self.changed_at.get(&What::Cluster(name));

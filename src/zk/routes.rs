@@ -72,7 +72,7 @@ impl Routes {
         (decided, news)
     }
 
-    /// From now on at most so many tables are cached.
+    /// Sets how many tables are cached at most.
     pub fn set_capacity(&self, capacity: usize) {
         if capacity != self.writer.capacity() {
             self.writer.set_capacity(capacity);

@@ -1,4 +1,4 @@
-//! How it stands with ZooKeeper, for whoever wants to see it. Written by `zk-watch` alone.
+//! The state of the connection to ZooKeeper, for pages and metrics. Only `zk-watch` writes it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -122,12 +122,12 @@ impl ZkWatch {
         Ok(ZkWatch { stop, thread, all_confirmed, orders, status })
     }
 
-    /// How it stands.
+    /// The state of the connection to ZooKeeper.
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// Takes other settings; the routes serve on meanwhile.
+    /// Takes other settings. The proxy goes on serving the cached routes meanwhile.
     pub fn apply(&self, settings: ZooKeeperSettings) {
         // Fails when it stops.
         let _ = self.orders.send(Order::Apply(settings));
@@ -248,15 +248,15 @@ impl Watch {
         }
     }
 
-    /// Runs until that returns, also through a panic, which is a fault of ours: without this thread routes would be
-    /// served for ever that nobody knows to be old.
+    /// Runs it until it returns, and again after a panic, which is a bug: without this thread the proxy would serve old
+    /// routes without end.
     fn run_on(&mut self, mut run: impl FnMut(&mut Self)) {
         while catch_unwind(AssertUnwindSafe(|| run(self))).is_err() {
             self.start_over();
         }
     }
 
-    /// Gives up all that was going on. All that is cached serves on, and is read again over a new connection.
+    /// Gives up all that was going on. The proxy goes on serving what is cached, and reads it again over a new connection.
     fn start_over(&mut self) {
         error!("zk-watch panicked, and starts over");
         self.give_up("zk-watch panicked".to_owned());
@@ -555,7 +555,7 @@ impl Watch {
         let cached = self.routes.cached.len();
         if self.link.take().is_some() {
             warn!(
-                "zookeeper: connection lost, {cached} cached routes serve on, maybe stale: {why}"
+                "zookeeper: connection lost, the proxy goes on serving {cached} cached routes, maybe stale: {why}"
             );
             // The first try that fails is told at once.
             self.told_at = None;
@@ -576,7 +576,7 @@ impl Watch {
     fn fired(&mut self, event: Fired, path: &str, at: Instant) {
         match self.routes.records.paths.what_is(path) {
             Some(What::Root) if event == Fired::ChildrenChanged => self.names_changed(),
-            // The event of a table that had to make room, or of a cluster that nobody names any more.
+            // The event is of a table that was evicted, or of a cluster that no table names any more.
             Some(what @ (What::Table(_) | What::Cluster(_)))
                 if !self.routes.is_used(&what) && !self.planner.reads(&what) => {}
             Some(what) => {
@@ -585,7 +585,7 @@ impl Watch {
             }
             None => match self.control.as_ref().and_then(|control| control.fired(path)) {
                 Some(ask) => self.control(Some(ask)),
-                None => warn!("zookeeper: a watch told of {path}, which is not watched"),
+                None => warn!("zookeeper: an event came for {path}, which is not watched"),
             },
         }
     }

@@ -76,7 +76,7 @@ pub enum Step {
     AwaitReverse,
     /// `reconfig*write` on A.
     DenyWrites,
-    /// Until it is in force on each primary: so many ms at least.
+    /// Until it is in force on each primary, for this many ms at least.
     AwaitForce(u64),
     /// Until B has all.
     AwaitDrained,
@@ -86,7 +86,7 @@ pub enum Step {
     AwaitProxies,
     /// `reconfig*all` on A.
     DenyAll,
-    /// Until it is in force there, and A stood still: so many ms at most.
+    /// Until it is in force there and A stood still, for this many ms at most.
     AwaitStill(u64),
     /// End A->B.
     RemoveDuplication(i32),
@@ -97,7 +97,7 @@ pub enum Step {
     PinRoute(i32),
     /// Delete the env of A.
     Open,
-    /// Until no earlier request can be carried out any more: so many ms.
+    /// Until earlier requests have come or never come, for this many ms.
     AwaitLate(u64),
     /// End B->A, which this move made.
     RemoveReverse(i32),

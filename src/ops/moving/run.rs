@@ -35,7 +35,7 @@ const GIVE_UP: Duration = Duration::from_secs(600);
 pub enum Report<'a> {
     /// A step is taken.
     Step(&'a str),
-    /// How it stands while something is waited for.
+    /// The state while the run waits.
     Wait { step: &'a Step, seen: &'a Seen, refused_ms: u64 },
     /// Something could not be asked or done; it is tried again.
     Again(&'a str),
@@ -305,7 +305,7 @@ impl Run<'_> {
             || (phase == Phase::Moving && self.journal.drained.is_some() && version >= before + 2)
     }
 
-    /// The journal may be another run's by now.
+    /// Another run may have changed the journal.
     fn read_journal(&mut self) -> Result<(), String> {
         let found = self.keeper.read(self.store).map_err(|fault| fault.why)?;
         // One that nobody can read any more says as little as one that is gone.

@@ -11,7 +11,7 @@ use crate::ops::admin_move::{Duplication, Replica, Shipping};
 
 const INTERVAL_MS: u64 = 10_000;
 const TICK_MS: u64 = 400;
-/// A request is carried out within so many, or never.
+/// A request is carried out within this many ticks, or never.
 const LATE_TICKS: u64 = 12;
 const SERVERS: usize = 3;
 const PARTITIONS: usize = 3;
@@ -22,10 +22,10 @@ enum Event {
     Run(usize),
     /// It looks, and takes its step when it runs next.
     Late(usize),
-    /// It looks, and hears nothing of its request, which is carried out so many ticks later.
+    /// It looks, and gets no answer to its request, which is carried out some ticks later.
     Lose(usize, u64),
     Kill(usize),
-    /// It is killed while its request is under way, which is carried out so many ticks later.
+    /// It is killed while its request is under way, which is carried out some ticks later.
     KillUnderWay(usize, u64),
     Signal(usize),
     /// Somebody removes A->B, and makes it anew.
@@ -34,11 +34,11 @@ enum Event {
     Open,
     /// A server's next config-sync fails. The clock alone does not notice that.
     MissSync(usize),
-    /// ZooKeeper, or a leader, cannot be asked for so many ticks.
+    /// ZooKeeper, or a leader, does not answer for some ticks.
     Lost(u64),
     /// Another primary is elected, on another server.
     Elect(usize),
-    /// A partition ships nothing for so many ticks.
+    /// A partition ships nothing for some ticks.
     Lag(usize, u64),
     Nothing,
 }
