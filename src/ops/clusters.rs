@@ -140,10 +140,17 @@ fn leader_by(follower: SocketAddr, end: Instant) -> Option<SocketAddr> {
 }
 
 /// The clusters that this leader duplicates a table to.
-pub fn remotes(leader: SocketAddr, table: &str, limit: Duration) -> Result<Vec<String>, String> {
+fn remotes(leader: SocketAddr, table: &str, limit: Duration) -> Result<Vec<String>, String> {
     let end = Instant::now() + limit;
     let frame = exchange(leader, &admin_rpc::query_duplication(SEQ, table), end);
     frame.and_then(|frame| admin_rpc::read_remotes(&frame, SEQ)).map_err(plain)
+}
+
+/// Whether this leader duplicates a table to a cluster of one of these names.
+pub fn duplicates(leader: &Leader, table: &str, names: &[&str], limit: Duration) -> bool {
+    let is_duplicating = leader.apps.get(table).is_some_and(|app| app.is_duplicating);
+    let remotes = || remotes(leader.addr, table, limit).unwrap_or_default();
+    is_duplicating && remotes().iter().any(|remote| names.contains(&remote.as_str()))
 }
 
 /// One request, and the frame of its answer.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Znode};
 use super::record::Place;
-use super::store::Store;
+use super::store::{ANY_VERSION, Store};
 use super::{Fault, Outcome};
 use crate::logging::line::Utc;
 use crate::route::control::{ACCEPT, JOURNAL, MEMBERS, Member, Word};
@@ -29,7 +29,6 @@ const MAX_WORD_BYTES: usize = 900 * 1024;
 const WORD_LIVES_S: u64 = 3_600;
 /// Tries to write the word while other tools write it.
 const WORD_TRIES: usize = 10;
-const ANY_VERSION: i32 = -1;
 /// The znode above the clusters that a fence closed.
 const FENCED: &str = "fenced";
 
@@ -226,14 +225,9 @@ impl Control {
         let path = self.fenced_path(&place.cluster);
         let data = serde_json::to_vec(place).unwrap_or_default();
         match self.create(store, &path, data.clone()) {
-            Err(Failed::Code(Code::NODE_EXISTS)) => {
-                let op = Op::SetData { path: path.clone(), data, version: ANY_VERSION };
-                store.session().request(op)
-            }
-            made => made,
+            Err(Failed::Code(Code::NODE_EXISTS)) => store.set(&path, data, ANY_VERSION).map(drop),
+            made => made.map(drop).map_err(|e| Fault::failed(format!("{path}: {e}"))),
         }
-        .map(drop)
-        .map_err(|e| Fault::failed(format!("{path}: {e}")))
     }
 
     /// The clusters that a fence closed.
@@ -273,9 +267,7 @@ impl Control {
     fn put(&self, store: &mut Store, entry: &Entry) -> Result<(), Fault> {
         let path = self.entry(&entry.id);
         let data = serde_json::to_vec(entry).unwrap_or_default();
-        let put =
-            store.session().request(Op::SetData { path: path.clone(), data, version: ANY_VERSION });
-        put.map(drop).map_err(|e| Fault::failed(format!("{path}: {e}")))
+        store.set(&path, data, ANY_VERSION).map(drop)
     }
 
     fn forget_old(&self, store: &mut Store) -> Result<(), Fault> {

@@ -9,8 +9,11 @@ use super::record::{self, Place};
 use super::view::Row;
 use crate::route::record::{BadRecord, Target};
 use crate::wire::message::is_table_name;
-use crate::zk::codec::{Answer, Code, Op};
+use crate::zk::codec::{Answer, Code, Op, Stat};
 use crate::zk::session::{Failed, Outcome, Session};
+
+/// Stands for every version of a znode.
+pub const ANY_VERSION: i32 = -1;
 
 /// Where the routes are.
 #[derive(Clone, Debug, Default)]
@@ -172,7 +175,16 @@ impl Store {
         Ok(Some(there.collect()))
     }
 
-    /// Deletes a znode of this version (-1: of any). A znode that does not exist is no fault.
+    /// Writes a znode of this version ([`ANY_VERSION`]: of any).
+    pub fn set(&mut self, path: &str, data: Vec<u8>, version: i32) -> Result<Stat, Fault> {
+        match self.session.request(Op::SetData { path: path.to_owned(), data, version }) {
+            Ok(Answer::Stat(stat)) => Ok(stat),
+            Ok(other) => Err(Fault::failed(format!("{path}: {other:?}"))),
+            Err(e) => Err(Fault::failed(format!("{path}: {e}"))),
+        }
+    }
+
+    /// Deletes a znode of this version ([`ANY_VERSION`]: of any). A znode that does not exist is no fault.
     pub fn delete(&mut self, path: &str, version: i32) -> Result<(), Fault> {
         match self.session.request(Op::Delete { path: path.to_owned(), version }) {
             Ok(_) | Err(Failed::Code(Code::NO_NODE)) => Ok(()),

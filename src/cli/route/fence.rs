@@ -1,7 +1,6 @@
 //! `route fence`: a cluster came back after a disaster. Its tables that live elsewhere deny their clients from now on.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::Ended;
 use super::args::Args;
@@ -16,7 +15,7 @@ use crate::ops::moving::journal::Keeper;
 use crate::ops::moving::look::Cluster;
 use crate::ops::record::Place;
 use crate::ops::store::{Store, check_name};
-use crate::ops::view::{Leader, is_same_cluster};
+use crate::ops::view::is_same_cluster;
 use crate::ops::{Fault, Outcome, clusters};
 
 /// Makes the cluster deny clients of tables that live elsewhere, and ends their duplication there.
@@ -58,9 +57,9 @@ pub fn fence(args: &Args) -> Ended {
         let home = homes.get(&now.metas).and_then(|view| view.leader.as_ref());
         match home {
             Some(home) if home.addr == leader.addr || is_same_cluster(home, leader) => false,
-            Some(_) if wanted.contains(&table.as_str()) => true,
+            _ if wanted.contains(&table.as_str()) => true,
             Some(home) => {
-                let ships = ships_to(home, table, name, context.limit);
+                let ships = clusters::duplicates(home, table, &[name], context.limit);
                 if ships {
                     let cluster = &now.cluster;
                     context.say(&format!(
@@ -70,7 +69,6 @@ pub fn fence(args: &Args) -> Ended {
                 }
                 !ships
             }
-            None if wanted.contains(&table.as_str()) => true,
             None => {
                 let cluster = &now.cluster;
                 context.say(&format!(
@@ -140,13 +138,6 @@ pub fn fence(args: &Args) -> Ended {
         return Ok(context.ends_well(elsewhere.len(), &format!("{name} is closed for {count}")));
     }
     Err(Fault::new(Outcome::Partly, format!("not all is closed:\n{}", failed.join("\n"))))
-}
-
-/// Whether a table's home duplicates it to this cluster.
-fn ships_to(home: &Leader, table: &str, name: &str, limit: Duration) -> bool {
-    let is_duplicating = home.apps.get(table).is_some_and(|app| app.is_duplicating);
-    let remotes = || clusters::remotes(home.addr, table, limit).unwrap_or_default();
-    is_duplicating && remotes().iter().any(|remote| remote == name)
 }
 
 /// The cluster that a table left, by the journal of its move or by the newest plan that changed its route.

@@ -22,15 +22,13 @@ use crate::ops::moving::look::Cluster;
 use crate::ops::plan::Znode;
 use crate::ops::proxies::{self, Expected};
 use crate::ops::record::Place;
-use crate::ops::store::{Store, check_name};
+use crate::ops::store::{ANY_VERSION, Store, check_name};
 use crate::ops::{Fault, Outcome, apply};
-use crate::zk::codec::Op;
 
 /// Each step at a cluster is tried so often: a leader may be elected meanwhile.
 const TRIES: u32 = 5;
 /// After the first try; doubles.
 const PAUSE: Duration = Duration::from_millis(300);
-const ANY_VERSION: i32 = -1;
 
 /// Ends a move.
 pub fn finish(args: &Args) -> Ended {
@@ -287,9 +285,8 @@ fn forget(
     // A run that still goes on must not write the route.
     if let Some(znode) = znode {
         let (path, version) = (store.znode_of(table), znode.stat.version);
-        let pin = Op::SetData { path: path.clone(), data: znode.data, version };
-        let pinned = store.session().request(pin);
-        pinned.map_err(|e| Fault::failed(format!("{path}: {e}, nothing is forgotten")))?;
+        let pinned = store.set(&path, znode.data, version);
+        pinned.map_err(|fault| Fault::failed(format!("{}, nothing is forgotten", fault.why)))?;
     }
     // `verify` looks at them from now on, also when no route names them any more.
     if let Some(control) = Control::of(store) {

@@ -123,11 +123,8 @@ fn duplication(twice: &Twice, views: &Views, limit: Duration) -> Option<String> 
         let leader = views.get(&from.0)?.leader.as_ref()?;
         // Servers know each other by the names in their settings, which need not be the clusters' own.
         let own = views.get(&to.0)?.leader.as_ref()?.name.as_ref().unwrap_or(&to.1);
-        if !leader.apps.get(&twice.table)?.is_duplicating {
-            return None;
-        }
-        let remotes = clusters::remotes(leader.addr, &twice.table, limit).ok()?;
-        (remotes.contains(own) || remotes.contains(&to.1)).then(|| format!("{}->{}", from.1, to.1))
+        clusters::duplicates(leader, &twice.table, &[own, &to.1], limit)
+            .then(|| format!("{}->{}", from.1, to.1))
     })
 }
 

@@ -256,14 +256,7 @@ impl Keeper {
     /// Replaces this version of the journal, and returns the new version. The journal is on the disk then.
     pub fn put(&self, store: &mut Store, journal: &Journal, version: i32) -> Result<i32, Fault> {
         match self {
-            Keeper::Znode(_, path) => {
-                let op = Op::SetData { path: path.clone(), data: journal.bytes(), version };
-                match store.session().request(op) {
-                    Ok(Answer::Stat(stat)) => Ok(stat.version),
-                    Ok(other) => Err(self.failed(format!("{other:?}"))),
-                    Err(e) => Err(self.failed(e)),
-                }
-            }
+            Keeper::Znode(_, path) => Ok(store.set(path, journal.bytes(), version)?.version),
             Keeper::File(path) => {
                 let put = write_beside(path, journal).and_then(|new| {
                     fs::rename(&new, path)?;

@@ -18,7 +18,7 @@ use crate::ops::proxies::{self, Expected};
 use crate::ops::record::Place;
 use crate::ops::store::Store;
 use crate::ops::{Fault, Outcome, apply};
-use crate::zk::codec::{Answer, Op, Stat};
+use crate::zk::codec::Stat;
 
 /// Between two looks while B catches up.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
@@ -591,12 +591,7 @@ impl Run<'_> {
 
     fn write(&mut self, data: Vec<u8>, version: i32) -> Result<Stat, String> {
         let path = self.store.znode_of(&self.journal.table);
-        let op = Op::SetData { path: path.clone(), data, version };
-        match self.store.session().request(op) {
-            Ok(Answer::Stat(stat)) => Ok(stat),
-            Ok(other) => Err(format!("{path}: {other:?}")),
-            Err(why) => Err(format!("{path}: {why}")),
-        }
+        self.store.set(&path, data, version).map_err(|fault| fault.why)
     }
 }
 
